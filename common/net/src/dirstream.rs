@@ -1,0 +1,1 @@
+//! The directory exchange over a stream (docs/protocol.md §8).

@@ -1,0 +1,1 @@
+//! Cryptography of circuits: the handshake that agrees on keys and the layers that use them.

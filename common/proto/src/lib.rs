@@ -1,0 +1,13 @@
+//! The Tunic protocol: wire format, cryptography, state machines and documents.
+//!
+//! Nothing here opens a socket, reads a clock or makes its own randomness: those come in as arguments, so that the
+//! same code runs in the daemons and, on virtual time and from one seed, in the simulator. The rules are in
+//! docs/protocol.md, whose sections the code cites.
+#![forbid(unsafe_code)]
+
+pub mod crypto;
+pub mod dir;
+pub mod ids;
+pub mod keys;
+pub mod message;
+pub mod time;
