@@ -2,4 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod config;
+pub mod daemon;
 pub mod dirstream;
+pub mod keyfile;
+pub mod keys;
+pub mod telemetry;

@@ -1,0 +1,69 @@
+//! Logs: one plain line per event on stderr, for people, journald and grep alike.
+//!
+//! At the default level no line holds an address, host name, key, id or nickname of others (docs/threat-model.md). Finer
+//! levels may, and say so once.
+
+use std::io::IsTerminal;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+/// The environment variable that wins over the configured level.
+pub const ENV_VAR: &str = "TUNIC_LOG";
+
+/// Starts logging to stderr. `level` is one of `error`, `warn`, `info`, `debug`, `trace`, or directives such as
+/// `info,tunic::path=debug`; [`ENV_VAR`] wins over it. What cannot be understood counts as `info`, with a warning.
+/// A second call changes nothing.
+pub fn init(level: &str) {
+    let wanted = std::env::var(ENV_VAR).ok().filter(|value| !value.is_empty());
+    let wanted = wanted.as_deref().unwrap_or(level);
+    let (filter, bad) = filter(wanted);
+    let verbose = filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
+    let started = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(verbose)
+        .with_env_filter(filter)
+        .try_init();
+    if started.is_err() {
+        return;
+    }
+    if bad {
+        tracing::warn!(
+            "log level {wanted:?} is not understood, `info` is used; try error, warn, info or debug"
+        );
+    }
+    if verbose {
+        tracing::warn!(
+            "the log level is finer than `info`: lines may hold addresses and names; do not keep or share them"
+        );
+    }
+}
+
+/// The filter, and whether the text was not understood.
+fn filter(text: &str) -> (EnvFilter, bool) {
+    match EnvFilter::builder().parse(text) {
+        Ok(filter) if !text.is_empty() => (filter, false),
+        _ => (EnvFilter::new("info"), true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expect: Option<LevelFilter>, bad: bool) {
+        let (filter, was_bad) = filter(text);
+        assert_eq!((filter.max_level_hint(), was_bad), (expect, bad), "{text:?}");
+    }
+
+    #[test]
+    fn levels_and_directives_are_understood_and_the_rest_is_info() {
+        check("error", Some(LevelFilter::ERROR), false);
+        check("info", Some(LevelFilter::INFO), false);
+        check("info,tunic::path=debug", Some(LevelFilter::DEBUG), false);
+        check("", Some(LevelFilter::INFO), true);
+        check("a=b=c", Some(LevelFilter::INFO), true);
+    }
+}
