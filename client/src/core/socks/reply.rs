@@ -1,0 +1,97 @@
+//! What the client is told, and the code for every way to fail (RFC 1928 §6).
+
+use tunic_proto::message::{DestroyReason, EndReason};
+
+use super::{SocksError, VERSION};
+
+/// `REP` of RFC 1928 §6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ReplyCode {
+    /// The stream is open.
+    Succeeded = 0,
+    /// Anything that has no code of its own.
+    GeneralFailure = 1,
+    /// No exit may connect there.
+    NotAllowed = 2,
+    /// The exit has no route, or this machine does not reach the Tunic network.
+    NetworkUnreachable = 3,
+    /// The exit does not reach the host, or finds no such name.
+    HostUnreachable = 4,
+    /// The host refused.
+    ConnectionRefused = 5,
+    /// The RFC's "TTL expired": something did not answer in time.
+    TimedOut = 6,
+    /// Only `CONNECT` is supported.
+    CommandNotSupported = 7,
+    /// The address type is none of IPv4, IPv6 and name.
+    AddressTypeNotSupported = 8,
+}
+
+impl From<EndReason> for ReplyCode {
+    fn from(reason: EndReason) -> Self {
+        match reason {
+            EndReason::Policy => ReplyCode::NotAllowed,
+            EndReason::NetworkUnreachable => ReplyCode::NetworkUnreachable,
+            EndReason::NameNotFound | EndReason::HostUnreachable => ReplyCode::HostUnreachable,
+            EndReason::ConnectionRefused | EndReason::Reset => ReplyCode::ConnectionRefused,
+            EndReason::Timeout => ReplyCode::TimedOut,
+            EndReason::Done | EndReason::Resources | EndReason::NotDirectory | EndReason::Internal => {
+                ReplyCode::GeneralFailure
+            }
+        }
+    }
+}
+
+/// The reason for which a circuit could not be built. That is never the target's doing, so no code says that it is.
+impl From<DestroyReason> for ReplyCode {
+    fn from(reason: DestroyReason) -> Self {
+        match reason {
+            DestroyReason::Timeout => ReplyCode::TimedOut,
+            DestroyReason::ChannelLost | DestroyReason::ConnectFailed => ReplyCode::NetworkUnreachable,
+            DestroyReason::None
+            | DestroyReason::Protocol
+            | DestroyReason::Internal
+            | DestroyReason::Resources
+            | DestroyReason::Finished
+            | DestroyReason::Handshake
+            | DestroyReason::UnknownRelay => ReplyCode::GeneralFailure,
+        }
+    }
+}
+
+impl From<SocksError> for ReplyCode {
+    fn from(error: SocksError) -> Self {
+        match error {
+            SocksError::Command => ReplyCode::CommandNotSupported,
+            SocksError::AddressType => ReplyCode::AddressTypeNotSupported,
+            SocksError::Password => ReplyCode::NotAllowed,
+            SocksError::Http
+            | SocksError::Socks4
+            | SocksError::NotSocks
+            | SocksError::NoMethod
+            | SocksError::Auth
+            | SocksError::Malformed
+            | SocksError::Name
+            | SocksError::TooLong => ReplyCode::GeneralFailure,
+        }
+    }
+}
+
+/// The answer to a request. `BND.ADDR` and `BND.PORT` are always 0.0.0.0:0: the exit's socket is not ours to tell.
+pub fn reply(code: ReplyCode) -> Vec<u8> {
+    vec![VERSION, code as u8, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+/// SOCKS4's "request rejected or failed".
+pub(super) const SOCKS4_REJECTED: [u8; 8] = [0, 0x5b, 0, 0, 0, 0, 0, 0];
+
+/// What a browser shows when somebody entered the port as an HTTP proxy or opened it as a page.
+pub(super) const HTTP_ANSWER: &str = "HTTP/1.0 400 This is a SOCKS5 port\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    Connection: close\r\n\
+    \r\n\
+    This is Tunic's SOCKS5 port, and this program spoke HTTP to it.\n\
+    \n\
+    Set it up as a SOCKS5 proxy (\"SOCKS v5\"), not as an HTTP proxy, and let the proxy\n\
+    resolve host names. With curl: curl --socks5-hostname HOST:PORT https://example.com/\n";
