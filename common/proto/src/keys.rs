@@ -256,29 +256,37 @@ impl<'de> Deserialize<'de> for OnionKey {
     }
 }
 
-/// The secret half of an [`OnionKey`].
+/// The secret half of an [`OnionKey`], with the public one computed once.
 #[derive(Clone)]
-pub struct OnionSecret(pub(crate) StaticSecret);
+pub struct OnionSecret {
+    pub(crate) secret: StaticSecret,
+    public: OnionKey,
+}
 
 impl OnionSecret {
     /// A new key from this source of randomness.
     pub fn generate<R: CryptoRng>(rng: &mut R) -> Self {
-        OnionSecret(StaticSecret::random_from_rng(rng))
+        Self::new(StaticSecret::random_from_rng(rng))
     }
 
     /// The key with these secret bytes.
     pub fn from_bytes(secret: [u8; 32]) -> Self {
-        OnionSecret(StaticSecret::from(secret))
+        Self::new(StaticSecret::from(secret))
+    }
+
+    fn new(secret: StaticSecret) -> Self {
+        let public = OnionKey(PublicKey::from(&secret).to_bytes());
+        OnionSecret { secret, public }
     }
 
     /// The secret bytes. For key files only.
     pub fn dangerously_to_bytes(&self) -> zeroize::Zeroizing<[u8; 32]> {
-        zeroize::Zeroizing::new(self.0.to_bytes())
+        zeroize::Zeroizing::new(self.secret.to_bytes())
     }
 
     /// The public half.
     pub fn public(&self) -> OnionKey {
-        OnionKey(PublicKey::from(&self.0).to_bytes())
+        self.public
     }
 }
 

@@ -1,0 +1,314 @@
+//! The circuit handshake: hybrid ntor, X25519 and ML-KEM-768 in one key schedule (docs/protocol.md §4.1).
+//!
+//! 1. The client, who knows the relay's id and onion key, sends fresh public keys ([`ClientHandshake::start`]).
+//! 2. The relay refuses a request that it has seen ([`ReplayCache`]) or that is not for it, answers with a fresh key
+//!    of its own and a KEM ciphertext, and has the hop's keys ([`respond`]).
+//! 3. The client checks that whoever answered has the onion key, and has the same keys ([`ClientHandshake::finish`]).
+
+use std::fmt;
+
+use hkdf::Hkdf;
+use ml_kem::kem::{Decapsulate, Encapsulate, Generate, KeyExport};
+use ml_kem::{DecapsulationKey768, EncapsulationKey768, ml_kem_768};
+use rand_core::CryptoRng;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use x25519_dalek::{PublicKey, SharedSecret, StaticSecret};
+use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
+
+use crate::ids::RelayId;
+use crate::keys::{OnionKey, OnionSecret};
+
+pub use crate::crypto::replay::{Replay, ReplayCache};
+
+/// Length of a circuit request in bytes: type u8, `ID` [32], `B` [32], `X` [32], `ek` [1184].
+pub const REQUEST_LEN: usize = EK_AT + EK_LEN;
+/// Length of the reply in bytes: `Y` [32], `ct` [1088], `AUTH` [32].
+pub const REPLY_LEN: usize = AUTH_AT + AUTH_LEN;
+
+const TYPE: u8 = 1;
+const ID_AT: usize = 1;
+const ONION_KEY_AT: usize = ID_AT + 32;
+const CLIENT_KEY_AT: usize = ONION_KEY_AT + 32;
+const EK_AT: usize = CLIENT_KEY_AT + 32;
+const EK_LEN: usize = 1184;
+const CT_AT: usize = 32;
+const CT_LEN: usize = 1088;
+const AUTH_AT: usize = CT_AT + CT_LEN;
+const AUTH_LEN: usize = 32;
+
+const TRANSCRIPT_LABEL: &[u8] = b"tunic-hybrid-ntor-v1\0";
+const AUTH_LABEL: &[u8] = b"tunic auth";
+const KEYS_LABEL: &[u8] = b"tunic keys";
+
+/// Why a circuit handshake failed. Nothing of it is usable then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HandshakeError {
+    /// The request is of a type that this version does not know.
+    #[error("unknown handshake type")]
+    UnknownType,
+    /// The request is for another relay.
+    #[error("meant for another relay")]
+    WrongRelay,
+    /// The request names an onion key that the relay does not have, or no longer.
+    #[error("unknown onion key")]
+    UnknownOnionKey,
+    /// The encapsulation key has coefficients that are not reduced (FIPS 203 §7.2).
+    #[error("malformed encapsulation key")]
+    BadEncapsulationKey,
+    /// An X25519 public key of small order: the result would not depend on our secret (RFC 7748 §6.1).
+    #[error("X25519 key of small order")]
+    SmallOrder,
+    /// Whoever answered does not have the onion key, or a byte of the exchange was changed.
+    #[error("the relay did not prove its onion key")]
+    BadAuth,
+}
+
+/// The keys of one hop, by direction. Wiped when dropped.
+#[derive(Clone, PartialEq, Eq, zeroize::Zeroize, ZeroizeOnDrop)]
+pub struct HopKeys {
+    /// For cells away from the client.
+    pub forward: [u8; 32],
+    /// For cells towards the client.
+    pub backward: [u8; 32],
+}
+
+impl fmt::Debug for HopKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HopKeys(…)")
+    }
+}
+
+/// The relay that a request is for.
+pub fn requested_id(request: &[u8; REQUEST_LEN]) -> RelayId {
+    RelayId(array(request, ID_AT))
+}
+
+/// The client's side of a handshake that waits for its reply.
+pub struct ClientHandshake {
+    /// Has taken in the label and the request.
+    transcript: Sha256,
+    onion_key: PublicKey,
+    secret: StaticSecret,
+    decapsulation_key: DecapsulationKey768,
+}
+
+impl ClientHandshake {
+    /// Makes fresh keys and the request to the relay with this id and onion key.
+    ///
+    /// Takes from `rng`, in order: x [32], and the ML-KEM seeds d [32] and z [32].
+    pub fn start<R: CryptoRng + ?Sized>(
+        id: RelayId,
+        key: OnionKey,
+        rng: &mut R,
+    ) -> (ClientHandshake, Box<[u8; REQUEST_LEN]>) {
+        let secret = StaticSecret::random_from_rng(rng);
+        let decapsulation_key = DecapsulationKey768::generate_from_rng(rng);
+        let mut request = Box::new([0; REQUEST_LEN]);
+        request[0] = TYPE;
+        request[ID_AT..ONION_KEY_AT].copy_from_slice(&id.0);
+        request[ONION_KEY_AT..CLIENT_KEY_AT].copy_from_slice(&key.0);
+        request[CLIENT_KEY_AT..EK_AT].copy_from_slice(PublicKey::from(&secret).as_bytes());
+        request[EK_AT..].copy_from_slice(&decapsulation_key.encapsulation_key().to_bytes());
+        let transcript = start_transcript(&request);
+        let onion_key = PublicKey::from(key.0);
+        (ClientHandshake { transcript, onion_key, secret, decapsulation_key }, request)
+    }
+
+    /// Checks the reply and derives the keys.
+    ///
+    /// # Errors
+    /// [`HandshakeError::SmallOrder`] or [`HandshakeError::BadAuth`].
+    pub fn finish(self, reply: &[u8; REPLY_LEN]) -> Result<HopKeys, HandshakeError> {
+        let relay_key = PublicKey::from(array(reply, 0));
+        let ciphertext: ml_kem_768::Ciphertext = array::<CT_LEN>(reply, CT_AT).into();
+        let mut kem_secret = self.decapsulation_key.decapsulate(&ciphertext);
+        let secret = combine(
+            &self.secret.diffie_hellman(&relay_key),
+            &self.secret.diffie_hellman(&self.onion_key),
+            &kem_secret.into(),
+        );
+        kem_secret.as_mut_slice().zeroize();
+        let (auth, keys) = derive(self.transcript, &reply[..AUTH_AT], &secret?);
+        if bool::from(auth.ct_eq(&reply[AUTH_AT..])) { Ok(keys) } else { Err(HandshakeError::BadAuth) }
+    }
+}
+
+impl fmt::Debug for ClientHandshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientHandshake(…)")
+    }
+}
+
+/// The relay's side: checks a request that [`ReplayCache`] has not refused, and answers it with one of `keys`.
+///
+/// Takes from `rng`, in order: y [32], and the message m [32] of ML-KEM.
+///
+/// # Errors
+/// Any [`HandshakeError`] but `BadAuth`; the cheap checks come first.
+pub fn respond<R: CryptoRng + ?Sized>(
+    request: &[u8; REQUEST_LEN],
+    id: RelayId,
+    keys: &[OnionSecret],
+    rng: &mut R,
+) -> Result<(Box<[u8; REPLY_LEN]>, HopKeys), HandshakeError> {
+    if request[0] != TYPE {
+        return Err(HandshakeError::UnknownType);
+    }
+    if requested_id(request) != id {
+        return Err(HandshakeError::WrongRelay);
+    }
+    let wanted = OnionKey(array(request, ONION_KEY_AT));
+    let key = keys.iter().find(|key| key.public() == wanted).ok_or(HandshakeError::UnknownOnionKey)?;
+    let client_key = PublicKey::from(array(request, CLIENT_KEY_AT));
+    let encapsulation_key = EncapsulationKey768::new(&array::<EK_LEN>(request, EK_AT).into())
+        .map_err(|_| HandshakeError::BadEncapsulationKey)?;
+    let static_shared = key.secret.diffie_hellman(&client_key);
+    if !static_shared.was_contributory() {
+        return Err(HandshakeError::SmallOrder);
+    }
+
+    let ephemeral = StaticSecret::random_from_rng(rng);
+    let (ciphertext, mut kem_secret) = encapsulation_key.encapsulate_with_rng(rng);
+    let secret = combine(&ephemeral.diffie_hellman(&client_key), &static_shared, &kem_secret.into());
+    kem_secret.as_mut_slice().zeroize();
+
+    let mut reply = Box::new([0; REPLY_LEN]);
+    reply[..CT_AT].copy_from_slice(PublicKey::from(&ephemeral).as_bytes());
+    reply[CT_AT..AUTH_AT].copy_from_slice(&ciphertext);
+    let (auth, hop_keys) = derive(start_transcript(request), &reply[..AUTH_AT], &secret?);
+    reply[AUTH_AT..].copy_from_slice(&auth);
+    Ok((reply, hop_keys))
+}
+
+/// `X25519(x, Y) ‖ X25519(x, B) ‖ K`.
+type Secret = Zeroizing<[u8; 96]>;
+
+fn combine(
+    ephemeral: &SharedSecret,
+    with_onion_key: &SharedSecret,
+    kem_secret: &[u8; 32],
+) -> Result<Secret, HandshakeError> {
+    // Both are looked at before either is judged, so that time tells no more than the outcome does.
+    if !(ephemeral.was_contributory() & with_onion_key.was_contributory()) {
+        return Err(HandshakeError::SmallOrder);
+    }
+    let mut secret = Zeroizing::new([0; 96]);
+    secret[..32].copy_from_slice(ephemeral.as_bytes());
+    secret[32..64].copy_from_slice(with_onion_key.as_bytes());
+    secret[64..].copy_from_slice(kem_secret);
+    Ok(secret)
+}
+
+fn start_transcript(request: &[u8; REQUEST_LEN]) -> Sha256 {
+    Sha256::new_with_prefix(TRANSCRIPT_LABEL).chain_update(request)
+}
+
+/// `AUTH` and the keys, from the transcript of the request, the reply before `AUTH`, and the secret.
+fn derive(transcript: Sha256, answer: &[u8], secret: &Secret) -> ([u8; AUTH_LEN], HopKeys) {
+    let transcript = transcript.chain_update(answer).finalize();
+    let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(&transcript), &**secret);
+    prk.as_mut_slice().zeroize();
+    let auth = expand::<AUTH_LEN>(&hkdf, &[AUTH_LABEL, &transcript]);
+    let keys = expand::<64>(&hkdf, &[KEYS_LABEL, &transcript]);
+    (*auth, HopKeys { forward: array(&*keys, 0), backward: array(&*keys, 32) })
+}
+
+fn expand<const N: usize>(hkdf: &Hkdf<Sha256>, info: &[&[u8]]) -> Zeroizing<[u8; N]> {
+    const { assert!(N <= 255 * 32, "more than HKDF-SHA256 can give (RFC 5869 §2.3)") };
+    let mut out = Zeroizing::new([0; N]);
+    #[expect(
+        clippy::expect_used,
+        reason = "fails for a length alone, which was checked when this was compiled"
+    )]
+    hkdf.expand_multi_info(info, &mut *out).expect("length");
+    out
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng as _;
+
+    const ID: RelayId = RelayId([3; 32]);
+
+    struct Exchange {
+        rng: ChaCha20Rng,
+        keys: Vec<OnionSecret>,
+        client: ClientHandshake,
+        request: Box<[u8; REQUEST_LEN]>,
+    }
+
+    /// A request to the first of two onion keys.
+    fn exchange(seed: u64) -> Exchange {
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let keys: Vec<_> = (0..2).map(|_| OnionSecret::generate(&mut rng)).collect();
+        let (client, request) = ClientHandshake::start(ID, keys[0].public(), &mut rng);
+        Exchange { rng, keys, client, request }
+    }
+
+    #[test]
+    fn both_sides_get_the_same_keys() {
+        let Exchange { mut rng, keys, client, request } = exchange(1);
+        assert_eq!(requested_id(&request), ID);
+        let (reply, relay_keys) = respond(&request, ID, &keys, &mut rng).unwrap();
+        let client_keys = client.finish(&reply).unwrap();
+        assert_eq!(client_keys, relay_keys);
+        assert_ne!(client_keys.forward, client_keys.backward);
+    }
+
+    #[test]
+    fn the_previous_onion_key_still_answers() {
+        let Exchange { mut rng, mut keys, client, request } = exchange(2);
+        keys.reverse();
+        let (reply, relay_keys) = respond(&request, ID, &keys, &mut rng).unwrap();
+        assert_eq!(client.finish(&reply), Ok(relay_keys));
+    }
+
+    #[test]
+    fn a_request_answered_twice_gives_different_keys() {
+        let Exchange { mut rng, keys, request, .. } = exchange(3);
+        let (first_reply, first) = respond(&request, ID, &keys, &mut rng).unwrap();
+        let (second_reply, second) = respond(&request, ID, &keys, &mut rng).unwrap();
+        assert_ne!(first, second);
+        assert_ne!(first_reply, second_reply);
+    }
+
+    #[test]
+    fn a_request_for_someone_else_is_refused() {
+        let Exchange { mut rng, keys, request, .. } = exchange(4);
+        let mut check = |request: &[u8; REQUEST_LEN], id, keys: &[OnionSecret]| {
+            respond(request, id, keys, &mut rng).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(check(&request, RelayId([4; 32]), &keys), HandshakeError::WrongRelay);
+        assert_eq!(check(&request, ID, &keys[1..]), HandshakeError::UnknownOnionKey);
+        assert_eq!(check(&request, ID, &[]), HandshakeError::UnknownOnionKey);
+        let mut other_type = request.clone();
+        other_type[0] = 2;
+        assert_eq!(check(&other_type, ID, &keys), HandshakeError::UnknownType);
+    }
+
+    #[test]
+    fn only_the_holder_of_the_onion_key_can_answer() {
+        let Exchange { mut rng, keys, client, request } = exchange(5);
+        // An impostor, who has another key, rewrites the request to name it.
+        let mut rewritten = request.clone();
+        rewritten[ONION_KEY_AT..CLIENT_KEY_AT].copy_from_slice(&keys[1].public().0);
+        let (reply, _) = respond(&rewritten, ID, &keys[1..], &mut rng).unwrap();
+        assert_eq!(client.finish(&reply).unwrap_err(), HandshakeError::BadAuth);
+    }
+
+    #[test]
+    fn debug_output_holds_no_key() {
+        let Exchange { mut rng, keys, client, request } = exchange(6);
+        let (_, hop_keys) = respond(&request, ID, &keys, &mut rng).unwrap();
+        assert_eq!(format!("{client:?} {hop_keys:?}"), "ClientHandshake(…) HopKeys(…)");
+    }
+}

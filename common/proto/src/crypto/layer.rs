@@ -1,0 +1,400 @@
+//! The onion: one authenticated layer for each hop and direction (docs/protocol.md §5).
+//!
+//! 1. Forward, the client seals for the last hop first ([`ForwardLayers::seal`]), so that the layer of the first hop
+//!    is outermost.
+//! 2. Each relay opens its own layer ([`HopOpener::open`]) and keeps the message or passes the cell on.
+//! 3. Backward, the sender seals its message, and each relay on the way adds its layer ([`HopSealer::seal`]).
+//! 4. The client opens layer after layer until one holds a message ([`BackwardLayers::open`]).
+//!
+//! A layer that has failed once is dead: it dropped its key, and every later call fails too.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+
+use crate::ids::HopNum;
+
+/// Length of a cell's payload in bytes (docs/protocol.md §2.1).
+pub const PAYLOAD_LEN: usize = 507;
+/// What one layer adds, in bytes: the routing byte and the tag.
+pub const LAYER_LEN: usize = 1 + TAG_LEN;
+const TAG_LEN: usize = 16;
+
+/// Bytes of the payload that the hop seals and opens: `S(d)` of docs/protocol.md §5.2. Those behind are zero.
+pub fn sealed_len(hop: HopNum) -> usize {
+    PAYLOAD_LEN - LAYER_LEN * hop.index()
+}
+
+/// Bytes inside the hop's layer: a relay message, or what the next hop seals and opens.
+pub fn inner_len(hop: HopNum) -> usize {
+    sealed_len(hop) - LAYER_LEN
+}
+
+/// What a layer says about its inside (docs/protocol.md §5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Routing {
+    /// It is another layer: forward, that of the next hop; backward, that of the hop which it came from.
+    PassOn = 0,
+    /// It is a relay message: forward, to this hop; backward, from this hop.
+    Here = 1,
+}
+
+/// Why a cell's payload was refused. Ends the circuit (docs/protocol.md §5.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("layer of hop {}: {fault}", hop.depth())]
+pub struct LayerError {
+    /// The hop whose layer it was.
+    pub hop: HopNum,
+    /// What was wrong.
+    pub fault: LayerFault,
+}
+
+/// What was wrong with a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LayerFault {
+    /// The tag does not fit: forged, damaged, lost, repeated or reordered.
+    #[error("does not open")]
+    Tag,
+    /// Bytes behind the sealed ones are not zero.
+    #[error("filler is not zero")]
+    Filler,
+    /// The routing byte is neither 0 nor 1.
+    #[error("unknown routing byte")]
+    Routing,
+    /// The last hop says that another one follows.
+    #[error("passed on by the last hop")]
+    NoNextHop,
+    /// The counter of cells is used up.
+    #[error("key used up")]
+    Exhausted,
+    /// The layer, or the onion that it belongs to, has failed before.
+    #[error("failed before")]
+    Dead,
+    /// Our own mistake: a hop that the circuit does not have, or not the next one.
+    #[error("no such hop")]
+    NoSuchHop,
+}
+
+/// The key of one hop and direction with its counter of cells.
+struct Layer {
+    /// `None` once it has failed: the library wipes a key that is dropped.
+    key: Option<LessSafeKey>,
+    counter: u64,
+    hop: HopNum,
+}
+
+impl Layer {
+    fn new(key: &[u8; 32], hop: HopNum) -> Self {
+        let key = UnboundKey::new(&CHACHA20_POLY1305, key).ok().map(LessSafeKey::new);
+        Layer { key, counter: 0, hop }
+    }
+
+    fn error(&self, fault: LayerFault) -> LayerError {
+        LayerError { hop: self.hop, fault }
+    }
+
+    /// Drops the key, and wipes the payload so that nothing unsealed or unauthenticated leaves.
+    fn fail(&mut self, payload: &mut [u8; PAYLOAD_LEN], fault: LayerFault) -> LayerError {
+        self.key = None;
+        payload.fill(0);
+        self.error(fault)
+    }
+
+    /// The key and the nonce of this cell. The counter never wraps: its last value is not used.
+    fn next(&mut self) -> Result<(&LessSafeKey, Nonce), LayerFault> {
+        let key = self.key.as_ref().ok_or(LayerFault::Dead)?;
+        let next = self.counter.checked_add(1).ok_or(LayerFault::Exhausted)?;
+        let mut nonce = [0; NONCE_LEN];
+        nonce[NONCE_LEN - 8..].copy_from_slice(&self.counter.to_be_bytes());
+        self.counter = next;
+        Ok((key, Nonce::assume_unique_for_key(nonce)))
+    }
+
+    fn seal(&mut self, payload: &mut [u8; PAYLOAD_LEN], routing: Routing) -> Result<(), LayerFault> {
+        let inner = inner_len(self.hop);
+        match routing {
+            Routing::Here => payload[inner..].fill(0),
+            Routing::PassOn => zeros(&payload[inner..])?,
+        }
+        payload[inner] = routing as u8;
+        let (key, nonce) = self.next()?;
+        let (text, behind) = payload.split_at_mut(inner + 1);
+        let tag =
+            key.seal_in_place_separate_tag(nonce, Aad::empty(), text).map_err(|_| LayerFault::Exhausted)?;
+        behind[..TAG_LEN].copy_from_slice(tag.as_ref());
+        Ok(())
+    }
+
+    fn open(&mut self, payload: &mut [u8; PAYLOAD_LEN]) -> Result<Routing, LayerFault> {
+        let (sealed, filler) = payload.split_at_mut(sealed_len(self.hop));
+        zeros(filler)?;
+        let inner = inner_len(self.hop);
+        let (key, nonce) = self.next()?;
+        key.open_in_place(nonce, Aad::empty(), sealed).map_err(|_| LayerFault::Tag)?;
+        let routing = match sealed[inner] {
+            0 => Routing::PassOn,
+            1 => Routing::Here,
+            _ => return Err(LayerFault::Routing),
+        };
+        sealed[inner..].fill(0);
+        Ok(routing)
+    }
+}
+
+fn zeros(filler: &[u8]) -> Result<(), LayerFault> {
+    // Folded, not `all`: without an early exit it is a few vector instructions.
+    if filler.iter().fold(0, |any, byte| any | byte) == 0 { Ok(()) } else { Err(LayerFault::Filler) }
+}
+
+/// Adds one layer: the client's for a hop forward, a relay's own backward.
+pub struct HopSealer(Layer);
+
+impl HopSealer {
+    /// The sealer of the hop at this depth, from its first cell on.
+    pub fn new(key: &[u8; 32], hop: HopNum) -> Self {
+        HopSealer(Layer::new(key, hop))
+    }
+
+    /// The hop whose layer it is.
+    pub fn hop(&self) -> HopNum {
+        self.0.hop
+    }
+
+    /// Seals the first [`inner_len`] bytes in place, adding the routing byte and the tag behind them.
+    ///
+    /// With [`Routing::Here`] what was behind them is overwritten. With [`Routing::PassOn`] it came from the next hop
+    /// and must be zero.
+    ///
+    /// # Errors
+    /// [`LayerError`]; the payload is wiped, and the sealer fails from then on.
+    pub fn seal(&mut self, payload: &mut [u8; PAYLOAD_LEN], routing: Routing) -> Result<(), LayerError> {
+        self.0.seal(payload, routing).map_err(|fault| self.0.fail(payload, fault))
+    }
+}
+
+/// Removes one layer: a relay's own forward, the client's of a hop backward.
+pub struct HopOpener(Layer);
+
+impl HopOpener {
+    /// The opener of the hop at this depth, from its first cell on.
+    pub fn new(key: &[u8; 32], hop: HopNum) -> Self {
+        HopOpener(Layer::new(key, hop))
+    }
+
+    /// The hop whose layer it is.
+    pub fn hop(&self) -> HopNum {
+        self.0.hop
+    }
+
+    /// Opens the layer in place: [`inner_len`] bytes are left at the start, and zeros behind them.
+    ///
+    /// # Errors
+    /// [`LayerError`]; the payload is wiped, and the opener fails from then on.
+    pub fn open(&mut self, payload: &mut [u8; PAYLOAD_LEN]) -> Result<Routing, LayerError> {
+        self.0.open(payload).map_err(|fault| self.0.fail(payload, fault))
+    }
+}
+
+/// The forward layers of a circuit, as the client has them: one sealer for each hop that answered its handshake.
+#[derive(Default)]
+pub struct ForwardLayers {
+    hops: Vec<HopSealer>,
+    dead: bool,
+}
+
+impl ForwardLayers {
+    /// No hops yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the hop that the circuit was extended to.
+    ///
+    /// # Errors
+    /// [`LayerFault::NoSuchHop`] if it is not the next one, [`LayerFault::Dead`] after any error.
+    pub fn push(&mut self, sealer: HopSealer) -> Result<(), LayerError> {
+        check_next(self.hops.len(), self.dead, &sealer.0)?;
+        self.hops.push(sealer);
+        Ok(())
+    }
+
+    /// How many hops there are.
+    pub fn len(&self) -> usize {
+        self.hops.len()
+    }
+
+    /// Whether there is no hop: at first, and after any error.
+    pub fn is_empty(&self) -> bool {
+        self.hops.is_empty()
+    }
+
+    /// Seals the first [`inner_len`]`(target)` bytes, a relay message to `target`, for the way there.
+    ///
+    /// # Errors
+    /// [`LayerError`]; the payload is wiped, all keys are dropped, and every later call fails.
+    pub fn seal(&mut self, payload: &mut [u8; PAYLOAD_LEN], target: HopNum) -> Result<(), LayerError> {
+        let result = self.seal_layers(payload, target);
+        if result.is_err() {
+            payload.fill(0);
+            self.hops.clear();
+            self.dead = true;
+        }
+        result
+    }
+
+    fn seal_layers(&mut self, payload: &mut [u8; PAYLOAD_LEN], target: HopNum) -> Result<(), LayerError> {
+        let fault = if self.dead { LayerFault::Dead } else { LayerFault::NoSuchHop };
+        let way = self.hops.get_mut(..=target.index()).ok_or(LayerError { hop: target, fault })?;
+        let mut routing = Routing::Here;
+        for hop in way.iter_mut().rev() {
+            hop.seal(payload, routing)?;
+            routing = Routing::PassOn;
+        }
+        Ok(())
+    }
+}
+
+/// The backward layers of a circuit, as the client has them: one opener for each hop that answered its handshake.
+#[derive(Default)]
+pub struct BackwardLayers {
+    hops: Vec<HopOpener>,
+    dead: bool,
+}
+
+impl BackwardLayers {
+    /// No hops yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the hop that the circuit was extended to.
+    ///
+    /// # Errors
+    /// [`LayerFault::NoSuchHop`] if it is not the next one, [`LayerFault::Dead`] after any error.
+    pub fn push(&mut self, opener: HopOpener) -> Result<(), LayerError> {
+        check_next(self.hops.len(), self.dead, &opener.0)?;
+        self.hops.push(opener);
+        Ok(())
+    }
+
+    /// How many hops there are.
+    pub fn len(&self) -> usize {
+        self.hops.len()
+    }
+
+    /// Whether there is no hop: at first, and after any error.
+    pub fn is_empty(&self) -> bool {
+        self.hops.is_empty()
+    }
+
+    /// Opens layer after layer, and says which hop the relay message came from. The message is in the first
+    /// [`inner_len`] bytes of that hop, with zeros behind them.
+    ///
+    /// # Errors
+    /// [`LayerError`] with the hop whose layer was wrong: the fault lies with it, with one behind it or with a channel
+    /// between them. The payload is wiped, all keys are dropped, and every later call fails.
+    pub fn open(&mut self, payload: &mut [u8; PAYLOAD_LEN]) -> Result<HopNum, LayerError> {
+        let result = self.open_layers(payload);
+        if result.is_err() {
+            payload.fill(0);
+            self.hops.clear();
+            self.dead = true;
+        }
+        result
+    }
+
+    fn open_layers(&mut self, payload: &mut [u8; PAYLOAD_LEN]) -> Result<HopNum, LayerError> {
+        for hop in &mut self.hops {
+            if hop.open(payload)? == Routing::Here {
+                return Ok(hop.hop());
+            }
+        }
+        let fault = if self.dead { LayerFault::Dead } else { LayerFault::NoNextHop };
+        Err(LayerError { hop: self.hops.last().map_or(HopNum::FIRST, HopOpener::hop), fault })
+    }
+}
+
+fn check_next(len: usize, dead: bool, layer: &Layer) -> Result<(), LayerError> {
+    match (dead, layer.hop.index() == len) {
+        (true, _) => Err(layer.error(LayerFault::Dead)),
+        (false, false) => Err(layer.error(LayerFault::NoSuchHop)),
+        (false, true) => Ok(()),
+    }
+}
+
+impl fmt::Debug for HopSealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HopSealer(hop {}, cell {})", self.0.hop.depth(), self.0.counter)
+    }
+}
+
+impl fmt::Debug for HopOpener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HopOpener(hop {}, cell {})", self.0.hop.depth(), self.0.counter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 32] = [9; 32];
+
+    fn hop(depth: u8) -> HopNum {
+        HopNum::new(depth).unwrap()
+    }
+
+    #[test]
+    fn lengths_are_those_of_the_protocol() {
+        assert_eq!((sealed_len(hop(0)), inner_len(hop(0))), (507, 490));
+        assert_eq!((sealed_len(hop(2)), inner_len(hop(2))), (473, 456));
+        assert_eq!((sealed_len(hop(7)), inner_len(hop(7))), (388, 371));
+    }
+
+    #[test]
+    fn a_layer_comes_off_as_it_went_on() {
+        for depth in 0..8 {
+            let (mut sealer, mut opener) =
+                (HopSealer::new(&KEY, hop(depth)), HopOpener::new(&KEY, hop(depth)));
+            for routing in [Routing::Here, Routing::PassOn] {
+                let mut payload = [0; PAYLOAD_LEN];
+                payload[..inner_len(hop(depth))].fill(0xa5);
+                let before = payload;
+                sealer.seal(&mut payload, routing).unwrap();
+                assert_ne!(payload, before);
+                assert_eq!(opener.open(&mut payload), Ok(routing));
+                assert_eq!(payload, before);
+            }
+        }
+    }
+
+    #[test]
+    fn the_counter_does_not_wrap() {
+        let mut sealer = HopSealer::new(&KEY, hop(0));
+        sealer.0.counter = u64::MAX - 1;
+        assert_eq!(sealer.seal(&mut [0; PAYLOAD_LEN], Routing::Here), Ok(()));
+        let check = |result, fault| assert_eq!(result, Err(LayerError { hop: hop(0), fault }));
+        check(sealer.seal(&mut [0; PAYLOAD_LEN], Routing::Here), LayerFault::Exhausted);
+        check(sealer.seal(&mut [0; PAYLOAD_LEN], Routing::Here), LayerFault::Dead);
+        let mut opener = HopOpener::new(&KEY, hop(0));
+        opener.0.counter = u64::MAX;
+        check(opener.open(&mut [0; PAYLOAD_LEN]).map(|_| ()), LayerFault::Exhausted);
+    }
+
+    #[test]
+    fn a_hop_is_pushed_in_its_place() {
+        let mut layers = ForwardLayers::new();
+        let wrong = layers.push(HopSealer::new(&KEY, hop(1)));
+        assert_eq!(wrong, Err(LayerError { hop: hop(1), fault: LayerFault::NoSuchHop }));
+        assert_eq!(layers.push(HopSealer::new(&KEY, hop(0))), Ok(()));
+        assert_eq!(layers.push(HopSealer::new(&KEY, hop(1))), Ok(()));
+        assert_eq!(layers.len(), 2);
+    }
+
+    #[test]
+    fn debug_output_holds_no_key() {
+        let text = format!("{:?} {:?}", HopSealer::new(&KEY, hop(3)), HopOpener::new(&KEY, hop(4)));
+        assert_eq!(text, "HopSealer(hop 3, cell 0) HopOpener(hop 4, cell 0)");
+    }
+}
