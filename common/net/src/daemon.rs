@@ -5,11 +5,13 @@ use std::process::{ExitCode, Termination};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tunic_proto::time::UnixTime;
 
 /// How far a daemon has come. Each may be told more than once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Connections are accepted at this address.
     Listening(SocketAddr),
@@ -91,17 +93,18 @@ impl Exit {
     }
 }
 
-/// Completes at the first SIGINT or SIGTERM after the call. Where signals cannot be caught, never: then the system's
-/// own way of ending a process is in force.
-pub async fn shutdown_signal() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// Completes at the first SIGINT or SIGTERM after the call (not after the first poll). Where signals cannot be caught,
+/// never: then the system's own way of ending a process is in force. To be called inside a tokio runtime.
+pub fn shutdown_signal() -> impl Future<Output = ()> + Send {
+    let handlers = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = handlers else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }
 
@@ -135,10 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_termination_signal_is_noticed() {
-        let mut waiting = std::pin::pin!(shutdown_signal());
-        // The first poll installs the handlers.
-        let early = tokio::time::timeout(std::time::Duration::ZERO, &mut waiting).await;
-        assert!(early.is_err());
+        let waiting = shutdown_signal();
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
         waiting.await;
     }
