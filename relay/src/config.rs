@@ -1,0 +1,236 @@
+//! The relay's settings.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tunic_net::config::AuthorityConfig;
+use tunic_proto::dir::ExitPolicy;
+use tunic_proto::ids::RelayId;
+
+use crate::core::special;
+
+/// The commented example that `--print-config` prints. What it sets are the defaults, but for the authorities.
+pub const EXAMPLE: &str = include_str!("../relay.example.toml");
+
+const MIB: usize = 1 << 20;
+/// Below this a relay cannot hold the credit of a few busy circuits.
+const MIN_MEMORY_BUDGET: usize = 16 * MIB;
+/// The most addresses that a descriptor may list, and the most that make sense: a few of each family.
+const MAX_ADDRESSES: usize = 8;
+
+/// Everything that an operator can set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Where the relay accepts channels.
+    pub listen: SocketAddr,
+    /// Where others reach it; if empty, where it listens.
+    pub address: Vec<SocketAddr>,
+    /// A name for people. Not unique, proves nothing.
+    pub nickname: String,
+    /// How to reach the operator. Not published yet.
+    pub contact: Option<String>,
+    /// Where keys and state are kept, mode 0700.
+    pub data_dir: PathBuf,
+    /// Bytes per second that the relay states it can carry.
+    pub bandwidth: u64,
+    /// Bytes of queued cells and stream data that the relay may hold.
+    pub memory_budget: usize,
+    /// Relays of the same operator.
+    pub family: Vec<RelayId>,
+    /// Circuits may be extended to relays with private addresses: for private networks.
+    pub allow_private_relays: bool,
+    /// What gets logged: `error`, `warn`, `info`, `debug`, `trace`.
+    pub log: String,
+    /// Where the relay connects to for clients.
+    pub exit: ExitConfig,
+    /// The authorities that are trusted.
+    #[serde(rename = "authority")]
+    pub authorities: Vec<AuthorityConfig>,
+}
+
+/// Where the relay connects to for clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExitConfig {
+    /// The first rule that fits decides; nothing is allowed that no rule accepts.
+    pub policy: ExitPolicy,
+    /// Private, loopback and link-local addresses may be connected to where the policy accepts them.
+    pub allow_private: bool,
+    /// How many streams may be open or opening at once.
+    pub max_exit_streams: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: SocketAddr::from(([0, 0, 0, 0], 9001)),
+            address: Vec::new(),
+            nickname: "unnamed".to_owned(),
+            contact: None,
+            data_dir: PathBuf::from("/var/lib/tunic"),
+            bandwidth: 12_500_000,
+            memory_budget: 512 * MIB,
+            family: Vec::new(),
+            allow_private_relays: false,
+            log: "info".to_owned(),
+            exit: ExitConfig::default(),
+            authorities: Vec::new(),
+        }
+    }
+}
+
+impl Default for ExitConfig {
+    fn default() -> Self {
+        ExitConfig { policy: ExitPolicy::default(), allow_private: false, max_exit_streams: 16_384 }
+    }
+}
+
+impl Config {
+    /// Where the keys are.
+    pub fn key_dir(&self) -> PathBuf {
+        self.data_dir.join("keys")
+    }
+
+    /// What is wrong with the settings, each with what to do about it. `listening` is the address that a socket was
+    /// bound to, if one was.
+    pub fn problems(&self, listening: Option<SocketAddr>) -> Vec<String> {
+        let advertised = self.advertised(listening.unwrap_or(self.listen));
+        let is_private = |addr: &SocketAddr| !special::is_public(addr.ip());
+        let checks = [
+            (
+                advertised.iter().any(|addr| addr.ip().is_unspecified()),
+                "`address` must say where others reach this relay, for example address = [\"198.51.100.7:9001\"]; \
+                 `listen` alone does not tell",
+            ),
+            (self.address.iter().any(|addr| addr.port() == 0), "`address` needs a port other than 0"),
+            (self.address.len() > MAX_ADDRESSES, "`address` lists more than 8 addresses; keep one or two"),
+            (
+                !self.allow_private_relays && self.address.iter().any(is_private),
+                "`address` holds a private address: others could not reach it. State the public one, or set \
+                 allow_private_relays = true in a private network",
+            ),
+            (!is_nickname(&self.nickname), "`nickname` must be 1 to 19 letters and digits"),
+            (self.bandwidth == 0, "`bandwidth` is 0: nobody would use this relay"),
+            (self.memory_budget < MIN_MEMORY_BUDGET, "`memory_budget` is below 16777216 bytes (16 MiB)"),
+            (
+                self.exit.policy.is_exit() && self.exit.max_exit_streams == 0,
+                "`max_exit_streams` is 0: remove the rules of `policy` instead, so that nobody tries",
+            ),
+            (
+                self.authorities.is_empty(),
+                "there is no [[authority]]: copy those of your network into the file",
+            ),
+            (
+                self.authorities.iter().any(|authority| authority.addresses.is_empty()),
+                "an [[authority]] has no address",
+            ),
+            (has_duplicates(&self.authorities), "two [[authority]] tables have the same identity"),
+        ];
+        checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text.to_owned()).collect()
+    }
+
+    /// The addresses that the descriptor states, given the one that a socket is bound to.
+    pub fn advertised(&self, listening: SocketAddr) -> Vec<SocketAddr> {
+        if self.address.is_empty() { vec![listening] } else { self.address.clone() }
+    }
+}
+
+fn is_nickname(text: &str) -> bool {
+    (1..=19).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn has_duplicates(authorities: &[AuthorityConfig]) -> bool {
+    let mut ids: Vec<_> = authorities.iter().map(|authority| authority.identity).collect();
+    ids.sort();
+    ids.windows(2).any(|pair| pair[0] == pair[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, tunic_net::config::ConfigError> {
+        tunic_net::config::parse(text, EXAMPLE)
+    }
+
+    fn sound() -> Config {
+        let authority = AuthorityConfig {
+            name: "one".into(),
+            identity: RelayId([1; 32]),
+            onion_key: tunic_proto::keys::OnionKey([2; 32]),
+            addresses: vec!["192.0.2.1:9001".parse().unwrap()],
+        };
+        Config {
+            address: vec!["8.8.8.8:9001".parse().unwrap()],
+            authorities: vec![authority],
+            ..Config::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Config), expect: &str) {
+        let mut config = sound();
+        change(&mut config);
+        let problems = config.problems(None);
+        assert!(problems.len() == 1 && problems[0].contains(expect), "{problems:?}");
+    }
+
+    #[test]
+    fn the_example_states_the_defaults() {
+        assert_eq!(parse(EXAMPLE).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_the_example_has_commented_out_is_valid_too() {
+        let uncommented: Vec<_> = EXAMPLE
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .collect();
+        let text = uncommented.join("\n");
+        let config = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(config.authorities.len(), 1);
+        assert!(!config.family.is_empty() && !config.address.is_empty() && config.contact.is_some());
+        assert!(config.exit.policy.is_exit());
+    }
+
+    #[test]
+    fn a_configuration_survives_being_written() {
+        let mut config = sound();
+        config.contact = Some("op@example.org".into());
+        config.exit.policy = ExitPolicy::parse(&["accept *:443"]).unwrap();
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(parse(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_an_error_that_names_the_right_one() {
+        let error = parse("nicknam = \"x\"").unwrap_err().to_string();
+        assert!(error.contains("`nickname`"), "{error}");
+        let error = parse("[exit]\nallow_privat = true").unwrap_err().to_string();
+        assert!(error.contains("`allow_private`"), "{error}");
+    }
+
+    #[test]
+    fn a_sound_configuration_has_no_problems() {
+        assert_eq!(sound().problems(None), Vec::<String>::new());
+        // A socket that is bound already tells the address.
+        let private = Config { address: vec![], allow_private_relays: true, ..sound() };
+        assert_eq!(private.problems(Some("127.0.0.1:1234".parse().unwrap())), Vec::<String>::new());
+    }
+
+    #[test]
+    fn problems_are_named() {
+        check(|config| config.address.clear(), "`address`");
+        check(|config| config.address[0].set_port(0), "`address`");
+        check(|config| config.address[0] = "10.0.0.1:9001".parse().unwrap(), "private");
+        check(|config| config.address = vec![config.address[0]; 9], "more than 8");
+        check(|config| config.nickname = "a b".into(), "`nickname`");
+        check(|config| config.bandwidth = 0, "`bandwidth`");
+        check(|config| config.memory_budget = 1, "`memory_budget`");
+        check(|config| config.authorities.clear(), "[[authority]]");
+        check(|config| config.authorities[0].addresses.clear(), "no address");
+        check(|config| config.authorities.push(config.authorities[0].clone()), "same identity");
+    }
+}

@@ -1,0 +1,10 @@
+//! What a relay decides, without I/O, clocks or randomness of its own.
+
+pub mod backoff;
+pub mod descriptor;
+pub mod directory_view;
+pub mod exit;
+pub mod fetch;
+pub mod name;
+pub mod publish;
+pub mod special;
