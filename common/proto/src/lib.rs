@@ -5,6 +5,8 @@
 //! docs/protocol.md, whose sections the code cites.
 #![forbid(unsafe_code)]
 
+pub mod cell;
+pub mod channel;
 pub mod crypto;
 pub mod dir;
 pub mod ids;

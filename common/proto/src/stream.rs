@@ -1,0 +1,380 @@
+//! The application's end of a stream: two bounded byte queues between it and the channel that carries the stream.
+//!
+//! Everything here is non-blocking and driven by [`std::task::Waker`]s, so the same type serves sockets, the library's
+//! users and the simulator.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use crate::channel::{CircKey, Inbox, Mail};
+use crate::ids::StreamId;
+use crate::message::{ConnectedAddr, EndReason};
+use crate::sync::lock;
+
+/// Bytes that an application can hand over before it has to wait.
+pub const SEND_BUFFER_LEN: usize = 64 * 1024;
+/// Capacity that an empty queue keeps.
+const KEPT_CAPACITY: usize = 4 * 1024;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Opening,
+    Open(ConnectedAddr),
+    Ended(EndReason),
+}
+
+pub(crate) struct State {
+    /// Where the channel keeps the stream; `None` before it knows it and after it forgot it.
+    pub(crate) place: Option<(CircKey, StreamId)>,
+    phase: Phase,
+    accepted: bool,
+    received: Vec<u8>,
+    received_at: usize,
+    received_cells: u32,
+    freed_cells: u32,
+    received_eof: bool,
+    outgoing: Vec<u8>,
+    outgoing_at: usize,
+    finished: bool,
+    ended: Option<EndReason>,
+    notified: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// What both sides of a stream's end share.
+pub(crate) struct StreamShared {
+    inbox: Arc<Inbox>,
+    state: Mutex<State>,
+}
+
+/// What the application did since the channel asked last.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wants {
+    pub(crate) accepted: Option<ConnectedAddr>,
+    pub(crate) freed_cells: u32,
+    pub(crate) has_output: bool,
+    pub(crate) ended: Option<EndReason>,
+}
+
+impl StreamShared {
+    pub(crate) fn new(inbox: Arc<Inbox>) -> Arc<StreamShared> {
+        let state = State {
+            place: None,
+            phase: Phase::Opening,
+            accepted: false,
+            received: Vec::new(),
+            received_at: 0,
+            received_cells: 0,
+            freed_cells: 0,
+            received_eof: false,
+            outgoing: Vec::new(),
+            outgoing_at: 0,
+            finished: false,
+            ended: None,
+            notified: false,
+            reader: None,
+            writer: None,
+        };
+        Arc::new(StreamShared { inbox, state: Mutex::new(state) })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Tells the channel, once until it has looked, that the application did something.
+    fn notify(&self, mut state: MutexGuard<'_, State>) {
+        if let (Some((key, id)), false) = (state.place, state.notified) {
+            state.notified = true;
+            drop(state);
+            // A closed channel has ended the stream already or is about to.
+            let _ = self.inbox.post(Mail::Stream(key, id));
+        }
+    }
+
+    pub(crate) fn wants(&self) -> Wants {
+        let mut state = self.lock();
+        state.notified = false;
+        Wants {
+            accepted: match (std::mem::take(&mut state.accepted), state.phase) {
+                (true, Phase::Open(address)) => Some(address),
+                _ => None,
+            },
+            freed_cells: std::mem::take(&mut state.freed_cells),
+            has_output: state.has_output(),
+            ended: state.ended,
+        }
+    }
+
+    /// Hands over what arrived; leaves `bytes` empty.
+    pub(crate) fn deliver(&self, bytes: &mut Vec<u8>, cells: u32) {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            bytes.clear();
+            state.freed_cells += cells;
+            return;
+        }
+        if state.received.is_empty() {
+            std::mem::swap(&mut state.received, bytes);
+        } else {
+            state.received.append(bytes);
+        }
+        state.received_cells += cells;
+        let waker = state.reader.take();
+        drop(state);
+        wake(waker);
+    }
+
+    pub(crate) fn deliver_eof(&self) {
+        let mut state = self.lock();
+        state.received_eof = true;
+        let waker = state.reader.take();
+        drop(state);
+        wake(waker);
+    }
+
+    pub(crate) fn deliver_connected(&self, address: ConnectedAddr) {
+        let mut state = self.lock();
+        state.phase = Phase::Open(address);
+        let waker = state.reader.take();
+        drop(state);
+        wake(waker);
+    }
+
+    /// The channel forgets the stream; what had arrived can still be read.
+    pub(crate) fn deliver_end(&self, reason: EndReason) {
+        let mut state = self.lock();
+        if !matches!(state.phase, Phase::Ended(_)) {
+            state.phase = Phase::Ended(reason);
+        }
+        state.place = None;
+        state.outgoing = Vec::new();
+        state.outgoing_at = 0;
+        let (reader, writer) = (state.reader.take(), state.writer.take());
+        drop(state);
+        wake(reader);
+        wake(writer);
+    }
+}
+
+impl State {
+    pub(crate) fn has_output(&self) -> bool {
+        self.outgoing_at < self.outgoing.len() || self.finished
+    }
+
+    /// The next bytes to send, at most `limit`, and whether more are waiting behind them.
+    pub(crate) fn next_chunk(&mut self, limit: usize) -> (&[u8], bool) {
+        let at = self.outgoing_at;
+        let end = self.outgoing.len().min(at + limit);
+        self.outgoing_at = end;
+        (&self.outgoing[at..end], end < self.outgoing.len())
+    }
+
+    /// Bytes not sent yet.
+    pub(crate) fn unsent(&self) -> usize {
+        self.outgoing.len() - self.outgoing_at
+    }
+
+    /// Whether everything is sent and the application has no more to say.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished && self.unsent() == 0
+    }
+
+    /// After a run of [`State::next_chunk`]: frees what was sent and returns the writer to wake.
+    pub(crate) fn after_chunks(&mut self) -> Option<Waker> {
+        if self.unsent() == 0 {
+            self.outgoing.clear();
+            self.outgoing.shrink_to(KEPT_CAPACITY);
+            self.outgoing_at = 0;
+        }
+        if self.unsent() < SEND_BUFFER_LEN / 2 { self.writer.take() } else { None }
+    }
+
+    fn took(&mut self, largest_message: usize) {
+        let left = (self.received.len() - self.received_at).div_ceil(largest_message) as u32;
+        let freed = self.received_cells.saturating_sub(left);
+        self.received_cells -= freed;
+        self.freed_cells += freed;
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// The stream ended before it was finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stream ended: {0}")]
+pub struct StreamEnded(pub EndReason);
+
+/// One end of a stream. Dropping it before both directions have ended resets the stream.
+pub struct StreamIo(pub(crate) Arc<StreamShared>);
+
+/// Smallest data room of any hop, by which received bytes are counted back into cells.
+const LARGEST_MESSAGE: usize = 485;
+
+impl StreamIo {
+    /// Ready when the other end has accepted (with the address it reached) or refused.
+    pub fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<Result<ConnectedAddr, StreamEnded>> {
+        let mut state = self.0.lock();
+        match state.phase {
+            Phase::Open(address) => Poll::Ready(Ok(address)),
+            Phase::Ended(reason) => Poll::Ready(Err(StreamEnded(reason))),
+            Phase::Opening => park(&mut state.reader, cx),
+        }
+    }
+
+    /// Accepts a stream that the peer began.
+    pub fn accept(&self, address: ConnectedAddr) {
+        let mut state = self.0.lock();
+        if state.phase == Phase::Opening {
+            state.phase = Phase::Open(address);
+            state.accepted = true;
+            self.0.notify(state);
+        }
+    }
+
+    /// Swaps everything that arrived for `buffer` (which must be empty). `Ok(false)` is the end of the stream.
+    ///
+    /// # Errors
+    /// [`StreamEnded`] if the stream broke off before its end.
+    pub fn poll_take(&self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<Result<bool, StreamEnded>> {
+        debug_assert!(buffer.is_empty());
+        let mut state = self.0.lock();
+        if state.received.is_empty() {
+            return Self::poll_end(&mut state, cx).map_ok(|()| false);
+        }
+        let at = std::mem::take(&mut state.received_at);
+        state.received.drain(..at);
+        std::mem::swap(&mut state.received, buffer);
+        state.took(LARGEST_MESSAGE);
+        self.0.notify(state);
+        Poll::Ready(Ok(true))
+    }
+
+    /// Reads into `buffer`; `Ok(0)` is the end of the stream.
+    ///
+    /// # Errors
+    /// [`StreamEnded`] if the stream broke off before its end.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, StreamEnded>> {
+        let mut state = self.0.lock();
+        if state.received.is_empty() {
+            return Self::poll_end(&mut state, cx).map_ok(|()| 0);
+        }
+        let unread = &state.received[state.received_at..];
+        let length = buffer.len().min(unread.len());
+        buffer[..length].copy_from_slice(&unread[..length]);
+        state.received_at += length;
+        state.took(LARGEST_MESSAGE);
+        if state.received_at == state.received.len() {
+            state.received.clear();
+            state.received.shrink_to(KEPT_CAPACITY);
+            state.received_at = 0;
+        }
+        self.0.notify(state);
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_end(state: &mut State, cx: &mut Context<'_>) -> Poll<Result<(), StreamEnded>> {
+        match (state.received_eof, state.phase) {
+            (true, _) => Poll::Ready(Ok(())),
+            (false, Phase::Ended(reason)) => Poll::Ready(Err(StreamEnded(reason))),
+            (false, _) => park(&mut state.reader, cx),
+        }
+    }
+
+    /// Takes bytes to send, as many as there is room for.
+    ///
+    /// # Errors
+    /// [`StreamEnded`] once the stream has ended or [`StreamIo::finish`] was called.
+    pub fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, StreamEnded>> {
+        let mut state = self.0.lock();
+        if let Phase::Ended(reason) = state.phase {
+            return Poll::Ready(Err(StreamEnded(reason)));
+        }
+        if state.finished || state.ended.is_some() {
+            return Poll::Ready(Err(StreamEnded(state.ended.unwrap_or(EndReason::Done))));
+        }
+        let room = SEND_BUFFER_LEN.saturating_sub(state.unsent()).min(data.len());
+        if room == 0 && !data.is_empty() {
+            return park(&mut state.writer, cx);
+        }
+        if state.outgoing_at > 0 {
+            let at = std::mem::take(&mut state.outgoing_at);
+            state.outgoing.drain(..at);
+        }
+        state.outgoing.extend_from_slice(&data[..room]);
+        self.0.notify(state);
+        Poll::Ready(Ok(room))
+    }
+
+    /// Says that no more bytes will be written (half-close).
+    pub fn finish(&self) {
+        let mut state = self.0.lock();
+        if !state.finished {
+            state.finished = true;
+            self.0.notify(state);
+        }
+    }
+
+    /// Ends the stream in both directions at once.
+    pub fn end(&self, reason: EndReason) {
+        let mut state = self.0.lock();
+        if state.ended.is_none() {
+            state.ended = Some(reason);
+            state.received = Vec::new();
+            state.received_at = 0;
+            state.outgoing = Vec::new();
+            state.outgoing_at = 0;
+            state.freed_cells += std::mem::take(&mut state.received_cells);
+            self.0.notify(state);
+        }
+    }
+
+    /// Ready when the stream has ended in both directions, with the reason.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<EndReason> {
+        let mut state = self.0.lock();
+        match state.phase {
+            Phase::Ended(reason) => Poll::Ready(reason),
+            _ => park(&mut state.reader, cx),
+        }
+    }
+
+    /// Why the stream ended, once it has.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        match self.0.lock().phase {
+            Phase::Ended(reason) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+fn park<T>(place: &mut Option<Waker>, cx: &Context<'_>) -> Poll<T> {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
+    }
+    Poll::Pending
+}
+
+impl Drop for StreamIo {
+    fn drop(&mut self) {
+        let finished = {
+            let state = self.0.lock();
+            (state.finished && state.received_eof) || matches!(state.phase, Phase::Ended(_))
+        };
+        if !finished {
+            self.end(EndReason::Reset);
+        }
+    }
+}
+
+impl fmt::Debug for StreamIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StreamIo")
+    }
+}
