@@ -42,7 +42,7 @@ impl Budget {
     fn reserve(&self, cells: u32) -> bool {
         let cells = cells as usize;
         let used = &self.0.used;
-        used.try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+        used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(cells).filter(|sum| *sum <= self.0.limit)
         })
         .is_ok()
@@ -107,19 +107,30 @@ pub struct RecvWindow {
     queued: u32,
     owed: u32,
     blocked: bool,
+    reserved: u32,
     budget: Budget,
 }
 
 impl RecvWindow {
-    /// The initial window, reserved in the budget; `None` if it has no room.
-    pub fn new(budget: &Budget) -> Option<RecvWindow> {
-        budget.reserve(INITIAL_CELLS).then(|| RecvWindow {
+    /// The initial window without a reservation, for a stream that is being refused: what arrives is dropped.
+    pub fn unreserved(budget: &Budget) -> RecvWindow {
+        RecvWindow {
             window: INITIAL_CELLS,
             outstanding: INITIAL_CELLS,
             queued: 0,
             owed: 0,
             blocked: false,
+            reserved: 0,
             budget: budget.clone(),
+        }
+    }
+
+    /// The initial window, reserved in the budget; `None` if it has no room.
+    pub fn new(budget: &Budget) -> Option<RecvWindow> {
+        budget.reserve(INITIAL_CELLS).then(|| {
+            let mut window = RecvWindow::unreserved(budget);
+            window.reserved = INITIAL_CELLS;
+            window
         })
     }
 
@@ -157,6 +168,7 @@ impl RecvWindow {
             && self.budget.reserve(self.window)
         {
             grant += self.window;
+            self.reserved += self.window;
             self.window *= 2;
         }
         self.outstanding += grant;
@@ -171,7 +183,7 @@ impl RecvWindow {
 
 impl Drop for RecvWindow {
     fn drop(&mut self) {
-        self.budget.release(self.window);
+        self.budget.release(self.reserved);
     }
 }
 

@@ -7,9 +7,14 @@
 
 pub mod cell;
 pub mod channel;
+pub mod circuit;
+pub mod counters;
 pub mod crypto;
 pub mod dir;
+pub mod flow;
 pub mod ids;
 pub mod keys;
 pub mod message;
+pub mod stream;
+mod sync;
 pub mod time;

@@ -1,0 +1,358 @@
+//! Circuits come and go: `CREATE`, `CREATED`, `DESTROY`, extension, and what other channels and users ask for.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::inbox::{CircKey, Inbox};
+use super::mail::{Link, Mail};
+use super::table::{Circuit, Endpoint, Kind};
+use super::{CREATE_TIMEOUT, Channel, ChannelError, Event, HandshakeJob};
+use crate::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
+use crate::circuit::{BuildError, CircuitShared, CircuitStatus, HopSpec, Origin, Side, Streams};
+use crate::counters::Incident;
+use crate::crypto::fragment::{Create, Created, Extended, create_message, parse_create};
+use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
+use crate::crypto::layer::{HopOpener, HopSealer, Routing, inner_len};
+use crate::ids::{CircId, HopNum, StreamId};
+use crate::message::{self, Code, DestroyReason, EndReason};
+
+impl Channel {
+    pub(super) fn handle_create(
+        &mut self,
+        now: Instant,
+        id: CircId,
+        cell: &Cell,
+    ) -> Result<(), ChannelError> {
+        let illegal = ChannelError::State(Command::Create);
+        let key = match self.table.find(id) {
+            Some(key) => key,
+            None if self.config.accepts_circuits && self.is_peers_id(id) => self.requested(now, id)?,
+            None => return Err(illegal),
+        };
+        let hop = match self.table.get_mut(key).map(|circuit| &mut circuit.kind) {
+            Some(Kind::Requested(fragments)) => match fragments.push(cell::payload(cell)) {
+                Ok(None) => return Ok(()),
+                Ok(Some(message)) => parse_create(&message),
+                Err(_) => return Err(illegal),
+            },
+            Some(Kind::Closing) => return Ok(()),
+            _ => return Err(illegal),
+        };
+        let (hop, request) = hop.filter(|(hop, _)| self.may_ask(*hop)).ok_or(illegal)?;
+        if let Some(circuit) = self.table.get_mut(key) {
+            circuit.kind = Kind::Answering(hop);
+        }
+        self.events.push_back(Event::Handshake(HandshakeJob { inbox: self.inbox.clone(), key, request }));
+        Ok(())
+    }
+
+    /// The peer asks for a circuit; without room for it, it is refused after its `CREATE`.
+    fn requested(&mut self, now: Instant, id: CircId) -> Result<CircKey, ChannelError> {
+        // Refused circuits stay in the table until the peer's DESTROY: twice the limit is a peer that does not answer.
+        if self.table.len() >= 2 * self.config.max_circuits {
+            return Err(ChannelError::NotReading);
+        }
+        let window = self.new_window().filter(|_| self.table.len() < self.config.max_circuits);
+        let Some(window) = window else {
+            self.config.counters.count(Incident::Resources);
+            let window = crate::flow::RecvWindow::unreserved(&self.config.budget);
+            let key = self.table.insert(Circuit::new(id, Kind::Closing, window));
+            self.send_destroy(id, DestroyReason::Resources);
+            return Ok(key);
+        };
+        let key = self.table.insert(Circuit::new(id, Kind::Requested(Create::new()), window));
+        self.deadlines.push_back((now + CREATE_TIMEOUT, key));
+        Ok(key)
+    }
+
+    pub(super) fn handle_created(&mut self, id: CircId, cell: &Cell) -> Result<(), ChannelError> {
+        let illegal = ChannelError::State(Command::Created);
+        let key = self.table.find(id).ok_or(illegal)?;
+        let Some(circuit) = self.table.get_mut(key) else { return Err(illegal) };
+        match &mut circuit.kind {
+            Kind::Origin(origin) => {
+                if let Err(violation) = origin.handle_created(cell::payload(cell), &mut self.config.rng) {
+                    self.violated(key, violation);
+                }
+                self.table.activate(key);
+            }
+            Kind::Asked { created, .. } => match created.push(cell::payload(cell)) {
+                Ok(None) => {}
+                Ok(Some(reply)) => self.extended(key, &reply),
+                Err(_) => return Err(illegal),
+            },
+            Kind::Closing => {}
+            _ => return Err(illegal),
+        }
+        Ok(())
+    }
+
+    /// The next relay has answered: its reply goes to the client, and the circuit is open here.
+    fn extended(&mut self, key: CircKey, reply: &[u8; REPLY_LEN]) {
+        let Some(circuit) = self.table.get_mut(key) else { return };
+        let Kind::Asked { mut sealer, back, .. } = std::mem::replace(&mut circuit.kind, Kind::Closing) else {
+            return;
+        };
+        let cells: Option<Vec<Cell>> = Extended::split(reply)
+            .map(|fragment| sealed_message(&mut sealer, back.circ, Code::Extended, &fragment))
+            .collect();
+        back.inbox.push_cells(cells.iter().flatten().map(|cell| (back.key, &cell[..])));
+        circuit.kind = Kind::Inward { sealer, link: back };
+    }
+
+    pub(super) fn handle_destroy(&mut self, id: CircId, cell: &Cell) -> Result<(), ChannelError> {
+        let reason = cell::parse_destroy(cell)?;
+        let key = self.table.find(id).ok_or(ChannelError::State(Command::Destroy))?;
+        let Some(mut circuit) = self.table.remove(key) else { return Ok(()) };
+        self.scratch.garbage.extend(circuit.queue.drain(..));
+        if !matches!(circuit.kind, Kind::Closing) {
+            self.send_destroy(id, DestroyReason::None);
+            tell_other_side(&mut circuit.kind, reason);
+        }
+        Ok(())
+    }
+
+    fn send_destroy(&mut self, id: CircId, reason: DestroyReason) {
+        self.control.push_back(cell::build(id, Command::Destroy, &[reason as u8]));
+    }
+
+    /// Ends a circuit from this side: the peer and the circuit's other side are told.
+    pub(super) fn end_circuit(&mut self, key: CircKey, reason: DestroyReason) {
+        let Some(circuit) = self.table.get_mut(key) else { return };
+        if matches!(circuit.kind, Kind::Closing) {
+            return;
+        }
+        let mut kind = std::mem::replace(&mut circuit.kind, Kind::Closing);
+        let id = circuit.id;
+        self.scratch.garbage.extend(circuit.queue.drain(..));
+        self.send_destroy(id, reason);
+        tell_other_side(&mut kind, reason);
+    }
+
+    /// Ends every circuit, for an orderly end of the process.
+    pub fn end_all(&mut self) {
+        for key in self.table.keys() {
+            self.end_circuit(key, DestroyReason::Finished);
+        }
+    }
+
+    /// Takes what others left in the inbox.
+    pub fn handle_inbox(&mut self, now: Instant) {
+        let mut arrivals = std::mem::take(&mut self.scratch.arrivals);
+        let mut mail = std::mem::take(&mut self.scratch.mail);
+        self.inbox.take(&mut arrivals, &mut mail);
+        for (key, slot) in arrivals.drain(..) {
+            match self.table.get_mut(key) {
+                Some(circuit) if !matches!(circuit.kind, Kind::Closing) => {
+                    circuit.queue.push_back(slot);
+                    self.table.activate(key);
+                }
+                _ => self.scratch.garbage.push(slot),
+            }
+        }
+        for mail in mail.drain(..) {
+            self.handle_mail(now, mail);
+        }
+        self.scratch.arrivals = arrivals;
+        self.scratch.mail = mail;
+    }
+
+    fn handle_mail(&mut self, now: Instant, mail: Mail) {
+        match mail {
+            Mail::Create(shared, hops) => self.create(shared, hops),
+            Mail::Release(key) => self.end_circuit(key, DestroyReason::Finished),
+            Mail::Begin(circuit, stream, target) => {
+                let key = circuit.place();
+                let found = key.and_then(|key| Some((key, self.table.get_mut(key)?)));
+                match found {
+                    Some((key, Circuit { kind: Kind::Origin(origin), .. })) => {
+                        origin.streams.begin(stream, key, target.as_ref());
+                        self.scratch.touched.push(key);
+                        self.flush_streams();
+                    }
+                    _ => bounce(Mail::Begin(circuit, stream, target)),
+                }
+            }
+            Mail::Stream(key, id) => {
+                match self.table.get_mut(key).map(|circuit| &mut circuit.kind) {
+                    Some(Kind::Origin(origin)) => origin.streams.notified(id),
+                    Some(Kind::Endpoint(endpoint)) => endpoint.streams.notified(id),
+                    _ => {}
+                }
+                self.table.activate(key);
+            }
+            Mail::HandshakeDone(key, answer) => self.handshake_done(key, answer),
+            Mail::ExtendOver(key, channel) => self.extend_over(key, channel),
+            Mail::CarryOn { request, hop, sealer, back } => self.carry_on(now, &request, hop, sealer, back),
+            Mail::Linked(key, link) => self.linked(key, link),
+            Mail::Passed(key, cells) => self.consumed(key, cells),
+            Mail::Destroy(key) => self.end_circuit(key, DestroyReason::None),
+            Mail::DestroyWhenSent(key) => self.end_when_sent(key),
+        }
+    }
+
+    /// A user wants a circuit that begins here.
+    fn create(&mut self, shared: Arc<CircuitShared>, hops: Vec<HopSpec>) {
+        let window = self.new_window().filter(|_| self.table.len() < self.config.max_circuits);
+        let Some(window) = window else {
+            return fail(&shared, DestroyReason::Resources);
+        };
+        let budget = self.config.budget.clone();
+        let Some((origin, cells)) = Origin::start(shared.clone(), hops, budget, &mut self.config.rng) else {
+            return fail(&shared, DestroyReason::Internal);
+        };
+        let id = self.free_id();
+        let key = self.table.insert(Circuit::new(id, Kind::Origin(Box::new(origin)), window));
+        self.control.extend(cells.iter().map(|payload| cell::build(id, Command::Create, payload)));
+        if !shared.set_place(key) {
+            self.end_circuit(key, DestroyReason::Finished);
+        }
+    }
+
+    fn handshake_done(&mut self, key: CircKey, answer: Option<(Box<[u8; REPLY_LEN]>, HopKeys)>) {
+        let Some(circuit) = self.table.get_mut(key) else { return };
+        let Kind::Answering(hop) = circuit.kind else { return };
+        let Some((reply, keys)) = answer else {
+            return self.end_circuit(key, DestroyReason::Handshake);
+        };
+        circuit.kind = Kind::Endpoint(Box::new(Endpoint {
+            opener: HopOpener::new(&keys.forward, hop),
+            sealer: HopSealer::new(&keys.backward, hop),
+            streams: Streams::new(Side::Relay, self.config.budget.clone()),
+            extend: None,
+            extending: false,
+            request: None,
+        }));
+        let id = circuit.id;
+        let cells = Created::split(&reply);
+        self.control.extend(cells.map(|payload| cell::build(id, Command::Created, &payload)));
+    }
+
+    /// The channel to carry a circuit on is there: the backward layer moves to it.
+    fn extend_over(&mut self, key: CircKey, channel: Result<Arc<Inbox>, DestroyReason>) {
+        let Some(circuit) = self.table.get_mut(key) else { return };
+        let Kind::Endpoint(endpoint) = &mut circuit.kind else { return };
+        let (Some(request), Some(hop)) = (endpoint.request.take(), endpoint.opener.hop().next()) else {
+            return;
+        };
+        // The client called itself, or a relay called its caller: legal, and the channel handles both halves.
+        let channel = match channel {
+            Ok(channel) => channel,
+            Err(reason) => {
+                endpoint.streams.send_control(Code::ExtendFailed, vec![reason as u8]);
+                return self.end_when_sent(key);
+            }
+        };
+        let back = Link { inbox: self.inbox.clone(), key, circ: circuit.id };
+        let Kind::Endpoint(endpoint) = std::mem::replace(&mut circuit.kind, Kind::Closing) else { return };
+        let Endpoint { opener, sealer, .. } = *endpoint;
+        circuit.kind = Kind::Extending(opener);
+        if let Err(mail) = channel.post(Mail::CarryOn { request, hop, sealer, back }) {
+            bounce(mail);
+        }
+    }
+
+    fn carry_on(
+        &mut self,
+        now: Instant,
+        request: &[u8; REQUEST_LEN],
+        hop: HopNum,
+        sealer: HopSealer,
+        back: Link,
+    ) {
+        let window = self.new_window().filter(|_| self.table.len() < self.config.max_circuits);
+        let Some(window) = window else {
+            return extend_failed(sealer, &back, DestroyReason::Resources);
+        };
+        let id = self.free_id();
+        let kind = Kind::Asked { created: Created::new(), sealer, back: back.clone() };
+        let key = self.table.insert(Circuit::new(id, kind, window));
+        let cells = Create::split(&create_message(hop, request)).collect::<Vec<_>>();
+        self.control.extend(cells.iter().map(|payload| cell::build(id, Command::Create, payload)));
+        self.deadlines.push_back((now + CREATE_TIMEOUT, key));
+        let link = Link { inbox: self.inbox.clone(), key, circ: id };
+        back.tell(Mail::Linked(back.key, link));
+    }
+
+    fn linked(&mut self, key: CircKey, link: Link) {
+        let Some(circuit) = self.table.get_mut(key) else {
+            return link.tell(Mail::Destroy(link.key));
+        };
+        match std::mem::replace(&mut circuit.kind, Kind::Closing) {
+            Kind::Extending(opener) => circuit.kind = Kind::Outward { opener, link },
+            other => {
+                circuit.kind = other;
+                link.tell(Mail::Destroy(link.key));
+            }
+        }
+    }
+
+    /// Ends a circuit once what is queued has gone out.
+    fn end_when_sent(&mut self, key: CircKey) {
+        let Some(circuit) = self.table.get_mut(key) else { return };
+        if circuit.has_output() {
+            circuit.ending = true;
+            self.table.activate(key);
+        } else {
+            self.end_circuit(key, DestroyReason::None);
+        }
+    }
+}
+
+fn fail(shared: &CircuitShared, reason: DestroyReason) {
+    shared.set_status(CircuitStatus::Failed(BuildError { hop: 0, reason }));
+}
+
+/// A cell with a message sealed at this hop; `None` if the layer's counter is used up.
+fn sealed_message(sealer: &mut HopSealer, circ: CircId, code: Code, data: &[u8]) -> Option<Cell> {
+    let mut cell = [0; CELL_LEN];
+    cell::write_header(&mut cell, circ, Command::Relay);
+    let payload = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>()?;
+    message::write(&mut payload[..inner_len(sealer.hop())], code, StreamId(0), data);
+    sealer.seal(payload, Routing::Here).ok()?;
+    Some(cell)
+}
+
+/// Tells the client that its circuit could not be extended, and ends it.
+fn extend_failed(mut sealer: HopSealer, back: &Link, reason: DestroyReason) {
+    let cell = sealed_message(&mut sealer, back.circ, Code::ExtendFailed, &[reason as u8]);
+    back.inbox.push_cells(cell.iter().map(|cell| (back.key, &cell[..])));
+    back.tell(Mail::DestroyWhenSent(back.key));
+}
+
+/// A circuit has ended on this channel: tells the other channel, or the users. Reasons do not travel on.
+pub(super) fn tell_other_side(kind: &mut Kind, reason: DestroyReason) {
+    match std::mem::replace(kind, Kind::Closing) {
+        Kind::Endpoint(mut endpoint) => endpoint.streams.close(EndReason::Reset),
+        Kind::Origin(mut origin) => origin.close(reason),
+        Kind::Asked { sealer, back, .. } => {
+            let reason = match reason {
+                DestroyReason::ChannelLost => DestroyReason::ConnectFailed,
+                other => other,
+            };
+            extend_failed(sealer, &back, reason);
+        }
+        Kind::Outward { link, .. } | Kind::Inward { link, .. } => link.tell(Mail::Destroy(link.key)),
+        Kind::Requested(_) | Kind::Answering(_) | Kind::Extending(_) | Kind::Closing => {}
+    }
+}
+
+/// A request that came too late for its channel: whoever asked is told.
+pub(super) fn bounce(mail: Mail) {
+    match mail {
+        Mail::Create(shared, _) => fail(&shared, DestroyReason::ChannelLost),
+        Mail::Begin(circuit, stream, _) => {
+            circuit.stream_gone();
+            stream.deliver_end(EndReason::Reset);
+        }
+        Mail::CarryOn { sealer, back, .. } => extend_failed(sealer, &back, DestroyReason::ConnectFailed),
+        Mail::Linked(_, link) => link.tell(Mail::Destroy(link.key)),
+        Mail::Release(_)
+        | Mail::Stream(..)
+        | Mail::HandshakeDone(..)
+        | Mail::ExtendOver(..)
+        | Mail::Passed(..)
+        | Mail::Destroy(_)
+        | Mail::DestroyWhenSent(_) => {}
+    }
+}

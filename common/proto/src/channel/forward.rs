@@ -1,0 +1,208 @@
+//! `RELAY` cells as they arrive: the hot path.
+
+use super::inbox::{CircKey, Inbox};
+use super::mail::Link;
+use super::table::{Circuit, Endpoint, Kind};
+use super::{Channel, ChannelError, Event, ExtendJob};
+use crate::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
+use crate::circuit::Violation;
+use crate::crypto::fragment::Extend;
+use crate::crypto::handshake::requested_id;
+use crate::crypto::layer::{HopOpener, Routing, inner_len};
+use crate::ids::{CircId, StreamId};
+use crate::message::{Forward, StreamMessage, Target};
+use crate::stream::{StreamIo, StreamShared};
+use std::sync::Arc;
+
+/// What became of a cell.
+enum Outcome {
+    /// It was for this end of the circuit.
+    Consumed,
+    /// It goes on over the other channel.
+    Transit,
+}
+
+impl Channel {
+    pub(super) fn handle_relay(
+        &mut self,
+        id: CircId,
+        command: Command,
+        cell: &mut Cell,
+        at: usize,
+    ) -> Result<(), ChannelError> {
+        let key = self.table.find(id).ok_or(ChannelError::State(command))?;
+        let Some(circuit) = self.table.get_mut(key) else { return Ok(()) };
+        circuit.window.received(command == Command::RelayBlocked)?;
+        let Some(payload) = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>() else { return Ok(()) };
+        let outcome = match &mut circuit.kind {
+            Kind::Outward { opener, link } => match open_outward(opener, payload) {
+                Ok(Outcome::Transit) => {
+                    cell::write_header(cell, link.circ, Command::Relay);
+                    Ok(Outcome::Transit)
+                }
+                other => other,
+            },
+            Kind::Inward { sealer, link } => match sealer.seal(payload, Routing::PassOn) {
+                Ok(()) => {
+                    cell::write_header(cell, link.circ, Command::Relay);
+                    Ok(Outcome::Transit)
+                }
+                Err(error) => Err(error.into()),
+            },
+            Kind::Extending(opener) => match open_outward(opener, payload) {
+                Ok(Outcome::Transit) => Err(Violation::State),
+                other => other,
+            },
+            Kind::Endpoint(_) => self.endpoint_cell(key, payload),
+            Kind::Origin(origin) => {
+                self.scratch.touched.push(key);
+                origin.handle_relay(payload, &mut self.config.rng).map(|()| Outcome::Consumed)
+            }
+            Kind::Closing => Ok(Outcome::Consumed),
+            Kind::Requested(_) | Kind::Answering(_) | Kind::Asked { .. } => {
+                return Err(ChannelError::State(command));
+            }
+        };
+        match outcome {
+            Ok(Outcome::Transit) => self.scratch.transit.push((key, at)),
+            Ok(Outcome::Consumed) => self.consumed(key, 1),
+            Err(violation) => self.violated(key, violation),
+        }
+        Ok(())
+    }
+
+    /// Cells of a circuit left this channel's care; grants credit for them when it is time.
+    pub(super) fn consumed(&mut self, key: CircKey, cells: u32) {
+        let Some(circuit) = self.table.get_mut(key) else { return };
+        circuit.window.consumed(cells);
+        if matches!(circuit.kind, Kind::Closing) {
+            return;
+        }
+        if let Some(grant) = circuit.window.poll_grant() {
+            self.grants.push_back((key, grant.try_into().unwrap_or(u16::MAX)));
+        }
+    }
+
+    fn endpoint_cell(&mut self, key: CircKey, payload: &mut [u8; PAYLOAD_LEN]) -> Result<Outcome, Violation> {
+        let Some(Circuit { kind: Kind::Endpoint(endpoint), .. }) = self.table.get_mut(key) else {
+            return Err(Violation::State);
+        };
+        if endpoint.opener.open(payload)? == Routing::PassOn {
+            return Err(Violation::State);
+        }
+        self.scratch.touched.push(key);
+        match Forward::parse(&payload[..inner_len(endpoint.opener.hop())])? {
+            Forward::Drop => {}
+            Forward::Extend(fragment) => {
+                if let Some(id) = endpoint.extend(fragment)? {
+                    self.events.push_back(Event::Extend(ExtendJob { inbox: self.inbox.clone(), key, id }));
+                }
+            }
+            _ if endpoint.extending || endpoint.extend.is_some() => return Err(Violation::State),
+            Forward::Begin(id, target) => {
+                let event = endpoint.begin(&self.inbox, key, id, Some(target))?;
+                self.events.extend(event);
+            }
+            Forward::BeginDir(id) => {
+                let event = endpoint.begin(&self.inbox, key, id, None)?;
+                self.events.extend(event);
+            }
+            Forward::Stream(id, message) => endpoint.stream(id, message)?,
+        }
+        Ok(Outcome::Consumed)
+    }
+
+    /// Gives the cells of a batch to the channels that carry them on: one lock for each run of the same channel.
+    pub(super) fn forward_batch(&mut self, cells: &[u8]) {
+        let mut transit = std::mem::take(&mut self.scratch.transit);
+        let mut rest = &transit[..];
+        while let Some((key, _)) = rest.first() {
+            // A circuit that ended later in the batch has no link any more.
+            let inbox = self.link(*key).map(|link| link.inbox.clone());
+            let same = |(key, _): &&(CircKey, usize)| match (&inbox, self.link(*key)) {
+                (Some(inbox), Some(link)) => Arc::ptr_eq(inbox, &link.inbox),
+                (None, None) => true,
+                _ => false,
+            };
+            let (run, later) = rest.split_at(rest.iter().take_while(same).count());
+            rest = later;
+            if let Some(inbox) = &inbox {
+                let cells_of = |at: usize| &cells[at..at + CELL_LEN];
+                inbox.push_cells(
+                    run.iter().filter_map(|(key, at)| Some((self.link(*key)?.key, cells_of(*at)))),
+                );
+            }
+        }
+        transit.clear();
+        self.scratch.transit = transit;
+    }
+
+    fn link(&self, key: CircKey) -> Option<&Link> {
+        match &self.table.get(key)?.kind {
+            Kind::Outward { link, .. } | Kind::Inward { link, .. } => Some(link),
+            _ => None,
+        }
+    }
+
+    /// Hands what arrived in this batch to the streams' users.
+    pub(super) fn flush_streams(&mut self) {
+        let mut touched = std::mem::take(&mut self.scratch.touched);
+        touched.dedup();
+        for key in touched.drain(..) {
+            match self.table.get_mut(key).map(|circuit| &mut circuit.kind) {
+                Some(Kind::Endpoint(endpoint)) => endpoint.streams.flush(),
+                Some(Kind::Origin(origin)) => {
+                    origin.streams.flush();
+                    origin.report_gone();
+                }
+                _ => {}
+            }
+            self.table.activate(key);
+        }
+        self.scratch.touched = touched;
+    }
+}
+
+/// A forward cell at a relay that the circuit goes beyond. For the relay itself only cover traffic is legal.
+fn open_outward(opener: &mut HopOpener, payload: &mut [u8; PAYLOAD_LEN]) -> Result<Outcome, Violation> {
+    if opener.open(payload)? == Routing::PassOn {
+        return Ok(Outcome::Transit);
+    }
+    match Forward::parse(&payload[..inner_len(opener.hop())])? {
+        Forward::Drop => Ok(Outcome::Consumed),
+        _ => Err(Violation::State),
+    }
+}
+
+impl Endpoint {
+    /// Takes a fragment of `EXTEND`; gives the relay to extend to when it is complete.
+    fn extend(&mut self, fragment: &[u8]) -> Result<Option<crate::ids::RelayId>, Violation> {
+        if self.extending || !self.streams.is_empty() || self.opener.hop().next().is_none() {
+            return Err(Violation::State);
+        }
+        let Some(request) = self.extend.get_or_insert_with(Extend::new).push(fragment)? else {
+            return Ok(None);
+        };
+        let id = requested_id(&request);
+        self.extending = true;
+        self.extend = None;
+        self.request = Some(request);
+        Ok(Some(id))
+    }
+
+    fn begin(
+        &mut self,
+        inbox: &Arc<Inbox>,
+        key: CircKey,
+        id: StreamId,
+        target: Option<Target>,
+    ) -> Result<Option<Event>, Violation> {
+        let io = StreamShared::new(inbox.clone());
+        let has_room = self.streams.begun(id, io.clone(), key)?;
+        Ok(has_room.then(|| Event::Begin(target, StreamIo(io))))
+    }
+
+    fn stream(&mut self, id: StreamId, message: StreamMessage<'_>) -> Result<(), Violation> {
+        self.streams.handle(id, message)
+    }
+}

@@ -1,0 +1,63 @@
+//! What is asked of a channel by others: its node's shell, the users of circuits and streams, and the channels that
+//! carry the other side of its circuits.
+
+use std::sync::Arc;
+
+use super::inbox::{CircKey, Inbox};
+use crate::circuit::{CircuitShared, HopSpec};
+use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
+use crate::crypto::layer::HopSealer;
+use crate::ids::{CircId, HopNum, StreamId};
+use crate::message::{DestroyReason, Target};
+use crate::stream::StreamShared;
+
+/// The other channel's side of a circuit that passes through a relay.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) key: CircKey,
+    /// The circuit's id on that channel.
+    pub(crate) circ: CircId,
+}
+
+impl Link {
+    /// Tells the other side; if its channel has closed, it knows already.
+    pub(crate) fn tell(&self, mail: Mail) {
+        let _ = self.inbox.post(mail);
+    }
+}
+
+/// A request to a channel.
+pub(crate) enum Mail {
+    /// Build a circuit.
+    Create(Arc<CircuitShared>, Vec<HopSpec>),
+    /// The last user of a circuit is gone.
+    Release(CircKey),
+    /// Begin a stream, to the directory where there is no target.
+    Begin(Arc<CircuitShared>, Arc<StreamShared>, Option<Target>),
+    /// A stream's application did something.
+    Stream(CircKey, StreamId),
+    /// A handshake that this channel handed out is computed; `None` refuses.
+    HandshakeDone(CircKey, Option<(Box<[u8; REPLY_LEN]>, HopKeys)>),
+    /// The channel to extend over is there, or not.
+    ExtendOver(CircKey, Result<Arc<Inbox>, DestroyReason>),
+    /// Carry a circuit on: ask for it and pass on what comes back.
+    CarryOn {
+        /// The handshake of the relay at the end of this channel.
+        request: Box<[u8; REQUEST_LEN]>,
+        /// The position of that relay.
+        hop: HopNum,
+        /// The layer to add to what comes back.
+        sealer: HopSealer,
+        /// The side towards the client.
+        back: Link,
+    },
+    /// The circuit that [`Mail::CarryOn`] asked for has an id.
+    Linked(CircKey, Link),
+    /// So many cells of the other side's circuit were passed on.
+    Passed(CircKey, u32),
+    /// The other side of the circuit has ended.
+    Destroy(CircKey),
+    /// The other side has ended after what it sent last.
+    DestroyWhenSent(CircKey),
+}

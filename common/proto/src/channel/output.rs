@@ -1,0 +1,143 @@
+//! What a channel sends, in this order: control cells, credit, then circuits in turn.
+
+use super::Channel;
+use super::inbox::CircKey;
+use super::mail::Mail;
+use super::table::{Circuit, Kind};
+use crate::cell::{self, CELL_LEN, CREDITS_PER_CELL, Command, HEADER_LEN, PAYLOAD_LEN};
+use crate::circuit::Violation;
+use crate::crypto::layer::{Routing, inner_len};
+use crate::ids::CircId;
+use crate::message::{self, DestroyReason};
+
+/// Cells passed on that are worth telling the other channel, which grants credit for them.
+const REPORT_CELLS: u32 = 16;
+
+impl Channel {
+    /// Whether [`Channel::poll_output`] has something.
+    pub fn has_output(&self) -> bool {
+        !self.control.is_empty() || !self.grants.is_empty() || self.table.has_turns()
+    }
+
+    /// Appends whole cells to `out`, at most `limit` of them.
+    pub fn poll_output(&mut self, out: &mut Vec<u8>, limit: usize) {
+        let end = out.len() + limit * CELL_LEN;
+        while out.len() < end
+            && let Some(cell) = self.control.pop_front()
+        {
+            out.extend_from_slice(&cell);
+        }
+        while out.len() < end && !self.grants.is_empty() {
+            self.put_credit(out);
+        }
+        while out.len() < end
+            && let Some((key, turn)) = self.table.next_turn()
+        {
+            let room = (end - out.len()) / CELL_LEN;
+            let sent = self.take_turn(key, turn.min(room), out);
+            self.table.end_turn(key, sent);
+        }
+        self.inbox.unload(&mut self.scratch.plan, &mut self.scratch.garbage, out);
+        for at in self.scratch.blocked.drain(..) {
+            out[at + HEADER_LEN - 1] = Command::RelayBlocked as u8;
+        }
+        if self.control.capacity() > 4 * CREDITS_PER_CELL && self.control.is_empty() {
+            self.control.shrink_to_fit();
+        }
+    }
+
+    /// Sends up to `limit` cells of a circuit; returns how many.
+    fn take_turn(&mut self, key: CircKey, limit: usize, out: &mut Vec<u8>) -> usize {
+        let Some(circuit) = self.table.get_mut(key) else { return 0 };
+        let start = out.len();
+        let result = match &circuit.kind {
+            Kind::Endpoint(_) | Kind::Origin(_) => fill(circuit, limit, out),
+            _ => {
+                while out.len() < start + limit * CELL_LEN
+                    && let Some(slot) = circuit.pop()
+                {
+                    self.scratch.plan.push((out.len(), slot));
+                    out.resize(out.len() + CELL_LEN, 0);
+                }
+                Ok(())
+            }
+        };
+        if let Err(violation) = result {
+            out.truncate(start);
+            self.violated(key, violation);
+            return 0;
+        }
+        let sent = (out.len() - start) / CELL_LEN;
+        circuit.credit.spend(sent);
+        if circuit.credit.cells() == 0 && circuit.has_output() && sent > 0 {
+            self.scratch.blocked.push(out.len() - CELL_LEN);
+        }
+        match &mut circuit.kind {
+            Kind::Origin(origin) => origin.report_gone(),
+            Kind::Outward { link, .. } | Kind::Inward { link, .. } => {
+                circuit.passed += sent as u32;
+                if circuit.passed >= REPORT_CELLS {
+                    link.tell(Mail::Passed(link.key, std::mem::take(&mut circuit.passed)));
+                }
+            }
+            _ => {}
+        }
+        if circuit.ending && !circuit.has_output() {
+            // The DESTROY goes out with the next output, behind the cells of this one.
+            self.end_circuit(key, DestroyReason::None);
+        }
+        sent
+    }
+
+    /// Appends a `CREDIT` cell, without the circuits that ended meanwhile: their ids may be free at the peer.
+    fn put_credit(&mut self, out: &mut Vec<u8>) {
+        let mut grants = Vec::with_capacity(CREDITS_PER_CELL);
+        while grants.len() < CREDITS_PER_CELL
+            && let Some((key, cells)) = self.grants.pop_front()
+        {
+            if let Some(circuit) = self.table.get(key)
+                && !matches!(circuit.kind, Kind::Closing)
+            {
+                grants.push((circuit.id, cells));
+            }
+        }
+        if !grants.is_empty() {
+            out.extend_from_slice(&cell::credit(&grants));
+        }
+    }
+}
+
+/// Writes and seals messages of a circuit that ends here.
+fn fill(circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result<(), Violation> {
+    let (id, start) = (circuit.id, out.len());
+    let (streams, hop) = match &mut circuit.kind {
+        Kind::Endpoint(endpoint) => (&mut endpoint.streams, endpoint.sealer.hop()),
+        Kind::Origin(origin) => {
+            let hop = origin.last_hop();
+            (&mut origin.streams, hop)
+        }
+        _ => return Ok(()),
+    };
+    let room = inner_len(hop) - message::HEADER_LEN;
+    streams.fill(limit, room, &mut |code, stream, data| {
+        let at = begin_cell(out, id);
+        message::write(&mut out[at + HEADER_LEN..][..inner_len(hop)], code, stream, data);
+    });
+    for cell in out[start..].as_chunks_mut::<CELL_LEN>().0 {
+        let Some(payload) = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>() else { continue };
+        match &mut circuit.kind {
+            Kind::Endpoint(endpoint) => endpoint.sealer.seal(payload, Routing::Here)?,
+            Kind::Origin(origin) => origin.seal(payload)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn begin_cell(out: &mut Vec<u8>, id: CircId) -> usize {
+    let at = out.len();
+    out.resize(at + CELL_LEN, 0);
+    out[at..at + 4].copy_from_slice(&id.0.to_be_bytes());
+    out[at + 4] = Command::Relay as u8;
+    at
+}

@@ -1,0 +1,236 @@
+//! The circuits of one channel, and whose turn it is to send.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::inbox::{CircKey, Slot};
+use super::mail::Link;
+use crate::circuit::{Origin, Streams};
+use crate::crypto::fragment::{Create, Created, Extend};
+use crate::crypto::handshake::REQUEST_LEN;
+use crate::crypto::layer::{HopOpener, HopSealer};
+use crate::flow::{RecvWindow, SendCredit};
+use crate::ids::{CircId, HopNum};
+
+/// Cells that a circuit sends before the next has its turn.
+const QUANTUM_CELLS: usize = 32;
+/// Capacity that the empty queue of a circuit keeps, in cells.
+const KEPT_QUEUE: usize = 8;
+
+/// What a circuit is on this channel.
+pub(super) enum Kind {
+    /// The peer is sending `CREATE`.
+    Requested(Create),
+    /// Its handshake is being computed.
+    Answering(HopNum),
+    /// It ends here, at the relay's side.
+    Endpoint(Box<Endpoint>),
+    /// It ends here, at the client's side.
+    Origin(Box<Origin>),
+    /// It came from this channel and is being carried on over another.
+    Extending(HopOpener),
+    /// It is to be carried on over this channel: `CREATE` is sent.
+    Asked { created: Created, sealer: HopSealer, back: Link },
+    /// The client is on this side: what arrives loses a layer.
+    Outward { opener: HopOpener, link: Link },
+    /// The client is on the other side: what arrives gains a layer.
+    Inward { sealer: HopSealer, link: Link },
+    /// `DESTROY` has gone out and is awaited.
+    Closing,
+}
+
+/// The relay's end of a circuit that has not been extended.
+pub(super) struct Endpoint {
+    pub(super) opener: HopOpener,
+    pub(super) sealer: HopSealer,
+    pub(super) streams: Streams,
+    /// Some while `EXTEND` arrives; `extending` once it is complete, for good.
+    pub(super) extend: Option<Extend>,
+    pub(super) extending: bool,
+    /// What `EXTEND` brought, until the channel to extend over is there.
+    pub(super) request: Option<Box<[u8; REQUEST_LEN]>>,
+}
+
+/// A circuit of the channel.
+pub(super) struct Circuit {
+    pub(super) id: CircId,
+    pub(super) kind: Kind,
+    pub(super) credit: SendCredit,
+    pub(super) window: RecvWindow,
+    /// Cells from the other side, to be sent.
+    pub(super) queue: VecDeque<Slot>,
+    /// Cells sent and not reported to the other side.
+    pub(super) passed: u32,
+    /// `DESTROY` follows when nothing is left to send.
+    pub(super) ending: bool,
+    turn: Turn,
+    deficit: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    None,
+    Quiet,
+    Busy,
+}
+
+impl Circuit {
+    pub(super) fn new(id: CircId, kind: Kind, window: RecvWindow) -> Circuit {
+        Circuit {
+            id,
+            kind,
+            credit: SendCredit::new(),
+            window,
+            queue: VecDeque::new(),
+            passed: 0,
+            ending: false,
+            turn: Turn::None,
+            deficit: 0,
+        }
+    }
+
+    /// Whether a `RELAY` cell is waiting, credit or not.
+    pub(super) fn has_output(&self) -> bool {
+        !self.queue.is_empty()
+            || match &self.kind {
+                Kind::Endpoint(endpoint) => endpoint.streams.has_output(),
+                Kind::Origin(origin) => origin.streams.has_output(),
+                _ => false,
+            }
+    }
+
+    /// Takes the next queued cell.
+    pub(super) fn pop(&mut self) -> Option<Slot> {
+        let slot = self.queue.pop_front();
+        if self.queue.is_empty() {
+            self.queue.shrink_to(KEPT_QUEUE);
+        }
+        slot
+    }
+}
+
+#[derive(Default)]
+struct Entry {
+    generation: u32,
+    circuit: Option<Circuit>,
+}
+
+/// The table and the two lists of circuits that have something to send.
+///
+/// A circuit that was silent goes before those that send all the time, for one quantum (as flows do in FQ-CoDel, RFC
+/// 8290 §4.2); the others take turns.
+#[derive(Default)]
+pub(super) struct Table {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    by_id: HashMap<CircId, u32>,
+    quiet: VecDeque<CircKey>,
+    busy: VecDeque<CircKey>,
+    last: Option<(CircId, u32)>,
+}
+
+impl Table {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn insert(&mut self, circuit: Circuit) -> CircKey {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Entry::default());
+            (self.entries.len() - 1) as u32
+        });
+        self.by_id.insert(circuit.id, index);
+        let entry = &mut self.entries[index as usize];
+        entry.circuit = Some(circuit);
+        CircKey { index, generation: entry.generation }
+    }
+
+    pub(super) fn remove(&mut self, key: CircKey) -> Option<Circuit> {
+        let circuit =
+            self.get_mut(key).is_some().then(|| self.entries[key.index as usize].circuit.take())??;
+        self.entries[key.index as usize].generation = key.generation.wrapping_add(1);
+        self.by_id.remove(&circuit.id);
+        self.free.push(key.index);
+        self.last = None;
+        Some(circuit)
+    }
+
+    pub(super) fn contains_id(&self, id: CircId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// The circuit with this id; quick for runs of cells of the same one.
+    pub(super) fn find(&mut self, id: CircId) -> Option<CircKey> {
+        let index = match self.last {
+            Some((last, index)) if last == id => index,
+            _ => *self.by_id.get(&id)?,
+        };
+        self.last = Some((id, index));
+        Some(CircKey { index, generation: self.entries[index as usize].generation })
+    }
+
+    pub(super) fn get_mut(&mut self, key: CircKey) -> Option<&mut Circuit> {
+        let entry = self.entries.get_mut(key.index as usize)?;
+        entry.circuit.as_mut().filter(|_| entry.generation == key.generation)
+    }
+
+    pub(super) fn get(&self, key: CircKey) -> Option<&Circuit> {
+        let entry = self.entries.get(key.index as usize)?;
+        entry.circuit.as_ref().filter(|_| entry.generation == key.generation)
+    }
+
+    /// Every circuit, taken out.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Circuit> {
+        std::mem::take(self).entries.into_iter().filter_map(|entry| entry.circuit)
+    }
+
+    /// Every key in use.
+    pub(super) fn keys(&self) -> Vec<CircKey> {
+        let used = self.entries.iter().enumerate().filter(|(_, entry)| entry.circuit.is_some());
+        used.map(|(index, entry)| CircKey { index: index as u32, generation: entry.generation }).collect()
+    }
+
+    /// Puts a circuit in line if it has something to send and credit for it.
+    pub(super) fn activate(&mut self, key: CircKey) {
+        let Some(circuit) = self.get_mut(key) else { return };
+        if circuit.turn == Turn::None && circuit.credit.cells() > 0 && circuit.has_output() {
+            circuit.turn = Turn::Quiet;
+            circuit.deficit = QUANTUM_CELLS;
+            self.quiet.push_back(key);
+        }
+    }
+
+    /// Whose turn it is, and how many cells it may send now.
+    pub(super) fn next_turn(&mut self) -> Option<(CircKey, usize)> {
+        loop {
+            let key = self.quiet.pop_front().or_else(|| self.busy.pop_front())?;
+            let Some(circuit) = self.get_mut(key) else { continue };
+            if circuit.credit.cells() > 0 && circuit.has_output() {
+                return Some((key, circuit.deficit.min(circuit.credit.cells())));
+            }
+            circuit.turn = Turn::None;
+        }
+    }
+
+    /// Takes note of what was sent in a turn, and puts the circuit in line again.
+    pub(super) fn end_turn(&mut self, key: CircKey, sent: usize) {
+        let Some(circuit) = self.get_mut(key) else { return };
+        let was = circuit.turn;
+        circuit.deficit = circuit.deficit.saturating_sub(sent);
+        let more = circuit.credit.cells() > 0 && circuit.has_output();
+        if more && circuit.deficit > 0 && was == Turn::Quiet {
+            self.quiet.push_front(key);
+        } else if more || was == Turn::Quiet {
+            // An emptied quiet circuit waits in line once, lest it go first again at once.
+            circuit.turn = Turn::Busy;
+            circuit.deficit = if circuit.deficit == 0 { QUANTUM_CELLS } else { circuit.deficit };
+            self.busy.push_back(key);
+        } else {
+            circuit.turn = Turn::None;
+        }
+    }
+
+    /// Whether some circuit is in line.
+    pub(super) fn has_turns(&self) -> bool {
+        !self.quiet.is_empty() || !self.busy.is_empty()
+    }
+}

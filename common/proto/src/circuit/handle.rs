@@ -1,0 +1,177 @@
+//! A circuit as its user holds it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use crate::channel::{CircKey, Inbox, Mail};
+use crate::circuit::MAX_STREAMS;
+use crate::ids::RelayId;
+use crate::keys::OnionKey;
+use crate::message::{DestroyReason, EndReason, Target};
+use crate::stream::{StreamIo, StreamShared};
+use crate::sync::lock;
+
+/// One hop of a circuit to build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HopSpec {
+    /// The relay.
+    pub id: RelayId,
+    /// The onion key that the consensus lists for it.
+    pub onion_key: OnionKey,
+}
+
+/// A circuit could not be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("hop {hop}: {reason}")]
+pub struct BuildError {
+    /// The index in the path of the hop that failed.
+    pub hop: usize,
+    /// Why, as far as it was told.
+    pub reason: DestroyReason,
+}
+
+/// The state of a circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CircuitStatus {
+    /// Its hops are being asked, one after the other.
+    Building,
+    /// It carries streams.
+    Open,
+    /// It could not be built.
+    Failed(BuildError),
+    /// It was open and has ended.
+    Closed(DestroyReason),
+}
+
+pub(crate) struct CircuitShared {
+    inbox: Arc<Inbox>,
+    state: Mutex<State>,
+    streams: AtomicUsize,
+}
+
+struct State {
+    status: CircuitStatus,
+    place: Option<CircKey>,
+    released: bool,
+    wakers: Vec<Waker>,
+}
+
+impl CircuitShared {
+    /// The table entry that the channel made for the circuit; `None` once it has ended.
+    pub(crate) fn place(&self) -> Option<CircKey> {
+        lock(&self.state).place
+    }
+
+    /// Notes the table entry; false if nobody wants the circuit any more.
+    pub(crate) fn set_place(&self, key: CircKey) -> bool {
+        let mut state = lock(&self.state);
+        state.place = Some(key);
+        !state.released
+    }
+
+    pub(crate) fn set_status(&self, status: CircuitStatus) {
+        let mut state = lock(&self.state);
+        if matches!(state.status, CircuitStatus::Failed(_) | CircuitStatus::Closed(_)) {
+            return;
+        }
+        state.status = status;
+        if status != CircuitStatus::Open {
+            state.place = None;
+        }
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn stream_gone(&self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A circuit; dropping the handle ends it.
+pub struct CircuitHandle(Arc<CircuitShared>);
+
+impl CircuitHandle {
+    /// Asks a channel for a circuit over these hops, the first of which is the relay at its end.
+    pub fn create(inbox: &Arc<Inbox>, hops: Vec<HopSpec>) -> CircuitHandle {
+        let shared = Arc::new(CircuitShared {
+            inbox: inbox.clone(),
+            state: Mutex::new(State {
+                status: CircuitStatus::Building,
+                place: None,
+                released: false,
+                wakers: Vec::new(),
+            }),
+            streams: AtomicUsize::new(0),
+        });
+        if inbox.post(Mail::Create(shared.clone(), hops)).is_err() {
+            let lost = BuildError { hop: 0, reason: DestroyReason::ChannelLost };
+            shared.set_status(CircuitStatus::Failed(lost));
+        }
+        CircuitHandle(shared)
+    }
+
+    /// The state of the circuit.
+    pub fn status(&self) -> CircuitStatus {
+        lock(&self.0.state).status
+    }
+
+    /// Ready with the next state that differs from `seen`.
+    pub fn poll_status(&self, seen: CircuitStatus, cx: &mut Context<'_>) -> Poll<CircuitStatus> {
+        let mut state = lock(&self.0.state);
+        if state.status != seen {
+            return Poll::Ready(state.status);
+        }
+        if !state.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Begins a stream, to the directory of the last hop where there is no target. Bytes may be written at once.
+    ///
+    /// # Errors
+    /// [`EndReason::Resources`] with [`MAX_STREAMS`] streams, [`EndReason::Reset`] unless the circuit is open.
+    pub fn begin(&self, target: Option<Target>) -> Result<StreamIo, EndReason> {
+        if self.status() != CircuitStatus::Open {
+            return Err(EndReason::Reset);
+        }
+        if self.0.streams.fetch_add(1, Ordering::Relaxed) >= MAX_STREAMS {
+            self.0.stream_gone();
+            return Err(EndReason::Resources);
+        }
+        let stream = StreamShared::new(self.0.inbox.clone());
+        let mail = Mail::Begin(self.0.clone(), stream.clone(), target);
+        if self.0.inbox.post(mail).is_err() {
+            self.0.stream_gone();
+            return Err(EndReason::Reset);
+        }
+        Ok(StreamIo(stream))
+    }
+
+    /// Streams that are not gone yet.
+    pub fn stream_count(&self) -> usize {
+        self.0.streams.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for CircuitHandle {
+    fn drop(&mut self) {
+        let place = {
+            let mut state = lock(&self.0.state);
+            state.released = true;
+            state.place
+        };
+        if let Some(key) = place {
+            let _ = self.0.inbox.post(Mail::Release(key));
+        }
+    }
+}
+
+impl fmt::Debug for CircuitHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CircuitHandle({:?})", self.status())
+    }
+}

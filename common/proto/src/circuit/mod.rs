@@ -1,0 +1,42 @@
+//! Circuits: what their two ends do.
+
+mod handle;
+mod origin;
+mod streams;
+
+pub(crate) use handle::CircuitShared;
+pub use handle::{BuildError, CircuitHandle, CircuitStatus, HopSpec};
+pub(crate) use origin::Origin;
+pub(crate) use streams::{Side, Streams};
+
+/// Streams of one circuit that are not gone yet (docs/protocol.md §6.6).
+pub const MAX_STREAMS: usize = 1_024;
+
+/// The peer, or whoever speaks through it, broke the protocol. The circuit ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error(transparent)]
+    Message(#[from] crate::message::MessageError),
+    #[error(transparent)]
+    Credit(#[from] crate::flow::CreditError),
+    #[error(transparent)]
+    Layer(#[from] crate::crypto::layer::LayerError),
+    #[error(transparent)]
+    Fragment(#[from] crate::crypto::fragment::FragmentError),
+    #[error(transparent)]
+    Handshake(#[from] crate::crypto::handshake::HandshakeError),
+    #[error("not legal in this state")]
+    State,
+}
+
+impl Violation {
+    pub(crate) fn incident(self) -> crate::counters::Incident {
+        use crate::counters::Incident;
+        match self {
+            Violation::Layer(_) => Incident::Tampered,
+            Violation::Credit(_) => Incident::Credit,
+            Violation::Handshake(_) => Incident::CircuitHandshake,
+            Violation::Message(_) | Violation::Fragment(_) | Violation::State => Incident::BadMessage,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The client's end of a circuit.
+//!
+//! 1. `CREATE` asks the first hop, `CREATED` answers: one layer each way.
+//! 2. For each further hop, `EXTEND` goes to the last hop so far, `EXTENDED` comes back from it: one layer more.
+//! 3. With the last hop the circuit is open: streams begin at it.
+
+use std::sync::Arc;
+
+use rand_core::CryptoRng;
+
+use super::{CircuitShared, CircuitStatus, HopSpec, Side, Streams, Violation};
+use crate::cell::PAYLOAD_LEN;
+use crate::circuit::BuildError;
+use crate::crypto::fragment::{Create, Created, Extend, Extended, create_message};
+use crate::crypto::handshake::{ClientHandshake, HopKeys, REPLY_LEN};
+use crate::crypto::layer::{BackwardLayers, ForwardLayers, HopOpener, HopSealer, inner_len};
+use crate::flow::Budget;
+use crate::ids::HopNum;
+use crate::message::{Backward, Code, DestroyReason, EndReason};
+
+pub(crate) struct Origin {
+    pub(crate) shared: Arc<CircuitShared>,
+    pub(crate) streams: Streams,
+    hops: Vec<HopSpec>,
+    forward: ForwardLayers,
+    backward: BackwardLayers,
+    waiting: Option<Waiting>,
+    /// Told by the hop that could not extend; the `DESTROY` that follows says nothing.
+    failure: Option<DestroyReason>,
+}
+
+enum Waiting {
+    Created(ClientHandshake, Created),
+    Extended(ClientHandshake, Extended),
+}
+
+impl Origin {
+    /// Starts with the payloads of the `CREATE` cells; `None` if there is no hop or too many.
+    pub(crate) fn start(
+        shared: Arc<CircuitShared>,
+        hops: Vec<HopSpec>,
+        budget: Budget,
+        rng: &mut dyn CryptoRng,
+    ) -> Option<(Origin, Vec<[u8; PAYLOAD_LEN]>)> {
+        let first = hops.first().filter(|_| hops.len() <= HopNum::MAX.index() + 1)?;
+        let (handshake, request) = ClientHandshake::start(first.id, first.onion_key, rng);
+        let cells = Create::split(&create_message(HopNum::FIRST, &request)).collect();
+        let origin = Origin {
+            shared,
+            streams: Streams::new(Side::Client, budget),
+            hops,
+            forward: ForwardLayers::new(),
+            backward: BackwardLayers::new(),
+            waiting: Some(Waiting::Created(handshake, Created::new())),
+            failure: None,
+        };
+        Some((origin, cells))
+    }
+
+    /// Hops that have answered.
+    fn built(&self) -> usize {
+        self.forward.len()
+    }
+
+    /// The hop that messages go to.
+    pub(crate) fn last_hop(&self) -> HopNum {
+        HopNum::new(self.built().saturating_sub(1) as u8).unwrap_or(HopNum::FIRST)
+    }
+
+    /// The next payload of `CREATED`.
+    pub(crate) fn handle_created(
+        &mut self,
+        fragment: &[u8; PAYLOAD_LEN],
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(), Violation> {
+        let Some(Waiting::Created(handshake, mut fragments)) = self.waiting.take() else {
+            return Err(Violation::State);
+        };
+        match fragments.push(fragment)? {
+            Some(reply) => self.add_hop(handshake, &reply, rng),
+            None => {
+                self.waiting = Some(Waiting::Created(handshake, fragments));
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_extended(&mut self, fragment: &[u8], rng: &mut dyn CryptoRng) -> Result<(), Violation> {
+        let Some(Waiting::Extended(handshake, mut fragments)) = self.waiting.take() else {
+            return Err(Violation::State);
+        };
+        match fragments.push(fragment)? {
+            Some(reply) => self.add_hop(handshake, &reply, rng),
+            None => {
+                self.waiting = Some(Waiting::Extended(handshake, fragments));
+                Ok(())
+            }
+        }
+    }
+
+    fn add_hop(
+        &mut self,
+        handshake: ClientHandshake,
+        reply: &[u8; REPLY_LEN],
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(), Violation> {
+        let keys: HopKeys = handshake.finish(reply)?;
+        let hop = HopNum::new(self.built() as u8).ok_or(Violation::State)?;
+        self.forward.push(HopSealer::new(&keys.forward, hop))?;
+        self.backward.push(HopOpener::new(&keys.backward, hop))?;
+        match self.hops.get(self.built()) {
+            None => self.shared.set_status(CircuitStatus::Open),
+            Some(next) => {
+                let (handshake, request) = ClientHandshake::start(next.id, next.onion_key, rng);
+                self.waiting = Some(Waiting::Extended(handshake, Extended::new()));
+                for fragment in Extend::split(&request) {
+                    self.streams.send_control(Code::Extend, fragment.to_vec());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A cell that came back: opens it and does what it says.
+    pub(crate) fn handle_relay(
+        &mut self,
+        payload: &mut [u8; PAYLOAD_LEN],
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(), Violation> {
+        let hop = self.backward.open(payload)?;
+        let message = Backward::parse(&payload[..inner_len(hop)])?;
+        let from_last = hop.index() + 1 == self.built();
+        match message {
+            Backward::Drop => Ok(()),
+            _ if !from_last => Err(Violation::State),
+            Backward::Extended(fragment) => self.handle_extended(fragment, rng),
+            Backward::ExtendFailed(reason) => match (&self.waiting, self.failure) {
+                (Some(Waiting::Extended(..)), None) => {
+                    self.failure = Some(reason);
+                    Ok(())
+                }
+                _ => Err(Violation::State),
+            },
+            Backward::Connected(id, address) => self.streams.connected(id, address),
+            Backward::Stream(id, message) => self.streams.handle(id, message),
+        }
+    }
+
+    /// Seals a message, written into the start of the payload, for the last hop.
+    pub(crate) fn seal(&mut self, payload: &mut [u8; PAYLOAD_LEN]) -> Result<(), Violation> {
+        let target = self.last_hop();
+        Ok(self.forward.seal(payload, target)?)
+    }
+
+    /// Tells the handle how many streams are gone.
+    pub(crate) fn report_gone(&mut self) {
+        for _ in 0..self.streams.take_gone() {
+            self.shared.stream_gone();
+        }
+    }
+
+    /// The circuit has ended: tells everybody who waits for it.
+    pub(crate) fn close(&mut self, reason: DestroyReason) {
+        self.streams.close(EndReason::Reset);
+        self.report_gone();
+        let status = if self.built() == self.hops.len() {
+            CircuitStatus::Closed(reason)
+        } else {
+            CircuitStatus::Failed(BuildError { hop: self.built(), reason: self.failure.unwrap_or(reason) })
+        };
+        self.shared.set_status(status);
+    }
+}

@@ -1,0 +1,381 @@
+//! The streams of one end of a circuit (docs/protocol.md §6.3–6.6 and §7.2), the same at client and relay.
+//!
+//! 1. The client begins a stream; `DATA` may follow at once, up to the initial window.
+//! 2. The relay answers `CONNECTED` or `END`.
+//! 3. Each direction ends with `EOF`; then the client sends `END`. Either side may send `END` earlier.
+//! 4. The stream is gone when one `END` has gone each way.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::{MAX_STREAMS, Violation};
+use crate::channel::CircKey;
+use crate::flow::{Budget, RecvWindow, SendCredit};
+use crate::ids::StreamId;
+use crate::message::{self, Code, ConnectedAddr, EndReason, StreamMessage, Target};
+use crate::stream::StreamShared;
+
+/// Cells that one stream sends before the next has its turn.
+const RUN_CELLS: usize = 16;
+
+/// Which end of the circuit this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Relay,
+}
+
+struct Stream {
+    io: Arc<StreamShared>,
+    credit: SendCredit,
+    window: RecvWindow,
+    /// Bytes that arrived in this batch, handed over at its end.
+    staged: Vec<u8>,
+    staged_cells: u32,
+    /// Cells granted and not told yet; a `WINDOW` is in the queue while this is not zero.
+    granted: u32,
+    connected: bool,
+    sent_eof: bool,
+    received_eof: bool,
+    sent_end: bool,
+    ready: bool,
+}
+
+/// The streams of one end.
+pub(crate) struct Streams {
+    side: Side,
+    budget: Budget,
+    streams: HashMap<StreamId, Stream>,
+    next_id: u16,
+    /// Messages that go before data. Bounded: a few for each stream and each extension.
+    control: VecDeque<(Code, StreamId, Vec<u8>)>,
+    /// Streams with data and credit, in turn.
+    ready: VecDeque<StreamId>,
+    /// Streams with staged bytes.
+    staged: Vec<StreamId>,
+    gone: usize,
+}
+
+impl Streams {
+    pub(crate) fn new(side: Side, budget: Budget) -> Streams {
+        Streams {
+            side,
+            budget,
+            streams: HashMap::new(),
+            next_id: 1,
+            control: VecDeque::new(),
+            ready: VecDeque::new(),
+            staged: Vec::new(),
+            gone: 0,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// Streams that are gone since this was asked last.
+    pub(crate) fn take_gone(&mut self) -> usize {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Sends a message that is about the circuit itself.
+    pub(crate) fn send_control(&mut self, code: Code, data: Vec<u8>) {
+        self.control.push_back((code, StreamId(0), data));
+    }
+
+    fn insert(&mut self, id: StreamId, io: Arc<StreamShared>, place: CircKey, window: RecvWindow) {
+        io.lock().place = Some((place, id));
+        let stream = Stream {
+            io,
+            credit: SendCredit::new(),
+            window,
+            staged: Vec::new(),
+            staged_cells: 0,
+            granted: 0,
+            connected: self.side == Side::Relay,
+            sent_eof: false,
+            received_eof: false,
+            sent_end: false,
+            ready: false,
+        };
+        self.streams.insert(id, stream);
+    }
+
+    /// Client: begins a stream.
+    pub(crate) fn begin(&mut self, io: Arc<StreamShared>, place: CircKey, target: Option<&Target>) {
+        match self.prepare_begin(target) {
+            Ok((code, data, window)) => {
+                let id = self.free_id();
+                self.insert(id, io, place, window);
+                self.control.push_back((code, id, data));
+                self.notified(id);
+            }
+            Err(reason) => {
+                self.gone += 1;
+                io.deliver_end(reason);
+            }
+        }
+    }
+
+    fn prepare_begin(&self, target: Option<&Target>) -> Result<(Code, Vec<u8>, RecvWindow), EndReason> {
+        let (code, data) = match target {
+            Some(target) => (Code::Begin, target.encode().ok_or(EndReason::NameNotFound)?),
+            None => (Code::BeginDir, Vec::new()),
+        };
+        if self.streams.len() >= MAX_STREAMS {
+            return Err(EndReason::Resources);
+        }
+        let window = RecvWindow::new(&self.budget).ok_or(EndReason::Resources)?;
+        Ok((code, data, window))
+    }
+
+    /// An id that no stream has. There is one: ids are many more than [`MAX_STREAMS`].
+    fn free_id(&mut self) -> StreamId {
+        loop {
+            let id = StreamId(self.next_id);
+            self.next_id = self.next_id.checked_add(1).unwrap_or(1);
+            if !self.streams.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Relay: a stream was begun. `Ok(false)` if it is refused at once for want of memory.
+    pub(crate) fn begun(
+        &mut self,
+        id: StreamId,
+        io: Arc<StreamShared>,
+        place: CircKey,
+    ) -> Result<bool, Violation> {
+        if self.streams.contains_key(&id) || self.streams.len() >= MAX_STREAMS {
+            return Err(Violation::State);
+        }
+        let window = RecvWindow::new(&self.budget);
+        let has_room = window.is_some();
+        self.insert(id, io, place, window.unwrap_or_else(|| RecvWindow::unreserved(&self.budget)));
+        if !has_room {
+            self.send_end(id, EndReason::Resources);
+        }
+        Ok(has_room)
+    }
+
+    /// Client: the relay has accepted.
+    pub(crate) fn connected(&mut self, id: StreamId, address: ConnectedAddr) -> Result<(), Violation> {
+        let stream = self.streams.get_mut(&id).ok_or(Violation::State)?;
+        if stream.connected {
+            return Err(Violation::State);
+        }
+        stream.connected = true;
+        if !stream.sent_end {
+            stream.io.deliver_connected(address);
+        }
+        Ok(())
+    }
+
+    /// A message about a stream.
+    pub(crate) fn handle(&mut self, id: StreamId, message: StreamMessage<'_>) -> Result<(), Violation> {
+        let stream = self.streams.get_mut(&id).ok_or(Violation::State)?;
+        if !stream.connected && !matches!(message, StreamMessage::End(_) | StreamMessage::Window(_)) {
+            return Err(Violation::State);
+        }
+        match message {
+            StreamMessage::Data(data, blocked) => {
+                if stream.received_eof {
+                    return Err(Violation::State);
+                }
+                stream.window.received(blocked)?;
+                if stream.sent_end {
+                    return Ok(());
+                }
+                if stream.staged_cells == 0 {
+                    self.staged.push(id);
+                }
+                stream.staged.extend_from_slice(data);
+                stream.staged_cells += 1;
+            }
+            StreamMessage::Eof => {
+                if std::mem::replace(&mut stream.received_eof, true) {
+                    return Err(Violation::State);
+                }
+                stream.flush();
+                stream.io.deliver_eof();
+                self.end_if_finished(id);
+            }
+            StreamMessage::Window(cells) => {
+                stream.credit.grant(cells)?;
+                self.notified(id);
+            }
+            StreamMessage::End(reason) => self.ended(id, reason),
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, id: StreamId, reason: EndReason) {
+        let Entry::Occupied(entry) = self.streams.entry(id) else { return };
+        let mut stream = entry.remove();
+        self.gone += 1;
+        stream.flush();
+        stream.io.deliver_end(reason);
+        if !stream.sent_end {
+            self.control.push_back((Code::End, id, vec![EndReason::Done as u8]));
+        }
+    }
+
+    /// Hands over what arrived since the last call.
+    pub(crate) fn flush(&mut self) {
+        for id in self.staged.drain(..) {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.flush();
+            }
+        }
+    }
+
+    /// The application of a stream did something, or its credit grew.
+    pub(crate) fn notified(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let wants = stream.io.wants();
+        if stream.sent_end {
+            return;
+        }
+        if let Some(address) = wants.accepted {
+            self.control.push_back((Code::Connected, id, message::encode_connected(address)));
+        }
+        stream.window.consumed(wants.freed_cells);
+        if let Some(cells) = stream.window.poll_grant() {
+            if stream.granted == 0 {
+                self.control.push_back((Code::Window, id, Vec::new()));
+            }
+            stream.granted += cells;
+        }
+        if let Some(reason) = wants.ended {
+            self.send_end(id, reason);
+        } else if wants.has_output && !stream.ready && !stream.sent_eof {
+            stream.ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    fn send_end(&mut self, id: StreamId, reason: EndReason) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !std::mem::replace(&mut stream.sent_end, true)
+        {
+            stream.staged = Vec::new();
+            stream.io.deliver_end(reason);
+            self.control.push_back((Code::End, id, vec![reason as u8]));
+        }
+    }
+
+    fn end_if_finished(&mut self, id: StreamId) {
+        let finished = self.streams.get(&id).is_some_and(|stream| stream.sent_eof && stream.received_eof);
+        if finished && self.side == Side::Client {
+            self.send_end(id, EndReason::Done);
+        }
+    }
+
+    /// Whether there is something to send.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.control.is_empty() || !self.ready.is_empty()
+    }
+
+    /// Writes up to `limit` messages with at most `room` bytes of data each; returns how many.
+    pub(crate) fn fill(
+        &mut self,
+        limit: usize,
+        room: usize,
+        emit: &mut dyn FnMut(Code, StreamId, &[u8]),
+    ) -> usize {
+        let mut count = 0;
+        while count < limit {
+            if let Some((code, id, data)) = self.control.pop_front() {
+                count += self.emit_control(code, id, &data, emit);
+            } else if let Some(id) = self.ready.pop_front() {
+                count += self.fill_stream(id, RUN_CELLS.min(limit - count), room, emit);
+            } else {
+                break;
+            }
+        }
+        count
+    }
+
+    fn emit_control(
+        &mut self,
+        code: Code,
+        id: StreamId,
+        data: &[u8],
+        emit: &mut dyn FnMut(Code, StreamId, &[u8]),
+    ) -> usize {
+        if code != Code::Window {
+            emit(code, id, data);
+            return 1;
+        }
+        match self.streams.get_mut(&id) {
+            Some(stream) if !stream.sent_end => {
+                emit(code, id, &std::mem::take(&mut stream.granted).to_be_bytes());
+                1
+            }
+            _ => 0,
+        }
+    }
+
+    fn fill_stream(
+        &mut self,
+        id: StreamId,
+        limit: usize,
+        room: usize,
+        emit: &mut dyn FnMut(Code, StreamId, &[u8]),
+    ) -> usize {
+        let Some(stream) = self.streams.get_mut(&id) else { return 0 };
+        stream.ready = false;
+        if stream.sent_end || stream.sent_eof {
+            return 0;
+        }
+        let mut count = 0;
+        let mut state = stream.io.lock();
+        while count < limit && state.unsent() > 0 && stream.credit.cells() > 0 {
+            let last = stream.credit.cells() == 1;
+            let (chunk, more) = state.next_chunk(room);
+            emit(if last && more { Code::DataBlocked } else { Code::Data }, id, chunk);
+            stream.credit.spend(1);
+            count += 1;
+        }
+        let finished = state.is_finished();
+        let more = state.unsent() > 0;
+        let writer = state.after_chunks();
+        drop(state);
+        if let Some(waker) = writer {
+            waker.wake();
+        }
+        if finished && count < limit {
+            emit(Code::Eof, id, &[]);
+            stream.sent_eof = true;
+            self.end_if_finished(id);
+            return count + 1;
+        }
+        if finished || (more && stream.credit.cells() > 0) {
+            stream.ready = true;
+            self.ready.push_back(id);
+        }
+        count
+    }
+
+    /// The circuit has ended, and all its streams with it.
+    pub(crate) fn close(&mut self, reason: EndReason) {
+        for (_, mut stream) in self.streams.drain() {
+            self.gone += 1;
+            stream.flush();
+            stream.io.deliver_end(reason);
+        }
+        self.control.clear();
+        self.ready.clear();
+    }
+}
+
+impl Stream {
+    fn flush(&mut self) {
+        if self.staged_cells > 0 {
+            self.io.deliver(&mut self.staged, std::mem::take(&mut self.staged_cells));
+        }
+    }
+}
