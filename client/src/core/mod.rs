@@ -1,5 +1,14 @@
 //! The client's decisions. Nothing here opens a socket, reads a clock or makes its own randomness.
 
+pub mod failures;
+pub mod guards;
 pub mod isolation;
+pub mod network;
+pub mod path;
+pub mod planner;
+pub mod pool;
+pub mod schedule;
 pub mod socks;
+#[cfg(test)]
+mod testing;
 pub mod timeouts;

@@ -1,0 +1,485 @@
+//! The circuit pool's decisions: which stream goes over which circuit, what to build ahead, what to close.
+//!
+//! 1. A **want** (isolation, target) takes a circuit of its isolation whose exit lets the target through; else a spare
+//!    one, which then belongs to that isolation; else it waits for a circuit that is being built.
+//! 2. **Spares** are kept ready: two, and one more for each that was taken in the last minute, for the ports that were
+//!    wanted in the last hour.
+//! 3. Ten minutes after its first use a circuit is **dirty** and gets no new streams; without streams it is closed.
+//! 4. Failed builds are repeated, after the third in a row with growing pauses, until the want's time is over.
+//!
+//! Call [`Pool::settle`] after every input, then [`Pool::poll_output`] until it has none, and again at
+//! [`Pool::poll_timeout`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use tunic_proto::dir::ExitPolicy;
+use tunic_proto::ids::RelayId;
+use tunic_proto::message::{DestroyReason, Target};
+
+use super::isolation::Isolation;
+use super::path::{Need, Path, PathError, may_reach};
+
+/// Wants that wait at a time; more are refused.
+pub const MAX_WANTS: usize = 4_096;
+/// Circuits at a time, those being built included; beyond it an idle one is closed for each new one.
+pub const MAX_CIRCUITS: usize = 1_024;
+/// Circuits being built at a time.
+pub const MAX_BUILDS: usize = 8;
+/// Spare circuits at a time.
+pub const MAX_SPARES: usize = 16;
+/// New streams go to another circuit from this on; the protocol's limit is 1,024 (docs/protocol.md §6.6).
+pub const MAX_STREAMS: usize = 1_000;
+/// How long a want waits for a circuit.
+pub const WANT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long after its first use a circuit takes new streams.
+pub const DIRTY_AFTER: Duration = Duration::from_secs(600);
+/// How long a spare circuit is kept.
+pub const SPARE_LIFETIME: Duration = Duration::from_secs(3_600);
+/// How often it is looked whether a circuit that gets no new streams is idle.
+const IDLE_CHECK: Duration = Duration::from_secs(10);
+const DEMAND_WINDOW: Duration = Duration::from_secs(60);
+const PORT_MEMORY: Duration = Duration::from_secs(3_600);
+const MAX_PORTS: usize = 8;
+/// What is expected before anything was wanted: the web.
+const FIRST_PORT: u16 = 443;
+const FREE_FAILURES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Names a circuit of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CircuitId(pub u64);
+
+/// Names a want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WantId(pub u64);
+
+/// A stream that looks for a circuit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// Whom it may share a circuit with.
+    pub isolation: Isolation,
+    /// Where it leads.
+    pub target: Target,
+    /// Exits that failed it already.
+    pub not_exits: Vec<RelayId>,
+}
+
+/// What the caller has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Build a circuit, then tell [`Pool::built`] or [`Pool::failed`].
+    Build(Build),
+    /// The want gets this circuit.
+    Use(WantId, CircuitId),
+    /// The want gets none.
+    Refuse(WantId, BuildFailure),
+    /// Nobody needs the circuit any more.
+    Close(CircuitId),
+}
+
+/// A circuit to build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// Its name from now on.
+    pub circuit: CircuitId,
+    /// What it shall be good for.
+    pub need: Need,
+    /// Relays that must not be its exit.
+    pub not_exits: Vec<RelayId>,
+    /// The want that asked for it; a spare has none.
+    pub for_want: Option<WantId>,
+}
+
+/// Why there is no circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BuildFailure {
+    /// No three relays fit.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The first relay could not be reached.
+    #[error("the guard could not be reached")]
+    Guard,
+    /// A relay refused or failed; 0 is the guard.
+    #[error("relay {} of the circuit: {reason}", hop + 1)]
+    Hop {
+        /// The position in the path.
+        hop: usize,
+        /// What was told.
+        reason: DestroyReason,
+    },
+    /// It was given up after the learned timeout.
+    #[error("the circuit was not built in time")]
+    TooSlow,
+    /// [`MAX_WANTS`] are waiting already.
+    #[error("too many streams are waiting for a circuit")]
+    Busy,
+}
+
+#[derive(Debug)]
+enum Circuit {
+    Building(Build),
+    Ready { exit: RelayId, policy: ExitPolicy, since: Instant, usage: Usage },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Usage {
+    Spare,
+    Assigned {
+        isolation: Isolation,
+        first_used: Instant,
+    },
+    /// No new streams.
+    Retired,
+}
+
+struct Waiting {
+    want: Want,
+    deadline: Instant,
+}
+
+/// The pool.
+pub struct Pool {
+    spares: usize,
+    network_known: bool,
+    circuits: BTreeMap<CircuitId, Circuit>,
+    wants: BTreeMap<WantId, Waiting>,
+    outputs: VecDeque<Output>,
+    /// When spares were taken, the last [`MAX_SPARES`].
+    taken: VecDeque<Instant>,
+    /// Ports and when they were last wanted, the last [`MAX_PORTS`].
+    ports: VecDeque<(u16, Instant)>,
+    failures_in_a_row: u32,
+    last_failure: BuildFailure,
+    pause_until: Option<Instant>,
+    next_id: u64,
+    next_timeout: Option<Instant>,
+}
+
+/// Streams of a circuit right now.
+pub type Load<'a> = &'a dyn Fn(CircuitId) -> usize;
+
+impl Pool {
+    /// An empty pool that keeps at least so many spare circuits, at most [`MAX_SPARES`].
+    pub fn new(spares: usize) -> Self {
+        Pool {
+            spares: spares.min(MAX_SPARES),
+            network_known: false,
+            circuits: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            taken: VecDeque::new(),
+            ports: VecDeque::new(),
+            failures_in_a_row: 0,
+            last_failure: PathError::NoConsensus.into(),
+            pause_until: None,
+            next_id: 0,
+            next_timeout: None,
+        }
+    }
+
+    /// The relays are known, or known anew: builds begin, without waiting for a pause to end.
+    pub fn network_changed(&mut self) {
+        self.network_known = true;
+        self.last_failure = BuildFailure::TooSlow;
+        self.pause_until = None;
+    }
+
+    /// A stream looks for a circuit. The answer is [`Output::Use`] or [`Output::Refuse`].
+    pub fn want(&mut self, want: Want, now: Instant) -> WantId {
+        let id = WantId(self.fresh_id());
+        self.remember_port(want.target.port(), now);
+        if self.wants.len() >= MAX_WANTS {
+            self.outputs.push_back(Output::Refuse(id, BuildFailure::Busy));
+        } else {
+            self.wants.insert(id, Waiting { want, deadline: now + WANT_TIMEOUT });
+        }
+        id
+    }
+
+    /// The circuit is built, over this path.
+    pub fn built(&mut self, id: CircuitId, path: &Path, now: Instant) {
+        self.failures_in_a_row = 0;
+        self.pause_until = None;
+        if let (Some(circuit), Some(exit)) = (self.circuits.get_mut(&id), path.exit()) {
+            let policy = path.exit_policy.clone();
+            *circuit = Circuit::Ready { exit, policy, since: now, usage: Usage::Spare };
+        }
+    }
+
+    /// The circuit could not be built. A want that no exit lets through is refused at once; others go on waiting.
+    pub fn failed(&mut self, id: CircuitId, failure: BuildFailure, now: Instant) {
+        let Some(Circuit::Building(build)) = self.circuits.remove(&id) else { return };
+        if let BuildFailure::Path(PathError::NoExitForPort(_) | PathError::NoExit) = failure
+            && let Some(want) = build.for_want
+        {
+            if self.wants.remove(&want).is_some() {
+                self.outputs.push_back(Output::Refuse(want, failure));
+            }
+            return;
+        }
+        self.last_failure = failure;
+        self.pause(now);
+    }
+
+    /// A circuit that was built has ended.
+    pub fn closed(&mut self, id: CircuitId) {
+        self.circuits.remove(&id);
+    }
+
+    /// The circuit gets no new streams, and is closed when it is idle.
+    pub fn retire(&mut self, id: CircuitId) {
+        if let Some(Circuit::Ready { usage, .. }) = self.circuits.get_mut(&id) {
+            *usage = Usage::Retired;
+        }
+    }
+
+    /// Draws the conclusions of all inputs so far and of the time.
+    pub fn settle(&mut self, now: Instant, load: Load<'_>) {
+        self.expire(now, load);
+        self.serve(now, load);
+        if self.network_known && self.pause_until.is_none_or(|until| until <= now) {
+            self.build_for_wants(now, load);
+            self.build_spares(now, load);
+        }
+        self.next_timeout = self.earliest_timeout(now);
+    }
+
+    /// What to do next; `None`: nothing.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Pool::settle`] again if nothing happens.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.next_timeout
+    }
+
+    fn expire(&mut self, now: Instant, load: Load<'_>) {
+        let over: Vec<WantId> =
+            self.wants.iter().filter(|(_, waiting)| waiting.deadline <= now).map(|(id, _)| *id).collect();
+        for id in over {
+            self.wants.remove(&id);
+            self.outputs.push_back(Output::Refuse(id, self.last_failure));
+        }
+        let over = |(id, circuit): (&CircuitId, &Circuit)| {
+            (circuit.ends(now).is_some_and(|end| end <= now) && load(*id) == 0).then_some(*id)
+        };
+        let idle: Vec<CircuitId> = self.circuits.iter().filter_map(over).collect();
+        idle.into_iter().for_each(|id| self.close(id));
+        while self.taken.front().is_some_and(|taken| *taken + DEMAND_WINDOW <= now) {
+            self.taken.pop_front();
+        }
+        self.ports.retain(|(_, wanted)| now < *wanted + PORT_MEMORY);
+    }
+
+    fn serve(&mut self, now: Instant, load: Load<'_>) {
+        let ids: Vec<WantId> = self.wants.keys().copied().collect();
+        for id in ids {
+            let Some(waiting) = self.wants.get(&id) else { continue };
+            let Some(circuit) = self.find(&waiting.want, now, load) else { continue };
+            if let Some(waiting) = self.wants.remove(&id) {
+                self.assign(circuit, waiting.want.isolation, now);
+                self.outputs.push_back(Output::Use(id, circuit));
+            }
+        }
+    }
+
+    /// A circuit of the want's own isolation, the least loaded; else the oldest spare.
+    fn find(&self, want: &Want, now: Instant, load: Load<'_>) -> Option<CircuitId> {
+        let fitting = || self.circuits.iter().filter(|(_, circuit)| circuit.suits(want, now));
+        let own = fitting().filter(|(_, circuit)| !circuit.is_spare()).map(|(id, _)| (load(*id), *id));
+        let own = own.filter(|(streams, _)| *streams < MAX_STREAMS).min().map(|(_, id)| id);
+        own.or_else(|| fitting().find(|(_, circuit)| circuit.is_spare()).map(|(id, _)| *id))
+    }
+
+    fn assign(&mut self, id: CircuitId, isolation: Isolation, now: Instant) {
+        let Some(Circuit::Ready { usage, .. }) = self.circuits.get_mut(&id) else { return };
+        if *usage != Usage::Spare {
+            return;
+        }
+        *usage = Usage::Assigned { isolation, first_used: now };
+        if self.taken.len() == MAX_SPARES {
+            self.taken.pop_front();
+        }
+        self.taken.push_back(now);
+    }
+
+    /// Starts a circuit for each want that none of the circuits being built will serve. A circuit being built serves all
+    /// wants of one isolation and port.
+    fn build_for_wants(&mut self, now: Instant, load: Load<'_>) {
+        let mut promised: BTreeMap<CircuitId, Isolation> = BTreeMap::new();
+        let ids: Vec<WantId> = self.wants.keys().copied().collect();
+        for id in ids {
+            let Some(want) = self.wants.get(&id).map(|waiting| waiting.want.clone()) else { continue };
+            let promise = self.building().find(|build| {
+                build.may_serve(&want) && promised.get(&build.circuit).is_none_or(|to| *to == want.isolation)
+            });
+            let circuit = match promise.map(|build| build.circuit) {
+                Some(circuit) => circuit,
+                None => {
+                    let need = Need::Target(want.target);
+                    let Some(circuit) = self.start(need, want.not_exits, Some(id), now, load) else { return };
+                    circuit
+                }
+            };
+            promised.insert(circuit, want.isolation);
+        }
+    }
+
+    fn build_spares(&mut self, now: Instant, load: Load<'_>) {
+        let ready = self.circuits.values().filter(|circuit| circuit.is_spare()).count();
+        let mut missing = self.spare_target().saturating_sub(ready + self.spares_being_built());
+        while missing > 0 {
+            let need = Need::Port(self.least_covered_port());
+            if self.start(need, Vec::new(), None, now, load).is_none() {
+                return;
+            }
+            missing -= 1;
+        }
+    }
+
+    fn spare_target(&self) -> usize {
+        (self.spares + self.taken.len()).min(MAX_SPARES)
+    }
+
+    fn spares_being_built(&self) -> usize {
+        self.building().filter(|build| build.for_want.is_none()).count()
+    }
+
+    /// Of the expected ports the one that the fewest spares are good for.
+    fn least_covered_port(&self) -> u16 {
+        let covered = |port: u16| {
+            let spares = self.circuits.values().filter(|circuit| circuit.is_spare_for(&Need::Port(port)));
+            spares.count()
+        };
+        let ports = self.ports.iter().rev().map(|(port, _)| *port);
+        ports.min_by_key(|port| covered(*port)).unwrap_or(FIRST_PORT)
+    }
+
+    fn start(
+        &mut self,
+        need: Need,
+        not_exits: Vec<RelayId>,
+        for_want: Option<WantId>,
+        now: Instant,
+        load: Load<'_>,
+    ) -> Option<CircuitId> {
+        if self.building().count() >= MAX_BUILDS || !self.make_room(now, load) {
+            return None;
+        }
+        let circuit = CircuitId(self.fresh_id());
+        let build = Build { circuit, need, not_exits, for_want };
+        self.circuits.insert(circuit, Circuit::Building(build.clone()));
+        self.outputs.push_back(Output::Build(build));
+        Some(circuit)
+    }
+
+    /// Whether there is room for one more circuit, after closing the idle one that was used the longest ago if need be.
+    fn make_room(&mut self, now: Instant, load: Load<'_>) -> bool {
+        if self.circuits.len() < MAX_CIRCUITS {
+            return true;
+        }
+        let used = self.circuits.iter().filter(|(id, circuit)| !circuit.is_spare() && load(**id) == 0);
+        let oldest = used.filter_map(|(id, circuit)| Some((circuit.ends(now)?, *id))).min();
+        oldest.map(|(_, id)| self.close(id)).is_some()
+    }
+
+    fn close(&mut self, id: CircuitId) {
+        self.circuits.remove(&id);
+        self.outputs.push_back(Output::Close(id));
+    }
+
+    fn building(&self) -> impl Iterator<Item = &Build> {
+        self.circuits.values().filter_map(|circuit| match circuit {
+            Circuit::Building(build) => Some(build),
+            Circuit::Ready { .. } => None,
+        })
+    }
+
+    /// After a few failures in a row, waits longer after each. Those that come in during a pause began before it.
+    fn pause(&mut self, now: Instant) {
+        if self.pause_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        if let Some(doublings) = self.failures_in_a_row.checked_sub(FREE_FAILURES) {
+            let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(MAX_PAUSE);
+            self.pause_until = Some(now + pause);
+        }
+    }
+
+    fn remember_port(&mut self, port: u16, now: Instant) {
+        self.ports.retain(|(known, _)| *known != port);
+        if self.ports.len() == MAX_PORTS {
+            self.ports.pop_front();
+        }
+        self.ports.push_back((port, now));
+    }
+
+    fn earliest_timeout(&self, now: Instant) -> Option<Instant> {
+        let wants = self.wants.values().map(|waiting| waiting.deadline);
+        let circuits = self.circuits.values().filter_map(|circuit| circuit.ends(now));
+        let circuits = circuits.map(|end| if end <= now { now + IDLE_CHECK } else { end });
+        let pause = self.pause_until.filter(|until| now < *until);
+        wants.chain(circuits).chain(pause).min()
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+impl Circuit {
+    fn suits(&self, want: &Want, now: Instant) -> bool {
+        let Circuit::Ready { exit, policy, usage, .. } = self else { return false };
+        let free = match usage {
+            Usage::Spare => true,
+            Usage::Assigned { isolation, first_used } => {
+                *isolation == want.isolation && now < *first_used + DIRTY_AFTER
+            }
+            Usage::Retired => false,
+        };
+        free && !want.not_exits.contains(exit) && may_reach(policy, &want.target)
+    }
+
+    fn is_spare(&self) -> bool {
+        matches!(self, Circuit::Ready { usage: Usage::Spare, .. })
+    }
+
+    fn is_spare_for(&self, need: &Need) -> bool {
+        match self {
+            Circuit::Ready { usage: Usage::Spare, policy, .. } => need.met_by(policy),
+            Circuit::Building(build) => build.for_want.is_none() && build.need == *need,
+            Circuit::Ready { .. } => false,
+        }
+    }
+
+    /// From when on the circuit is closed if it is idle.
+    fn ends(&self, now: Instant) -> Option<Instant> {
+        let Circuit::Ready { since, usage, .. } = self else { return None };
+        Some(match usage {
+            Usage::Spare => *since + SPARE_LIFETIME,
+            Usage::Assigned { first_used, .. } => *first_used + DIRTY_AFTER,
+            Usage::Retired => now,
+        })
+    }
+}
+
+impl Build {
+    /// Whether the circuit will likely do for this want. That it does is only known when its exit is.
+    fn may_serve(&self, want: &Want) -> bool {
+        let port_fits = match &self.need {
+            Need::Target(target) => target.port() == want.target.port(),
+            Need::Port(port) => *port == want.target.port(),
+            Need::Any => true,
+        };
+        port_fits && want.not_exits.iter().all(|exit| self.not_exits.contains(exit))
+    }
+}
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;
