@@ -153,7 +153,9 @@ impl SigningCert {
         &self.bytes
     }
 
-    /// Verifies a signature by the certified signing key over `context ‖ message`.
+    /// Verifies a signature by the certified signing key over `context ‖ identity ‖ message`.
+    ///
+    /// The identity is in it because anyone can certify anyone's signing key, which proves nothing about its owner.
     ///
     /// # Errors
     /// [`KeyError::BadSignature`], or `Malformed` if the certified key is no curve point.
@@ -163,7 +165,7 @@ impl SigningCert {
         message: &[u8],
         signature: &[u8; SIGNATURE_LEN],
     ) -> Result<(), KeyError> {
-        verify(&self.array(33), context, message, signature)
+        verify(&self.array(33), context, &[&self.identity().0, message].concat(), signature)
     }
 }
 
@@ -207,9 +209,9 @@ impl Signer {
         self.cert.identity()
     }
 
-    /// Signs `context ‖ message`.
+    /// Signs `context ‖ identity ‖ message`.
     pub fn sign(&self, context: &[u8], message: &[u8]) -> [u8; SIGNATURE_LEN] {
-        self.key.sign(&[context, message].concat()).to_bytes()
+        self.key.sign(&[context, &self.id().0, message].concat()).to_bytes()
     }
 }
 
@@ -319,6 +321,19 @@ mod tests {
         let signature = signer.sign(b"context\0", b"message");
         assert_eq!(cert.verify(b"context\0", b"message", &signature), Ok(()));
         assert_eq!(cert.verify(b"other\0", b"message", &signature), Err(KeyError::BadSignature));
+    }
+
+    #[test]
+    fn a_signature_counts_for_one_identity_only() {
+        let signature = signer().1.sign(b"context\0", b"message");
+        let thief = IdentityKey::from_bytes(&[7; 32]);
+        // Draws what `signer` drew, so that the thief certifies the very same signing key.
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        IdentityKey::generate(&mut rng);
+        let stolen = thief.certify(UnixTime(1_000), &mut rng);
+        assert_eq!(stolen.dangerously_to_bytes(), signer().1.dangerously_to_bytes());
+        let verified = stolen.cert().verify(b"context\0", b"message", &signature);
+        assert_eq!(verified, Err(KeyError::BadSignature));
     }
 
     #[test]

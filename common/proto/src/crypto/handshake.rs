@@ -9,7 +9,7 @@ use std::fmt;
 
 use hkdf::Hkdf;
 use ml_kem::kem::{Decapsulate, Encapsulate, Generate, KeyExport};
-use ml_kem::{DecapsulationKey768, EncapsulationKey768, ml_kem_768};
+use ml_kem::{DecapsulationKey768, EncapsulationKey768, SharedKey, ml_kem_768};
 use rand_core::CryptoRng;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -65,13 +65,22 @@ pub enum HandshakeError {
 }
 
 /// The keys of one hop, by direction. Wiped when dropped.
-#[derive(Clone, PartialEq, Eq, zeroize::Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, zeroize::Zeroize, ZeroizeOnDrop)]
 pub struct HopKeys {
     /// For cells away from the client.
     pub forward: [u8; 32],
     /// For cells towards the client.
     pub backward: [u8; 32],
 }
+
+/// In constant time.
+impl PartialEq for HopKeys {
+    fn eq(&self, other: &Self) -> bool {
+        (self.forward.ct_eq(&other.forward) & self.backward.ct_eq(&other.backward)).into()
+    }
+}
+
+impl Eq for HopKeys {}
 
 impl fmt::Debug for HopKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,14 +131,13 @@ impl ClientHandshake {
     pub fn finish(self, reply: &[u8; REPLY_LEN]) -> Result<HopKeys, HandshakeError> {
         let relay_key = PublicKey::from(array(reply, 0));
         let ciphertext: ml_kem_768::Ciphertext = array::<CT_LEN>(reply, CT_AT).into();
-        let mut kem_secret = self.decapsulation_key.decapsulate(&ciphertext);
+        let kem_secret = Zeroizing::new(self.decapsulation_key.decapsulate(&ciphertext));
         let secret = combine(
             &self.secret.diffie_hellman(&relay_key),
             &self.secret.diffie_hellman(&self.onion_key),
-            &kem_secret.into(),
-        );
-        kem_secret.as_mut_slice().zeroize();
-        let (auth, keys) = derive(self.transcript, &reply[..AUTH_AT], &secret?);
+            &kem_secret,
+        )?;
+        let (auth, keys) = derive(self.transcript, &reply[..AUTH_AT], &secret);
         if bool::from(auth.ct_eq(&reply[AUTH_AT..])) { Ok(keys) } else { Err(HandshakeError::BadAuth) }
     }
 }
@@ -161,6 +169,9 @@ pub fn respond<R: CryptoRng + ?Sized>(
     let wanted = OnionKey(array(request, ONION_KEY_AT));
     let key = keys.iter().find(|key| key.public() == wanted).ok_or(HandshakeError::UnknownOnionKey)?;
     let client_key = PublicKey::from(array(request, CLIENT_KEY_AT));
+    if client_key.as_bytes() == &[0; 32] {
+        return Err(HandshakeError::SmallOrder);
+    }
     let encapsulation_key = EncapsulationKey768::new(&array::<EK_LEN>(request, EK_AT).into())
         .map_err(|_| HandshakeError::BadEncapsulationKey)?;
     let static_shared = key.secret.diffie_hellman(&client_key);
@@ -169,14 +180,14 @@ pub fn respond<R: CryptoRng + ?Sized>(
     }
 
     let ephemeral = StaticSecret::random_from_rng(rng);
-    let (ciphertext, mut kem_secret) = encapsulation_key.encapsulate_with_rng(rng);
-    let secret = combine(&ephemeral.diffie_hellman(&client_key), &static_shared, &kem_secret.into());
-    kem_secret.as_mut_slice().zeroize();
+    let (ciphertext, kem_secret) = encapsulation_key.encapsulate_with_rng(rng);
+    let kem_secret = Zeroizing::new(kem_secret);
+    let secret = combine(&ephemeral.diffie_hellman(&client_key), &static_shared, &kem_secret)?;
 
     let mut reply = Box::new([0; REPLY_LEN]);
     reply[..CT_AT].copy_from_slice(PublicKey::from(&ephemeral).as_bytes());
     reply[CT_AT..AUTH_AT].copy_from_slice(&ciphertext);
-    let (auth, hop_keys) = derive(start_transcript(request), &reply[..AUTH_AT], &secret?);
+    let (auth, hop_keys) = derive(start_transcript(request), &reply[..AUTH_AT], &secret);
     reply[AUTH_AT..].copy_from_slice(&auth);
     Ok((reply, hop_keys))
 }
@@ -187,7 +198,7 @@ type Secret = Zeroizing<[u8; 96]>;
 fn combine(
     ephemeral: &SharedSecret,
     with_onion_key: &SharedSecret,
-    kem_secret: &[u8; 32],
+    kem_secret: &SharedKey,
 ) -> Result<Secret, HandshakeError> {
     // Both are looked at before either is judged, so that time tells no more than the outcome does.
     if !(ephemeral.was_contributory() & with_onion_key.was_contributory()) {
