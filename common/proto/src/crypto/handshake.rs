@@ -21,9 +21,9 @@ use crate::keys::{OnionKey, OnionSecret};
 
 pub use crate::crypto::replay::{Replay, ReplayCache};
 
-/// Length of a circuit request in bytes: type u8, `ID` [32], `B` [32], `X` [32], `ek` [1184].
+/// Length of a circuit request in bytes: `type u8`, `ID [32]`, `B [32]`, `X [32]`, `ek [1184]`.
 pub const REQUEST_LEN: usize = EK_AT + EK_LEN;
-/// Length of the reply in bytes: `Y` [32], `ct` [1088], `AUTH` [32].
+/// Length of the reply in bytes: `Y [32]`, `ct [1088]`, `AUTH [32]`.
 pub const REPLY_LEN: usize = AUTH_AT + AUTH_LEN;
 
 const TYPE: u8 = 1;
@@ -105,7 +105,7 @@ pub struct ClientHandshake {
 impl ClientHandshake {
     /// Makes fresh keys and the request to the relay with this id and onion key.
     ///
-    /// Takes from `rng`, in order: x [32], and the ML-KEM seeds d [32] and z [32].
+    /// Takes from `rng`, in order, 32 bytes each: x, and the ML-KEM seeds d and z.
     pub fn start<R: CryptoRng + ?Sized>(
         id: RelayId,
         key: OnionKey,
@@ -150,7 +150,7 @@ impl fmt::Debug for ClientHandshake {
 
 /// The relay's side: checks a request that [`ReplayCache`] has not refused, and answers it with one of `keys`.
 ///
-/// Takes from `rng`, in order: y [32], and the message m [32] of ML-KEM.
+/// Takes from `rng`, in order, 32 bytes each: y, and the message m of ML-KEM.
 ///
 /// # Errors
 /// Any [`HandshakeError`] but `BadAuth`; the cheap checks come first.

@@ -14,6 +14,8 @@ use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, Unb
 
 use crate::ids::HopNum;
 
+pub use crate::crypto::client_layers::{BackwardLayers, ForwardLayers};
+
 /// Length of a cell's payload in bytes (docs/protocol.md §2.1).
 pub const PAYLOAD_LEN: usize = 507;
 /// What one layer adds, in bytes: the routing byte and the tag.
@@ -196,133 +198,6 @@ impl HopOpener {
     }
 }
 
-/// The forward layers of a circuit, as the client has them: one sealer for each hop that answered its handshake.
-#[derive(Default)]
-pub struct ForwardLayers {
-    hops: Vec<HopSealer>,
-    dead: bool,
-}
-
-impl ForwardLayers {
-    /// No hops yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds the hop that the circuit was extended to.
-    ///
-    /// # Errors
-    /// [`LayerFault::NoSuchHop`] if it is not the next one, [`LayerFault::Dead`] after any error.
-    pub fn push(&mut self, sealer: HopSealer) -> Result<(), LayerError> {
-        check_next(self.hops.len(), self.dead, &sealer.0)?;
-        self.hops.push(sealer);
-        Ok(())
-    }
-
-    /// How many hops there are.
-    pub fn len(&self) -> usize {
-        self.hops.len()
-    }
-
-    /// Whether there is no hop: at first, and after any error.
-    pub fn is_empty(&self) -> bool {
-        self.hops.is_empty()
-    }
-
-    /// Seals the first [`inner_len`]`(target)` bytes, a relay message to `target`, for the way there.
-    ///
-    /// # Errors
-    /// [`LayerError`]; the payload is wiped, all keys are dropped, and every later call fails.
-    pub fn seal(&mut self, payload: &mut [u8; PAYLOAD_LEN], target: HopNum) -> Result<(), LayerError> {
-        let result = self.seal_layers(payload, target);
-        if result.is_err() {
-            payload.fill(0);
-            self.hops.clear();
-            self.dead = true;
-        }
-        result
-    }
-
-    fn seal_layers(&mut self, payload: &mut [u8; PAYLOAD_LEN], target: HopNum) -> Result<(), LayerError> {
-        let fault = if self.dead { LayerFault::Dead } else { LayerFault::NoSuchHop };
-        let way = self.hops.get_mut(..=target.index()).ok_or(LayerError { hop: target, fault })?;
-        let mut routing = Routing::Here;
-        for hop in way.iter_mut().rev() {
-            hop.seal(payload, routing)?;
-            routing = Routing::PassOn;
-        }
-        Ok(())
-    }
-}
-
-/// The backward layers of a circuit, as the client has them: one opener for each hop that answered its handshake.
-#[derive(Default)]
-pub struct BackwardLayers {
-    hops: Vec<HopOpener>,
-    dead: bool,
-}
-
-impl BackwardLayers {
-    /// No hops yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds the hop that the circuit was extended to.
-    ///
-    /// # Errors
-    /// [`LayerFault::NoSuchHop`] if it is not the next one, [`LayerFault::Dead`] after any error.
-    pub fn push(&mut self, opener: HopOpener) -> Result<(), LayerError> {
-        check_next(self.hops.len(), self.dead, &opener.0)?;
-        self.hops.push(opener);
-        Ok(())
-    }
-
-    /// How many hops there are.
-    pub fn len(&self) -> usize {
-        self.hops.len()
-    }
-
-    /// Whether there is no hop: at first, and after any error.
-    pub fn is_empty(&self) -> bool {
-        self.hops.is_empty()
-    }
-
-    /// Opens layer after layer, and says which hop the relay message came from. The message is in the first
-    /// [`inner_len`] bytes of that hop, with zeros behind them.
-    ///
-    /// # Errors
-    /// [`LayerError`] with the hop whose layer was wrong: the fault lies with it, with one behind it or with a channel
-    /// between them. The payload is wiped, all keys are dropped, and every later call fails.
-    pub fn open(&mut self, payload: &mut [u8; PAYLOAD_LEN]) -> Result<HopNum, LayerError> {
-        let result = self.open_layers(payload);
-        if result.is_err() {
-            payload.fill(0);
-            self.hops.clear();
-            self.dead = true;
-        }
-        result
-    }
-
-    fn open_layers(&mut self, payload: &mut [u8; PAYLOAD_LEN]) -> Result<HopNum, LayerError> {
-        for hop in &mut self.hops {
-            if hop.open(payload)? == Routing::Here {
-                return Ok(hop.hop());
-            }
-        }
-        let fault = if self.dead { LayerFault::Dead } else { LayerFault::NoNextHop };
-        Err(LayerError { hop: self.hops.last().map_or(HopNum::FIRST, HopOpener::hop), fault })
-    }
-}
-
-fn check_next(len: usize, dead: bool, layer: &Layer) -> Result<(), LayerError> {
-    match (dead, layer.hop.index() == len) {
-        (true, _) => Err(layer.error(LayerFault::Dead)),
-        (false, false) => Err(layer.error(LayerFault::NoSuchHop)),
-        (false, true) => Ok(()),
-    }
-}
-
 impl fmt::Debug for HopSealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HopSealer(hop {}, cell {})", self.0.hop.depth(), self.0.counter)
@@ -380,16 +255,6 @@ mod tests {
         let mut opener = HopOpener::new(&KEY, hop(0));
         opener.0.counter = u64::MAX;
         check(opener.open(&mut [0; PAYLOAD_LEN]).map(|_| ()), LayerFault::Exhausted);
-    }
-
-    #[test]
-    fn a_hop_is_pushed_in_its_place() {
-        let mut layers = ForwardLayers::new();
-        let wrong = layers.push(HopSealer::new(&KEY, hop(1)));
-        assert_eq!(wrong, Err(LayerError { hop: hop(1), fault: LayerFault::NoSuchHop }));
-        assert_eq!(layers.push(HopSealer::new(&KEY, hop(0))), Ok(()));
-        assert_eq!(layers.push(HopSealer::new(&KEY, hop(1))), Ok(()));
-        assert_eq!(layers.len(), 2);
     }
 
     #[test]
