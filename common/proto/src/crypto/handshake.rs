@@ -174,15 +174,15 @@ pub fn respond<R: CryptoRng + ?Sized>(
     }
     let encapsulation_key = EncapsulationKey768::new(&array::<EK_LEN>(request, EK_AT).into())
         .map_err(|_| HandshakeError::BadEncapsulationKey)?;
-    let static_shared = key.secret.diffie_hellman(&client_key);
-    if !static_shared.was_contributory() {
-        return Err(HandshakeError::SmallOrder);
-    }
 
     let ephemeral = StaticSecret::random_from_rng(rng);
     let (ciphertext, kem_secret) = encapsulation_key.encapsulate_with_rng(rng);
     let kem_secret = Zeroizing::new(kem_secret);
-    let secret = combine(&ephemeral.diffie_hellman(&client_key), &static_shared, &kem_secret)?;
+    let secret = combine(
+        &ephemeral.diffie_hellman(&client_key),
+        &key.secret.diffie_hellman(&client_key),
+        &kem_secret,
+    )?;
 
     let mut reply = Box::new([0; REPLY_LEN]);
     reply[..CT_AT].copy_from_slice(PublicKey::from(&ephemeral).as_bytes());
