@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+mod clock;
 pub mod config;
 pub mod daemon;
 pub mod dirstream;

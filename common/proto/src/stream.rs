@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use crate::channel::{CircKey, Inbox, Mail};
 use crate::ids::StreamId;
@@ -287,22 +287,35 @@ impl StreamIo {
         }
     }
 
-    /// Takes bytes to send, as many as there is room for.
+    /// Ready with the number of bytes, at least one, that [`StreamIo::poll_write`] would take.
     ///
     /// # Errors
-    /// [`StreamEnded`] once the stream has ended or [`StreamIo::finish`] was called.
-    pub fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, StreamEnded>> {
+    /// As [`StreamIo::poll_write`].
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<usize, StreamEnded>> {
         let mut state = self.0.lock();
+        Self::room(&mut state, cx)
+    }
+
+    fn room(state: &mut State, cx: &mut Context<'_>) -> Poll<Result<usize, StreamEnded>> {
         if let Phase::Ended(reason) = state.phase {
             return Poll::Ready(Err(StreamEnded(reason)));
         }
         if state.finished || state.ended.is_some() {
             return Poll::Ready(Err(StreamEnded(state.ended.unwrap_or(EndReason::Done))));
         }
-        let room = SEND_BUFFER_LEN.saturating_sub(state.unsent()).min(data.len());
-        if room == 0 && !data.is_empty() {
-            return park(&mut state.writer, cx);
+        match SEND_BUFFER_LEN.saturating_sub(state.unsent()) {
+            0 => park(&mut state.writer, cx),
+            room => Poll::Ready(Ok(room)),
         }
+    }
+
+    /// Takes bytes to send, as many as there is room for.
+    ///
+    /// # Errors
+    /// [`StreamEnded`] once the stream has ended or [`StreamIo::finish`] was called.
+    pub fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, StreamEnded>> {
+        let mut state = self.0.lock();
+        let room = ready!(Self::room(&mut state, cx))?.min(data.len());
         if state.outgoing_at > 0 {
             let at = std::mem::take(&mut state.outgoing_at);
             state.outgoing.drain(..at);

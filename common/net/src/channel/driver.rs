@@ -1,0 +1,233 @@
+//! The one task of a channel: moves bytes between its socket, TLS and its state machine.
+//!
+//! Each round takes all that is there: one read of up to 64 KiB, one batch through the state machine, and writes of up
+//! to 64 KiB of cells in large TLS records.
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::Connection;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tunic_proto::cell::CELL_LEN;
+use tunic_proto::channel::{Channel, ChannelError, Event};
+
+use super::node::NodeInner;
+use super::open::NonBlocking;
+use crate::clock;
+
+/// Bytes of one read, and cells of one write: 64 KiB.
+const READ_LEN: usize = 64 * 1024;
+const WRITE_CELLS: usize = 128;
+/// Rounds before other tasks have their turn.
+const ROUNDS: usize = 16;
+
+/// Why a channel ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DriverError {
+    #[error("connection: {0}")]
+    Io(#[from] io::Error),
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Protocol(#[from] ChannelError),
+    #[error("closed by the peer")]
+    Closed,
+}
+
+/// Buffers that hold nothing between polls, so one set serves all channels of a thread.
+#[derive(Default)]
+struct Buffers {
+    wire: Vec<u8>,
+    plain: Vec<u8>,
+    out: Vec<u8>,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
+
+pub(super) struct Driver {
+    tcp: TcpStream,
+    tls: Connection,
+    core: Channel,
+    node: Arc<NodeInner>,
+    peer: String,
+    /// The beginning of a cell whose end has not arrived.
+    partial: Vec<u8>,
+    /// TLS may hold plaintext that came with the handshake.
+    unread: bool,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        tcp: TcpStream,
+        mut tls: Connection,
+        core: Channel,
+        node: Arc<NodeInner>,
+        peer: String,
+    ) -> Driver {
+        tls.set_buffer_limit(None);
+        let sleep = Box::pin(tokio::time::sleep_until(Instant::from_std(clock::now())));
+        Driver { tcp, tls, core, node, peer, partial: Vec::new(), unread: true, sleep }
+    }
+
+    /// Runs until the channel ends.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DriverError> {
+        for _ in 0..ROUNDS {
+            match self.round(cx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Ends every circuit, for an orderly shutdown; then [`Driver::poll_flushed`].
+    pub(super) fn end_all(&mut self) {
+        self.core.end_all();
+    }
+
+    /// Sends what is left, TLS's goodbye last.
+    pub(super) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.core.has_output() || self.tls.wants_write() {
+            match BUFFERS.with_borrow_mut(|buffers| self.write(cx, buffers)) {
+                Ok(_) if self.core.has_output() || self.tls.wants_write() => return Poll::Pending,
+                Ok(_) => {}
+                Err(DriverError::Io(error)) => return Poll::Ready(Err(error)),
+                Err(other) => return Poll::Ready(Err(io::Error::other(other))),
+            }
+        }
+        self.tls.send_close_notify();
+        while self.tls.wants_write() {
+            ready!(self.poll_write(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One round of everything; false if nothing moved.
+    fn round(&mut self, cx: &mut Context<'_>) -> Result<bool, DriverError> {
+        let mut moved = false;
+        if self.core.inbox().poll_pending(cx).is_ready() {
+            self.core.handle_inbox(clock::now());
+            moved = true;
+        }
+        moved |= self.expire(cx);
+        moved |= BUFFERS.with_borrow_mut(|buffers| self.read(cx, buffers))?;
+        while let Some(event) = self.core.poll_event() {
+            self.dispatch(event);
+            moved = true;
+        }
+        moved |= BUFFERS.with_borrow_mut(|buffers| self.write(cx, buffers))?;
+        Ok(moved)
+    }
+
+    fn expire(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.core.poll_timeout() else { return false };
+        let deadline = Instant::from_std(deadline);
+        if self.sleep.deadline() != deadline {
+            self.sleep.as_mut().reset(deadline);
+        }
+        if self.sleep.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.core.handle_timeout(clock::now());
+        true
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<bool, DriverError> {
+        if std::mem::take(&mut self.unread) {
+            self.take_plaintext(buffers)?;
+            return Ok(true);
+        }
+        buffers.wire.resize(READ_LEN, 0);
+        let count = match self.tcp.poll_read_ready(cx)? {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(()) => match self.tcp.try_read(&mut buffers.wire) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                result => result?,
+            },
+        };
+        if count == 0 {
+            return Err(DriverError::Closed);
+        }
+        let Buffers { wire, plain, .. } = buffers;
+        let mut wire = &wire[..count];
+        plain.clear();
+        plain.append(&mut self.partial);
+        while !wire.is_empty() {
+            self.tls.read_tls(&mut wire)?;
+            let state = self.tls.process_new_packets()?;
+            let start = plain.len();
+            plain.resize(start + state.plaintext_bytes_to_read(), 0);
+            self.tls.reader().read_exact(&mut plain[start..])?;
+            if state.peer_has_closed() {
+                return Err(DriverError::Closed);
+            }
+        }
+        self.handle_plaintext(plain)?;
+        Ok(true)
+    }
+
+    fn take_plaintext(&mut self, buffers: &mut Buffers) -> Result<(), DriverError> {
+        let plain = &mut buffers.plain;
+        let state = self.tls.process_new_packets()?;
+        plain.clear();
+        plain.resize(state.plaintext_bytes_to_read(), 0);
+        self.tls.reader().read_exact(plain)?;
+        self.handle_plaintext(plain)
+    }
+
+    fn handle_plaintext(&mut self, plain: &mut [u8]) -> Result<(), DriverError> {
+        let whole = plain.len() - plain.len() % CELL_LEN;
+        let (cells, partial) = plain.split_at_mut(whole);
+        self.partial.extend_from_slice(partial);
+        if !cells.is_empty() {
+            self.core.handle_cells(clock::now(), cells)?;
+        }
+        Ok(())
+    }
+
+    /// Writes until there is nothing left or the socket takes no more; whether anything moved.
+    fn write(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<bool, DriverError> {
+        let mut moved = false;
+        loop {
+            while self.tls.wants_write() {
+                match self.poll_write(cx)? {
+                    Poll::Pending => return Ok(moved),
+                    Poll::Ready(_) => moved = true,
+                }
+            }
+            if !self.core.has_output() {
+                return Ok(moved);
+            }
+            buffers.out.clear();
+            self.core.poll_output(&mut buffers.out, WRITE_CELLS);
+            self.tls.writer().write_all(&buffers.out)?;
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.tcp.poll_write_ready(cx))?;
+            match self.tls.write_tls(&mut NonBlocking(&self.tcp)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn dispatch(&self, event: Event) {
+        match event {
+            Event::Handshake(job) => self.node.clone().answer_handshake(job),
+            Event::Extend(job) => self.node.clone().extend(job, &self.peer),
+            Event::Begin(target, io) => self.node.begin(target, io, &self.peer),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Channels, circuits and streams as the daemons use them.
+//!
+//! A [`Node`] opens and accepts [`Channel`]s; a client builds [`Circuit`]s over one, and [`CircuitStream`]s over those;
+//! a relay answers what reaches it through its [`Responder`]. The rules are in `tunic_proto`; here are sockets and TLS.
+
+mod circuit;
+mod driver;
+mod node;
+mod open;
+mod stream;
+mod tls;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tunic_proto::ids::RelayId;
+use tunic_proto::keys::{OnionSecret, Signer};
+use tunic_proto::message::Target;
+
+pub use circuit::{Channel, Circuit};
+pub use node::Node;
+pub use open::ConnectError;
+pub use stream::{CircuitStream, IncomingStream, splice};
+pub use tunic_proto::circuit::{BuildError, HopSpec};
+
+/// What a node answers to the circuits that reach it. Calls must not block: spawn what takes time.
+pub trait Responder: Send + Sync + 'static {
+    /// Where the relay to extend to listens; `None` if it is unknown or circuits may not be extended here.
+    fn lookup(&self, id: RelayId) -> Option<Vec<SocketAddr>>;
+    /// Somebody wants a connection.
+    fn begin(&self, target: Target, stream: IncomingStream);
+    /// Somebody wants the directory (see [`crate::dirstream::serve`]).
+    fn begin_dir(&self, stream: IncomingStream);
+    /// The keys with which circuit handshakes are answered: current, then previous (empty: no circuits are accepted).
+    fn onion_keys(&self) -> Vec<OnionSecret>;
+}
+
+/// How a node takes part in the network.
+pub struct NodeConfig {
+    /// With what it proves who it is; `None` for a client.
+    pub signer: Option<Arc<Signer>>,
+    /// Who answers circuits; `None` for a client.
+    pub responder: Option<Arc<dyn Responder>>,
+    /// Bytes of queued cells and stream data that the process may hold.
+    pub memory_budget: usize,
+}
+
+/// Whom to connect to.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Who it has to be.
+    pub id: RelayId,
+    /// Where it listens; tried in this order.
+    pub addresses: Vec<SocketAddr>,
+}

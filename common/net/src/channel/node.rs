@@ -1,0 +1,349 @@
+//! A node: its channels, and what it does for the circuits that reach it.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rustls::Connection;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+use tunic_proto::channel::{ChannelConfig, ExtendJob, HandshakeJob, PeerInfo, Role};
+use tunic_proto::counters::{Counters, Incident};
+use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, ReplayCache, respond};
+use tunic_proto::flow::Budget;
+use tunic_proto::ids::RelayId;
+use tunic_proto::message::{DestroyReason, Target};
+use tunic_proto::stream::StreamIo;
+
+use super::driver::Driver;
+use super::open::{OPEN_TIMEOUT, open};
+use super::tls::Tls;
+use super::{Channel, ConnectError, IncomingStream, NodeConfig, Peer};
+use crate::clock;
+
+/// Channels at a time, both directions together.
+const MAX_CHANNELS: usize = 8_192;
+/// Circuits on one channel at a time.
+const MAX_CIRCUITS: usize = 65_536;
+/// Circuit handshakes that may wait for a core; more are refused.
+const MAX_PENDING_HANDSHAKES: usize = 512;
+/// Circuits that may wait for a channel to the next relay; more are refused.
+const MAX_PENDING_EXTENDS: usize = 1_024;
+/// Handshakes remembered against replay.
+const REPLAY_CAPACITY: usize = 1 << 18;
+/// How long to wait for the last bytes of a channel.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause after the system refused to accept a connection (too many files, most often).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A running node: it opens channels, keeps them for reuse, and accepts them. Cheap to clone.
+#[derive(Clone)]
+pub struct Node(Arc<NodeInner>);
+
+/// The channel to one relay: the lock is held while it is being opened, so that it is opened once.
+type Slot = Arc<tokio::sync::Mutex<Option<Channel>>>;
+
+pub(super) struct NodeInner {
+    config: NodeConfig,
+    tls: Tls,
+    budget: Budget,
+    counters: Arc<Counters>,
+    channels: Mutex<HashMap<RelayId, Slot>>,
+    replays: Mutex<ReplayCache>,
+    free_channels: Arc<Semaphore>,
+    free_handshakes: Arc<Semaphore>,
+    free_extends: Arc<Semaphore>,
+    /// True once the node shuts down; every channel's task holds a receiver until it has ended.
+    ending: watch::Sender<bool>,
+}
+
+impl Node {
+    /// Sets up TLS; opens nothing.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn new(config: NodeConfig) -> io::Result<Node> {
+        Ok(Node(Arc::new(NodeInner {
+            tls: Tls::new()?,
+            budget: Budget::new(config.memory_budget),
+            config,
+            counters: Arc::default(),
+            channels: Mutex::default(),
+            replays: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
+            free_channels: Arc::new(Semaphore::new(MAX_CHANNELS)),
+            free_handshakes: Arc::new(Semaphore::new(MAX_PENDING_HANDSHAKES)),
+            free_extends: Arc::new(Semaphore::new(MAX_PENDING_EXTENDS)),
+            ending: watch::Sender::new(false),
+        })))
+    }
+
+    /// What was refused so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.0.counters
+    }
+
+    /// What the queues hold and may hold.
+    pub fn budget(&self) -> &Budget {
+        &self.0.budget
+    }
+
+    /// Channels that are open or being opened.
+    pub fn channel_count(&self) -> usize {
+        MAX_CHANNELS - self.0.free_channels.available_permits()
+    }
+
+    /// The open channel to this peer, or a new one.
+    ///
+    /// # Errors
+    /// [`ConnectError`] of the last address tried.
+    pub async fn connect(&self, peer: &Peer) -> Result<Channel, ConnectError> {
+        self.0.connect(peer).await
+    }
+
+    /// Accepts channels until the node is shut down. An error of one connection ends only that one.
+    pub async fn serve(&self, listener: TcpListener) {
+        let mut ending = self.0.ending.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = ended(&mut ending) => return,
+            };
+            match accepted {
+                Ok((tcp, from)) => self.0.accept(tcp, from),
+                Err(error) => {
+                    warn!("cannot accept connections: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Sends DESTROY for every circuit, closes every channel, and returns when that is done or after `grace`.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.0.ending.send_replace(true);
+        self.lock_channels().clear();
+        let _ = timeout(grace, self.0.ending.closed()).await;
+    }
+
+    fn lock_channels(&self) -> std::sync::MutexGuard<'_, HashMap<RelayId, Slot>> {
+        lock(&self.0.channels)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl NodeInner {
+    async fn connect(self: &Arc<Self>, peer: &Peer) -> Result<Channel, ConnectError> {
+        let slot = self.slot(peer.id);
+        let mut slot = slot.lock().await;
+        if let Some(channel) = slot.as_ref().filter(|channel| channel.is_open()) {
+            return Ok(channel.clone());
+        }
+        let permit = self.permit()?;
+        let opened = timeout(OPEN_TIMEOUT, self.call(peer)).await.unwrap_or(Err(ConnectError::Timeout));
+        if matches!(opened, Err(ConnectError::WrongIdentity)) {
+            self.counters.count(Incident::WrongIdentity);
+        }
+        let (tcp, tls, info) = opened?;
+        let channel = self.start(tcp, tls, Role::Initiator, info, permit);
+        *slot = Some(channel.clone());
+        Ok(channel)
+    }
+
+    /// The slot of a relay; those whose channel has closed are dropped now and then.
+    fn slot(&self, id: RelayId) -> Slot {
+        let mut channels = lock(&self.channels);
+        if channels.len() > MAX_CHANNELS {
+            channels.retain(|_, slot| {
+                slot.try_lock().map_or(true, |slot| slot.as_ref().is_some_and(Channel::is_open))
+            });
+        }
+        channels.entry(id).or_default().clone()
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, ConnectError> {
+        if *self.ending.borrow() {
+            return Err(ConnectError::Refused);
+        }
+        self.free_channels.clone().try_acquire_owned().map_err(|_| ConnectError::Refused)
+    }
+
+    async fn call(&self, peer: &Peer) -> Result<(TcpStream, Connection, PeerInfo), ConnectError> {
+        let mut result = Err(ConnectError::NoAddress);
+        for address in &peer.addresses {
+            result = self.call_at(*address, peer.id).await;
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    async fn call_at(
+        &self,
+        at: SocketAddr,
+        id: RelayId,
+    ) -> Result<(TcpStream, Connection, PeerInfo), ConnectError> {
+        let tcp = TcpStream::connect(at).await?;
+        let mut tls = self.tls.initiate()?;
+        let info = open(&tcp, &mut tls, Role::Initiator, self.config.signer.as_deref(), Some(id)).await?;
+        Ok((tcp, tls, info))
+    }
+
+    fn accept(self: &Arc<Self>, tcp: TcpStream, from: SocketAddr) {
+        let Ok(permit) = self.permit() else {
+            return self.counters.count(Incident::Resources);
+        };
+        let node = self.clone();
+        tokio::spawn(async move {
+            let Ok(mut tls) = node.tls.respond() else { return };
+            let signer = node.config.signer.as_deref();
+            let opened = timeout(OPEN_TIMEOUT, open(&tcp, &mut tls, Role::Responder, signer, None)).await;
+            match opened.unwrap_or(Err(ConnectError::Timeout)) {
+                Ok(info) => {
+                    let channel = node.start(tcp, tls, Role::Responder, info, permit);
+                    node.keep(info.id, channel);
+                }
+                Err(error) => {
+                    node.counters.count(match error {
+                        ConnectError::Handshake(_) | ConnectError::WrongIdentity => {
+                            Incident::ChannelHandshake
+                        }
+                        _ => Incident::BadConnection,
+                    });
+                    debug!(%from, "connection refused: {error}");
+                }
+            }
+        });
+    }
+
+    /// Lets circuits to a relay that called us go over its channel.
+    fn keep(&self, id: Option<RelayId>, channel: Channel) {
+        if let Some(id) = id
+            && let Ok(mut slot) = self.slot(id).try_lock()
+            && !slot.as_ref().is_some_and(Channel::is_open)
+        {
+            *slot = Some(channel);
+        }
+    }
+
+    /// Starts the task of an open channel.
+    fn start(
+        self: &Arc<Self>,
+        tcp: TcpStream,
+        tls: Connection,
+        role: Role,
+        info: PeerInfo,
+        permit: OwnedSemaphorePermit,
+    ) -> Channel {
+        let core = tunic_proto::channel::Channel::new(ChannelConfig {
+            role,
+            peer: info,
+            accepts_circuits: self.config.responder.is_some(),
+            max_circuits: MAX_CIRCUITS,
+            budget: self.budget.clone(),
+            counters: self.counters.clone(),
+            rng: Box::new(StdRng::from_rng(&mut clock::rng())),
+        });
+        let (alive, closed) = watch::channel(());
+        let channel = Channel::new(core.inbox().clone(), closed);
+        let peer = describe(info.id, tcp.peer_addr().ok());
+        let mut driver = Driver::new(tcp, tls, core, self.clone(), peer);
+        let mut ending = self.ending.subscribe();
+        tokio::spawn(async move {
+            let _held = (permit, alive);
+            tokio::select! {
+                error = poll_fn(|cx| driver.poll(cx)) => debug!("channel ended: {error}"),
+                () = ended(&mut ending) => {
+                    driver.end_all();
+                    let _ = timeout(GOODBYE_TIMEOUT, poll_fn(|cx| driver.poll_flushed(cx))).await;
+                }
+            }
+        });
+        channel
+    }
+
+    pub(super) fn answer_handshake(self: Arc<Self>, job: HandshakeJob) {
+        let Ok(permit) = self.free_handshakes.clone().try_acquire_owned() else {
+            self.counters.count(Incident::Resources);
+            return job.answer(None);
+        };
+        if lock(&self.replays).check_and_insert(&job.request).is_err() {
+            self.counters.count(Incident::Replay);
+            return job.answer(None);
+        }
+        // A task of its own, so that another core can do it while this one goes on with cells.
+        tokio::spawn(async move {
+            let _held = permit;
+            let answer = self.respond(&job);
+            job.answer(answer);
+        });
+    }
+
+    fn respond(&self, job: &HandshakeJob) -> Option<(Box<[u8; REPLY_LEN]>, HopKeys)> {
+        let id = self.config.signer.as_ref()?.id();
+        let keys = self.config.responder.as_ref()?.onion_keys();
+        let result = respond(&job.request, id, &keys, &mut clock::rng());
+        result.inspect_err(|_| self.counters.count(Incident::CircuitHandshake)).ok()
+    }
+
+    pub(super) fn extend(self: Arc<Self>, job: ExtendJob, before: &str) {
+        let addresses = self.config.responder.as_ref().and_then(|responder| responder.lookup(job.id));
+        let Some(addresses) = addresses.filter(|addresses| !addresses.is_empty()) else {
+            return job.answer(Err(DestroyReason::UnknownRelay));
+        };
+        let Ok(permit) = self.free_extends.clone().try_acquire_owned() else {
+            self.counters.count(Incident::Resources);
+            return job.answer(Err(DestroyReason::Resources));
+        };
+        debug!(target: "tunic::path", before, after = %format_args!("relay {}", job.id), "circuit passes");
+        tokio::spawn(async move {
+            let _held = permit;
+            let peer = Peer { id: job.id, addresses };
+            let channel = self.connect(&peer).await;
+            job.answer(match channel {
+                Ok(channel) => Ok(channel.inbox().clone()),
+                Err(_) => Err(DestroyReason::ConnectFailed),
+            });
+        });
+    }
+
+    pub(super) fn begin(&self, target: Option<Target>, io: StreamIo, before: &str) {
+        let Some(responder) = &self.config.responder else { return };
+        let stream = IncomingStream::new(io);
+        match target {
+            Some(target) => {
+                let after = match &target {
+                    Target::Addr(address) => address.to_string(),
+                    Target::Name(name, port) => format!("{name}:{port}"),
+                };
+                debug!(target: "tunic::path", before, after, "stream leaves");
+                responder.begin(target, stream);
+            }
+            None => responder.begin_dir(stream),
+        }
+    }
+}
+
+/// Completes when the node shuts down.
+async fn ended(ending: &mut watch::Receiver<bool>) {
+    let _ = ending.wait_for(|ending| *ending).await;
+}
+
+/// What a relay knows of whom it is connected to.
+fn describe(id: Option<RelayId>, address: Option<SocketAddr>) -> String {
+    match (id, address) {
+        (Some(id), _) => format!("relay {id}"),
+        (None, Some(address)) => format!("client {address}"),
+        (None, None) => "client".to_owned(),
+    }
+}

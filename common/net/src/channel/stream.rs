@@ -1,0 +1,232 @@
+//! Streams as sockets, and their coupling with TCP.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tunic_proto::message::EndReason;
+use tunic_proto::stream::{SEND_BUFFER_LEN, StreamEnded, StreamIo};
+
+use super::Circuit;
+
+/// Capacity that the buffer of an idle connection keeps, in bytes.
+const KEPT_CAPACITY: usize = 4 * 1024;
+/// Rounds of copying before other tasks have their turn.
+const ROUNDS: usize = 16;
+
+/// A stream that a peer wants. Dropping it refuses with [`EndReason::Internal`].
+pub struct IncomingStream(Option<StreamIo>);
+
+impl IncomingStream {
+    pub(super) fn new(io: StreamIo) -> IncomingStream {
+        IncomingStream(Some(io))
+    }
+
+    /// Says `CONNECTED`; what the peer sent meanwhile can be read from the stream.
+    pub fn accept(mut self, address: Option<IpAddr>) -> CircuitStream {
+        let io = self.0.take();
+        if let Some(io) = &io {
+            io.accept(address);
+        }
+        CircuitStream { io, circuit: None }
+    }
+
+    /// Says `END`.
+    pub fn reject(mut self, reason: EndReason) {
+        if let Some(io) = self.0.take() {
+            io.end(reason);
+        }
+    }
+
+    /// Completes when the peer gave the stream up.
+    pub async fn closed(&self) {
+        if let Some(io) = &self.0 {
+            poll_fn(|cx| io.poll_ended(cx)).await;
+        }
+    }
+}
+
+impl Drop for IncomingStream {
+    fn drop(&mut self) {
+        if let Some(io) = self.0.take() {
+            io.end(EndReason::Internal);
+        }
+    }
+}
+
+/// One end of a stream. `poll_shutdown` is a half-close (`EOF`); dropping it before both directions have ended resets
+/// the stream. A read error of kind `ConnectionReset` means that the other side or the circuit ended it.
+pub struct CircuitStream {
+    /// `None` only once [`CircuitStream::reset`] has taken it.
+    io: Option<StreamIo>,
+    circuit: Option<Circuit>,
+}
+
+fn broken(error: StreamEnded) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
+impl CircuitStream {
+    pub(super) fn new(io: StreamIo, circuit: Option<Circuit>) -> CircuitStream {
+        CircuitStream { io: Some(io), circuit }
+    }
+
+    fn io(&self) -> io::Result<&StreamIo> {
+        self.io.as_ref().ok_or_else(|| broken(StreamEnded(EndReason::Reset)))
+    }
+
+    /// Waits for the exit's answer: the address that it reached, if it told one.
+    ///
+    /// # Errors
+    /// Why the exit refused.
+    pub async fn connected(&mut self) -> Result<Option<IpAddr>, EndReason> {
+        let Some(io) = &self.io else { return Err(EndReason::Reset) };
+        poll_fn(|cx| io.poll_connected(cx)).await.map_err(|StreamEnded(reason)| reason)
+    }
+
+    /// Ends the stream at once with this reason.
+    pub fn reset(mut self, reason: EndReason) {
+        if let Some(io) = self.io.take() {
+            io.end(reason);
+        }
+    }
+
+    /// The reason with which the stream ended, once it has.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.io.as_ref().map_or(Some(EndReason::Reset), StreamIo::end_reason)
+    }
+
+    /// The circuit under a stream that was begun here.
+    pub fn circuit(&self) -> Option<&Circuit> {
+        self.circuit.as_ref()
+    }
+}
+
+impl AsyncRead for CircuitStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let count = ready!(self.io()?.poll_read(cx, buf.initialize_unfilled())).map_err(broken)?;
+        buf.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for CircuitStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.io()?.poll_write(cx, data).map_err(broken)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io()?.finish();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Moves bytes between a stream and a TCP connection in both directions, half-close included, until both have ended.
+///
+/// # Errors
+/// The side that broke; the other one is reset.
+pub async fn splice(mut stream: CircuitStream, tcp: TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let Some(io) = stream.io.take() else { return Ok(()) };
+    let mut splice = Splice { io, tcp, received: Vec::new(), received_at: 0, down: true, up: true };
+    let result = poll_fn(|cx| splice.poll(cx)).await;
+    if result.is_err() {
+        splice.io.end(EndReason::Reset);
+        // Unsent bytes must not look like an orderly end.
+        let _ = SockRef::from(&splice.tcp).set_linger(Some(Duration::ZERO));
+    }
+    result
+}
+
+struct Splice {
+    io: StreamIo,
+    tcp: TcpStream,
+    /// Bytes on their way from the stream to TCP.
+    received: Vec<u8>,
+    received_at: usize,
+    /// Whether bytes still come from the stream, and from TCP.
+    down: bool,
+    up: bool,
+}
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SEND_BUFFER_LEN]);
+}
+
+impl Splice {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        for _ in 0..ROUNDS {
+            let mut moved = false;
+            if self.down {
+                moved |= self.poll_down(cx)?.is_ready();
+            }
+            if self.up {
+                moved |= self.poll_up(cx)?.is_ready();
+            }
+            if !self.down && !self.up {
+                return Poll::Ready(Ok(()));
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.received_at < self.received.len() {
+            ready!(self.tcp.poll_write_ready(cx))?;
+            match self.tcp.try_write(&self.received[self.received_at..]) {
+                Ok(count) => self.received_at += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        self.received.clear();
+        self.received_at = 0;
+        match self.io.poll_take(cx, &mut self.received) {
+            Poll::Ready(Ok(true)) => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(false)) => {
+                self.down = false;
+                // A connection that is gone already needs no half-close.
+                let _ = SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Write);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
+            Poll::Pending => {
+                self.received.shrink_to(KEPT_CAPACITY);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let room = ready!(self.io.poll_room(cx)).map_err(broken)?;
+        ready!(self.tcp.poll_read_ready(cx))?;
+        BUFFER.with_borrow_mut(|buffer| match self.tcp.try_read(&mut buffer[..room.min(SEND_BUFFER_LEN)]) {
+            Ok(0) => {
+                self.io.finish();
+                self.up = false;
+                Poll::Ready(Ok(()))
+            }
+            Ok(count) => {
+                // There is room for all of it: nobody else writes.
+                self.io.poll_write(cx, &buffer[..count]).map_ok(|_| ()).map_err(broken)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+        })
+    }
+}
