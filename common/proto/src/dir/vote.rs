@@ -93,6 +93,11 @@ impl UncheckedVote {
         Ok(UncheckedVote { vote, envelope })
     }
 
+    /// Whether it says that it is for the round that starts at `valid_after`.
+    pub fn is_for(&self, valid_after: UnixTime) -> bool {
+        self.vote.valid_after == valid_after
+    }
+
     /// Checks that it is a vote for the round that starts at `valid_after`.
     ///
     /// # Errors
