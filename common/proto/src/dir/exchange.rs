@@ -246,6 +246,11 @@ impl RequestDecoder {
         self.0.handle_bytes(bytes, Request::max_body)
     }
 
+    /// Bytes of the body as its head announces them, once the head is complete.
+    pub fn announced_len(&self) -> Option<usize> {
+        self.0.announced().map(|(_, len)| len)
+    }
+
     /// The request, when the stream has ended.
     ///
     /// # Errors
