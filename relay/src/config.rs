@@ -148,14 +148,14 @@ fn has_duplicates(authorities: &[AuthorityConfig]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Config, tunic_net::config::ConfigError> {
         tunic_net::config::parse(text, EXAMPLE)
     }
 
-    fn sound() -> Config {
+    pub(crate) fn sound() -> Config {
         let authority = AuthorityConfig {
             name: "one".into(),
             identity: RelayId([1; 32]),

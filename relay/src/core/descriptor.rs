@@ -46,6 +46,11 @@ impl DescriptorWriter {
         };
         Ok(self.last.insert(last).1.bytes())
     }
+
+    /// An authority refused the last one, perhaps for its time: the next one is written anew.
+    pub fn handle_refused(&mut self) {
+        self.last = None;
+    }
 }
 
 fn describe(
@@ -123,6 +128,14 @@ mod tests {
         assert_ne!(second, first);
         // A clock that went back does not leave a descriptor from the future in use.
         assert_ne!(write(&mut writer, &config, ONION, NOW), second);
+    }
+
+    #[test]
+    fn after_a_refusal_the_next_one_is_of_its_own_time() {
+        let (mut writer, config) = (DescriptorWriter::default(), Config::default());
+        let first = write(&mut writer, &config, ONION, NOW);
+        writer.handle_refused();
+        assert_ne!(write(&mut writer, &config, ONION, UnixTime(NOW.0 + 1)), first);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{name, special};
 /// The most addresses of one name that are tried.
 pub const MAX_ATTEMPTS: usize = 3;
 /// The most addresses of one name that are looked at.
-const MAX_ANSWERS: usize = 64;
+pub const MAX_ANSWERS: usize = 64;
 
 /// What has to be resolved before an exit can decide.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,193 @@
+//! How an exit gets a TCP connection to a target.
+//!
+//! 1. A name is resolved with the system's resolver, in bounded numbers and time.
+//! 2. [`ExitRules`] pick the addresses that may be connected to, after resolution.
+//! 3. They are tried one after the other within one time limit.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tunic_proto::message::{EndReason, Target};
+
+use super::view::SharedView;
+use crate::core::exit::{ExitRules, Lookup, MAX_ANSWERS, end_reason};
+
+/// Lookups that run at once; more wait. The system's resolver blocks a thread for each, and tokio has 512.
+const MAX_LOOKUPS: usize = 256;
+/// How long a lookup may take, waiting for its turn included.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long connecting may take, all addresses of a name together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// After this much silence TCP asks whether the target is still there.
+const KEEPALIVE: Duration = Duration::from_secs(120);
+
+/// Resolves and connects within the rules.
+pub struct Connector {
+    rules: ExitRules,
+    view: Arc<SharedView>,
+    lookups: Arc<Semaphore>,
+}
+
+impl Connector {
+    /// Connects where the rules allow, and not to relays of this network.
+    pub fn new(rules: ExitRules, view: Arc<SharedView>) -> Self {
+        Connector { rules, view, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+    }
+
+    /// Whether it is worth asking a resolver.
+    ///
+    /// # Errors
+    /// As [`ExitRules::before_resolution`].
+    pub fn admit(&self, target: Target) -> Result<Lookup, EndReason> {
+        self.rules.before_resolution(target)
+    }
+
+    /// Resolves and connects. Gives up whatever it does when it is dropped.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn connect(&self, lookup: Lookup) -> Result<(TcpStream, SocketAddr), EndReason> {
+        let answer = match lookup {
+            Lookup::Addr(addr) => vec![addr],
+            Lookup::Name(name, port) => {
+                timeout(LOOKUP_TIMEOUT, self.resolve(name, port)).await.map_err(|_| EndReason::Timeout)??
+            }
+        };
+        let mut candidates = self.rules.candidates(answer)?;
+        candidates.retain(|addr| self.rules.allow_private() || !self.is_ours(*addr));
+        try_each(&candidates).await
+    }
+
+    async fn resolve(&self, name: String, port: u16) -> Result<Vec<SocketAddr>, EndReason> {
+        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(|_| EndReason::Resources)?;
+        // A task of its own, so that the permit is held as long as the lookup blocks a thread, also when nobody waits
+        // for its answer any more.
+        let lookup = tokio::spawn(async move {
+            let answer = lookup_host((name.as_str(), port)).await.map(|all| all.take(MAX_ANSWERS).collect());
+            drop(permit);
+            answer
+        });
+        match lookup.await {
+            Ok(Ok(answer)) => Ok(answer),
+            // What else a resolver says, it says in its own codes: there is no address.
+            Ok(Err(error)) if end_reason(&error) == EndReason::Resources => Err(EndReason::Resources),
+            Ok(Err(_)) => Err(EndReason::NameNotFound),
+            Err(_) => Err(EndReason::Internal),
+        }
+    }
+
+    /// A relay of the network, or an address of this machine that the settings do not mention.
+    fn is_ours(&self, addr: SocketAddr) -> bool {
+        self.view.read().is_listener(addr) || is_this_machine(addr.ip())
+    }
+}
+
+/// Whether this is an address of this machine, also one that the settings do not mention: a socket can be bound to it.
+/// Where the system lets sockets be bound to any address (`ip_nonlocal_bind`), this tells nothing.
+fn is_this_machine(ip: IpAddr) -> bool {
+    let can_bind = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
+    // Documentation addresses (RFC 5737, RFC 3849), which no machine has.
+    let nobodys: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    can_bind(ip) && !can_bind(nobodys)
+}
+
+async fn try_each(candidates: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), EndReason> {
+    let mut reason = EndReason::Policy;
+    let share = CONNECT_TIMEOUT / candidates.len().max(1) as u32;
+    for &addr in candidates {
+        reason = match timeout(share, TcpStream::connect(addr)).await {
+            Ok(Ok(tcp)) => {
+                prepare(&tcp);
+                return Ok((tcp, addr));
+            }
+            Ok(Err(error)) => end_reason(&error),
+            Err(_) => EndReason::Timeout,
+        };
+    }
+    Err(reason)
+}
+
+/// Options whose failure does not hurt.
+fn prepare(tcp: &TcpStream) {
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+    let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive);
+    let _ = tcp.set_nodelay(true);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::directory_view::DirectoryView;
+    use tokio::net::TcpListener;
+    use tunic_proto::dir::{AuthoritySet, ExitPolicy};
+    use tunic_proto::ids::RelayId;
+
+    fn connector(allow_private: bool) -> Connector {
+        let view = DirectoryView::new(RelayId([1; 32]), AuthoritySet::default(), allow_private);
+        let view = SharedView::new(view, "/nonexistent".into());
+        Connector::new(ExitRules::new(ExitPolicy::accept_all(), allow_private, &[]), Arc::new(view))
+    }
+
+    async fn connect(connector: &Connector, target: Target) -> Result<SocketAddr, EndReason> {
+        let lookup = connector.admit(target)?;
+        connector.connect(lookup).await.map(|(_, addr)| addr)
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener, addr)
+    }
+
+    #[tokio::test]
+    async fn an_exit_connects_to_addresses_and_names() {
+        let (_listener, addr) = listener().await;
+        let connector = connector(true);
+        assert_eq!(connect(&connector, Target::Addr(addr)).await, Ok(addr));
+        assert_eq!(connect(&connector, Target::Name("127.0.0.1".into(), addr.port())).await, Ok(addr));
+        // localhost may resolve to ::1 first, where nobody listens: the next address is tried.
+        assert_eq!(connect(&connector, Target::Name("localhost".into(), addr.port())).await, Ok(addr));
+    }
+
+    #[tokio::test]
+    async fn a_public_exit_reaches_nothing_on_its_own_machine() {
+        let (listener, addr) = listener().await;
+        let connector = connector(false);
+        let mapped = format!("[::ffff:127.0.0.1]:{}", addr.port()).parse().unwrap();
+        for target in
+            [Target::Addr(addr), Target::Addr(mapped), Target::Name("127.0.0.1".into(), addr.port())]
+        {
+            assert_eq!(connect(&connector, target).await, Err(EndReason::Policy));
+        }
+        let untouched = timeout(Duration::from_millis(50), listener.accept()).await;
+        assert!(untouched.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_a_refused_connection() {
+        let (listener, addr) = listener().await;
+        drop(listener);
+        assert_eq!(connect(&connector(true), Target::Addr(addr)).await, Err(EndReason::ConnectionRefused));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_name_is_not_found() {
+        let result = connect(&connector(true), Target::Name("no spaces".into(), 80)).await;
+        assert_eq!(result, Err(EndReason::NameNotFound));
+    }
+
+    #[test]
+    fn the_machines_own_addresses_are_recognised() {
+        assert!(is_this_machine([127, 0, 0, 1].into()));
+        assert!(is_this_machine([127, 8, 9, 10].into()));
+        assert!(!is_this_machine([198, 51, 100, 7].into()));
+        assert!(!is_this_machine("2606:4700::1111".parse().unwrap()));
+    }
+}

@@ -1,0 +1,38 @@
+//! What a relay counts for its operator: totals since it started. Nothing here tells who or where.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Totals since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Streams that reached their target.
+    pub streams_connected: AtomicU64,
+    /// Streams that the policy, or the rules that hold for every exit, refused.
+    pub streams_refused: AtomicU64,
+    /// Streams whose target could not be reached.
+    pub streams_failed: AtomicU64,
+    /// Streams for which there was no room.
+    pub streams_without_room: AtomicU64,
+    /// Directory requests that were taken.
+    pub directory_requests: AtomicU64,
+}
+
+/// Counts one.
+pub fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} streams connected, {} refused, {} failed, {} without room; {} directory requests",
+            self.streams_connected.load(Relaxed),
+            self.streams_refused.load(Relaxed),
+            self.streams_failed.load(Relaxed),
+            self.streams_without_room.load(Relaxed),
+            self.directory_requests.load(Relaxed),
+        )
+    }
+}

@@ -1,0 +1,29 @@
+//! What a relay does: sockets, tasks, files.
+//!
+//! 1. [`run`] loads keys and the stored consensus, and listens.
+//! 2. [`responder`] answers circuits; [`connector`] makes the connections of an exit.
+//! 3. [`publisher`] hands the descriptor to the authorities, [`fetcher`] fetches the consensus.
+
+pub mod authorities;
+pub mod connector;
+pub mod counters;
+pub mod fetcher;
+pub mod keyring;
+pub mod publisher;
+pub mod responder;
+mod run;
+pub mod view;
+
+use std::time::Instant;
+
+pub use run::{open_file_limit, run};
+
+#[expect(clippy::disallowed_methods, reason = "the shell reads the clock for the pure schedules")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell draws the jitter for the pure schedules")]
+fn system_rng() -> impl rand::Rng {
+    rand::rng()
+}

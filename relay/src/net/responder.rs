@@ -1,0 +1,111 @@
+//! What a relay answers to the circuits that reach it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tunic_net::channel::{IncomingStream, Responder, splice};
+use tunic_net::daemon::unix_now;
+use tunic_net::dirstream::{self, DirHandler};
+use tunic_proto::dir::{Request, Response};
+use tunic_proto::ids::RelayId;
+use tunic_proto::keys::OnionSecret;
+use tunic_proto::message::{EndReason, Target};
+
+use super::connector::Connector;
+use super::counters::{Counters, count};
+use super::keyring::KeyRing;
+use super::view::SharedView;
+use crate::core::exit::Lookup;
+
+/// Extends circuits, connects streams, mirrors the consensus.
+pub struct RelayResponder {
+    connector: Arc<Connector>,
+    view: Arc<SharedView>,
+    keys: Arc<KeyRing>,
+    counters: Arc<Counters>,
+    exit_streams: Arc<Semaphore>,
+    mirror: Arc<Mirror>,
+}
+
+impl RelayResponder {
+    /// Answers with these means; at most `max_exit_streams` streams are open or opening at once.
+    pub fn new(
+        connector: Connector,
+        view: Arc<SharedView>,
+        keys: Arc<KeyRing>,
+        counters: Arc<Counters>,
+        max_exit_streams: usize,
+    ) -> Self {
+        RelayResponder {
+            connector: Arc::new(connector),
+            mirror: Arc::new(Mirror(Arc::clone(&view))),
+            view,
+            keys,
+            counters,
+            exit_streams: Arc::new(Semaphore::new(max_exit_streams.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    fn admit(&self, target: Target) -> Result<(Lookup, OwnedSemaphorePermit), EndReason> {
+        let lookup = self.connector.admit(target)?;
+        let permit = Arc::clone(&self.exit_streams).try_acquire_owned().map_err(|_| EndReason::Resources)?;
+        Ok((lookup, permit))
+    }
+
+    fn reject(counters: &Counters, stream: IncomingStream, reason: EndReason) {
+        count(match reason {
+            EndReason::Policy => &counters.streams_refused,
+            EndReason::Resources => &counters.streams_without_room,
+            _ => &counters.streams_failed,
+        });
+        stream.reject(reason);
+    }
+}
+
+impl Responder for RelayResponder {
+    fn lookup(&self, id: RelayId) -> Option<Vec<SocketAddr>> {
+        self.view.read().lookup(id, unix_now())
+    }
+
+    fn begin(&self, target: Target, stream: IncomingStream) {
+        let (lookup, permit) = match self.admit(target) {
+            Ok(admitted) => admitted,
+            Err(reason) => return Self::reject(&self.counters, stream, reason),
+        };
+        let (connector, counters) = (Arc::clone(&self.connector), Arc::clone(&self.counters));
+        tokio::spawn(async move {
+            let connected = tokio::select! {
+                connected = connector.connect(lookup) => connected,
+                () = stream.closed() => return,
+            };
+            match connected {
+                Ok((tcp, addr)) => {
+                    count(&counters.streams_connected);
+                    // How it ended, both ends have been told.
+                    let _ = splice(stream.accept(Some(addr.ip())), tcp).await;
+                }
+                Err(reason) => Self::reject(&counters, stream, reason),
+            }
+            drop(permit);
+        });
+    }
+
+    fn begin_dir(&self, stream: IncomingStream) {
+        count(&self.counters.directory_requests);
+        dirstream::serve(stream, Arc::clone(&self.mirror) as Arc<dyn DirHandler>);
+    }
+
+    fn onion_keys(&self) -> Vec<OnionSecret> {
+        self.keys.onion()
+    }
+}
+
+/// Serves the consensus that the relay has.
+struct Mirror(Arc<SharedView>);
+
+impl DirHandler for Mirror {
+    fn handle(&self, request: Request) -> Response {
+        self.0.read().answer(&request, unix_now())
+    }
+}

@@ -1,0 +1,209 @@
+//! A relay from its start to its end.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tunic_net::channel::{Node, NodeConfig};
+use tunic_net::config::{ConfigError, Place};
+use tunic_net::daemon::{RunOptions, Status, unix_now};
+use tunic_net::keyfile::ensure_private_dir;
+use tunic_net::keys::NodeKeys;
+use tunic_proto::dir::AuthoritySet;
+
+use super::authorities::Authorities;
+use super::clock;
+use super::connector::Connector;
+use super::counters::Counters;
+use super::fetcher::Fetcher;
+use super::keyring::KeyRing;
+use super::publisher::Publisher;
+use super::responder::RelayResponder;
+use super::view::SharedView;
+use crate::config::Config;
+use crate::core::directory_view::DirectoryView;
+use crate::core::exit::ExitRules;
+
+/// How long circuits and channels may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often the relay looks after its keys and says that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(60 * 60);
+/// With less time left than this on the signing certificate, the operator is told to restart the relay.
+const CERTIFICATE_WARNING: Duration = Duration::from_secs(4 * 24 * 60 * 60);
+
+/// Runs a relay until `shutdown` completes; then ends its circuits and channels.
+///
+/// # Errors
+/// If the settings are wrong ([`ConfigError`]), keys cannot be used, or the address cannot be listened at.
+pub async fn run(
+    config: Config,
+    options: RunOptions,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let listener = listen(&config, &options)?;
+    let listening = listener.local_addr().context("the listening socket has no address")?;
+    if let Some(message) = config.problems(Some(listening)).into_iter().next() {
+        return Err(ConfigError::Invalid { place: Place::default(), message }.into());
+    }
+    open_file_limit();
+    let relay = Relay::new(config, options, listening)?;
+    let mut tasks = relay.start();
+    let serving = relay.node.serve(listener);
+    relay.options.tell(Status::Listening(listening));
+    tracing::info!("listening on port {}", listening.port());
+    if let Some(consensus) = relay.view.read().current(unix_now()) {
+        let relays = consensus.relays.len();
+        tracing::info!("starting with the stored consensus: {relays} relays");
+        relay.options.tell(Status::Consensus { relays });
+    }
+    tokio::select! {
+        () = shutdown => {}
+        () = serving => bail!("channels are no longer accepted"),
+        _ = tasks.join_next() => bail!("a task of the relay ended"),
+    }
+    tracing::info!("ending: closing circuits");
+    relay.node.shutdown(GRACE).await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn listen(config: &Config, options: &RunOptions) -> anyhow::Result<TcpListener> {
+    let listener = match &options.listener {
+        Some(listener) => listener.try_clone().context("the given socket cannot be used")?,
+        None => std::net::TcpListener::bind(config.listen)
+            .with_context(|| format!("cannot listen at {}", config.listen))?,
+    };
+    listener.set_nonblocking(true).context("the listening socket cannot be used")?;
+    TcpListener::from_std(listener).context("the listening socket cannot be used")
+}
+
+/// Raises the limit of open files as far as allowed, and tells it; `None` if there is no limit.
+pub fn open_file_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Where this fails the old limit stays, and is told.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+    getrlimit(Resource::Nofile).current
+}
+
+struct Relay {
+    config: Arc<Config>,
+    options: RunOptions,
+    addresses: Vec<SocketAddr>,
+    keys: Arc<KeyRing>,
+    view: Arc<SharedView>,
+    counters: Arc<Counters>,
+    node: Node,
+    changed: Arc<Notify>,
+}
+
+impl Relay {
+    fn new(config: Config, options: RunOptions, listening: SocketAddr) -> anyhow::Result<Self> {
+        ensure_private_dir(&config.data_dir)?;
+        let keys = NodeKeys::load_or_create(&config.key_dir(), unix_now())?;
+        let keys = Arc::new(KeyRing::new(keys, config.key_dir()));
+        let authorities = AuthoritySet::new(config.authorities.iter().map(|authority| authority.identity));
+        let view = DirectoryView::new(keys.signer().id(), authorities, config.allow_private_relays);
+        let view = Arc::new(SharedView::new(view, config.data_dir.join("consensus")));
+        view.load(unix_now());
+        let addresses = config.advertised(listening);
+        let own = [addresses.as_slice(), &[listening]].concat();
+        let rules = ExitRules::new(config.exit.policy.clone(), config.exit.allow_private, &own);
+        let counters = Arc::new(Counters::default());
+        let responder = RelayResponder::new(
+            Connector::new(rules, Arc::clone(&view)),
+            Arc::clone(&view),
+            Arc::clone(&keys),
+            Arc::clone(&counters),
+            config.exit.max_exit_streams,
+        );
+        let node = Node::new(NodeConfig {
+            signer: Some(Arc::clone(keys.signer())),
+            responder: Some(Arc::new(responder)),
+            memory_budget: config.memory_budget,
+        })
+        .context("TLS cannot be set up")?;
+        let changed = Arc::new(Notify::new());
+        Ok(Relay { config: Arc::new(config), options, addresses, keys, view, counters, node, changed })
+    }
+
+    /// Starts what runs beside serving; dropping the set ends it.
+    fn start(&self) -> JoinSet<()> {
+        let authorities = Arc::new(Authorities::new(self.node.clone(), self.config.authorities.clone()));
+        let mut tasks = JoinSet::new();
+        let publisher = Publisher {
+            config: Arc::clone(&self.config),
+            addresses: self.addresses.clone(),
+            keys: Arc::clone(&self.keys),
+            authorities: Arc::clone(&authorities),
+            changed: Arc::clone(&self.changed),
+            options: self.options.clone(),
+        };
+        tasks.spawn(publisher.run());
+        let fetcher = Fetcher {
+            authorities,
+            view: Arc::clone(&self.view),
+            unlisted: Arc::clone(&self.changed),
+            options: self.options.clone(),
+        };
+        tasks.spawn(fetcher.run());
+        let heartbeat = Heartbeat {
+            keys: Arc::clone(&self.keys),
+            view: Arc::clone(&self.view),
+            counters: Arc::clone(&self.counters),
+            node: self.node.clone(),
+            changed: Arc::clone(&self.changed),
+            started: clock(),
+        };
+        tasks.spawn(heartbeat.run());
+        tasks
+    }
+}
+
+/// Looks after the keys and says that the relay lives.
+struct Heartbeat {
+    keys: Arc<KeyRing>,
+    view: Arc<SharedView>,
+    counters: Arc<Counters>,
+    node: Node,
+    changed: Arc<Notify>,
+    started: Instant,
+}
+
+impl Heartbeat {
+    async fn run(self) {
+        self.look_after_keys();
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            self.look_after_keys();
+            let hours = clock().duration_since(self.started).as_secs() / 3600;
+            let relays = self.view.read().current(unix_now()).map_or(0, |consensus| consensus.relays.len());
+            let (channels, refused) = (self.node.channel_count(), self.node.counters());
+            tracing::info!(
+                "up {hours} h; consensus: {relays} relays; {channels} channels; {}; refused by kind: {refused}",
+                self.counters
+            );
+        }
+    }
+
+    fn look_after_keys(&self) {
+        let now = unix_now();
+        match self.keys.rotate(now) {
+            Ok(true) => self.changed.notify_one(),
+            Ok(false) => {}
+            Err(error) => tracing::error!("the onion key could not be replaced: {error}"),
+        }
+        let left = self.keys.certificate_left(now);
+        if left < CERTIFICATE_WARNING {
+            let hours = left.as_secs() / 3600;
+            tracing::warn!("the signing certificate ends in {hours} h: restart the relay, which renews it");
+        }
+    }
+}

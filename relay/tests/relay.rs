@@ -1,0 +1,319 @@
+//! A relay as others meet it: over real sockets, with an authority that the test plays.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail like tests")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tunic_net::channel::{Circuit, HopSpec, IncomingStream, Node, NodeConfig, Peer, Responder};
+use tunic_net::config::AuthorityConfig;
+use tunic_net::daemon::{RunOptions, Status, unix_now};
+use tunic_net::dirstream::{self, DirHandler};
+use tunic_net::keys::NodeKeys;
+use tunic_proto::dir::{Consensus, ConsensusBody, ExitPolicy, Request, Response, UncheckedDescriptor};
+use tunic_proto::ids::RelayId;
+use tunic_proto::keys::{IdentityKey, OnionSecret, Signer};
+use tunic_proto::message::{EndReason, Target};
+use tunic_proto::time::UnixTime;
+use tunic_relay::config::{Config, ExitConfig};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const MEMORY: usize = 64 << 20;
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("this takes too long")
+}
+
+/// A relay of the test's: its files are made before it starts, so that its keys are known.
+struct Relay {
+    hop: HopSpec,
+    at: SocketAddr,
+    status: mpsc::UnboundedReceiver<Status>,
+    end: oneshot::Sender<()>,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Relay {
+    fn start(dir: &Path, exit: ExitConfig, authorities: Vec<AuthorityConfig>) -> Relay {
+        let config = Config {
+            data_dir: dir.join("data"),
+            allow_private_relays: true,
+            exit,
+            authorities,
+            ..Config::default()
+        };
+        tunic_net::keyfile::ensure_private_dir(&config.data_dir).unwrap();
+        let keys = NodeKeys::load_or_create(&config.key_dir(), unix_now()).unwrap();
+        let hop = HopSpec { id: keys.signer.id(), onion_key: keys.onion[0].public() };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let (tell, status) = mpsc::unbounded_channel();
+        let options = RunOptions {
+            listener: Some(Arc::new(listener)),
+            status: Some(Arc::new(move |status| tell.send(status).unwrap_or_default())),
+        };
+        let (end, ended) = oneshot::channel();
+        let shutdown = async { drop(ended.await) };
+        let task = tokio::spawn(tunic_relay::run(config, options, shutdown));
+        Relay { hop, at, status, end, task }
+    }
+
+    /// Waits for a status that fits.
+    async fn wait(&mut self, wanted: impl Fn(&Status) -> bool) -> Status {
+        loop {
+            let status = soon(self.status.recv()).await.expect("the relay has ended");
+            if wanted(&status) {
+                return status;
+            }
+        }
+    }
+
+    /// A circuit of this relay alone.
+    async fn circuit(&self) -> Circuit {
+        let config = NodeConfig { signer: None, responder: None, memory_budget: MEMORY };
+        let node = Node::new(config).unwrap();
+        let peer = Peer { id: self.hop.id, addresses: vec![self.at] };
+        let channel = soon(node.connect(&peer)).await.unwrap();
+        soon(channel.create_circuit(vec![self.hop.clone()])).await.unwrap()
+    }
+
+    async fn end(self) {
+        self.end.send(()).unwrap();
+        soon(self.task).await.unwrap().unwrap();
+    }
+}
+
+fn exit(policy: &[&str], allow_private: bool) -> ExitConfig {
+    ExitConfig { policy: ExitPolicy::parse(policy).unwrap(), allow_private, ..ExitConfig::default() }
+}
+
+/// An authority with these keys; nobody listens at the address.
+fn authority(seed: u64, at: SocketAddr) -> (Signer, OnionSecret, AuthorityConfig) {
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    let lifetime = unix_now().plus(Duration::from_secs(3_600));
+    let signer = IdentityKey::generate(&mut rng).certify(lifetime, &mut rng);
+    let onion = OnionSecret::generate(&mut rng);
+    let config = AuthorityConfig {
+        name: format!("authority {seed}"),
+        identity: signer.id(),
+        onion_key: onion.public(),
+        addresses: vec![at],
+    };
+    (signer, onion, config)
+}
+
+async fn unreachable_authority() -> Vec<AuthorityConfig> {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    vec![authority(1, closed).2]
+}
+
+/// Answers each connection with what it received, once that has ended.
+async fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut received = Vec::new();
+                tcp.read_to_end(&mut received).await.unwrap();
+                tcp.write_all(&received).await.unwrap();
+            });
+        }
+    });
+    at
+}
+
+async fn echo(circuit: &Circuit, target: Target, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = circuit.begin(target).unwrap();
+    // Sent without waiting for the exit's answer.
+    soon(stream.write_all(bytes)).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    soon(stream.read_to_end(&mut answer)).await.unwrap();
+    answer
+}
+
+async fn refusal(circuit: &Circuit, target: Target) -> EndReason {
+    let mut stream = circuit.begin(target).unwrap();
+    soon(stream.connected()).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn an_exit_carries_streams_and_their_half_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = Relay::start(dir.path(), exit(&["accept *:*"], true), unreachable_authority().await);
+    let (circuit, target) = (relay.circuit().await, echo_server().await);
+    let bytes: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
+    assert_eq!(echo(&circuit, Target::Addr(target), &bytes).await, bytes);
+    assert_eq!(echo(&circuit, Target::Name("localhost".into(), target.port()), b"name").await, b"name");
+    let mut stream = circuit.begin(Target::Addr(target)).unwrap();
+    assert_eq!(soon(stream.connected()).await, Ok(Some(target.ip())));
+    relay.end().await;
+}
+
+#[tokio::test]
+async fn an_exit_says_why_it_does_not_connect() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = exit(&["reject *:25", "accept *:*"], true);
+    let relay = Relay::start(dir.path(), policy, unreachable_authority().await);
+    let circuit = relay.circuit().await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    assert_eq!(refusal(&circuit, Target::Addr(closed)).await, EndReason::ConnectionRefused);
+    assert_eq!(refusal(&circuit, Target::Name("example.com".into(), 25)).await, EndReason::Policy);
+    assert_eq!(refusal(&circuit, Target::Name("no name".into(), 80)).await, EndReason::NameNotFound);
+    relay.end().await;
+}
+
+#[tokio::test]
+async fn a_public_exit_does_not_reach_its_own_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = Relay::start(dir.path(), exit(&["accept *:*"], false), unreachable_authority().await);
+    let (circuit, target) = (relay.circuit().await, echo_server().await);
+    let mapped = format!("[::ffff:127.0.0.1]:{}", target.port()).parse().unwrap();
+    for target in
+        [Target::Addr(target), Target::Addr(mapped), Target::Name("127.0.0.1".into(), target.port())]
+    {
+        assert_eq!(refusal(&circuit, target).await, EndReason::Policy);
+    }
+    relay.end().await;
+}
+
+#[tokio::test]
+async fn streams_beyond_the_limit_are_refused_until_one_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let exit = ExitConfig { max_exit_streams: 1, ..exit(&["accept *:*"], true) };
+    let relay = Relay::start(dir.path(), exit, unreachable_authority().await);
+    let (circuit, target) = (relay.circuit().await, echo_server().await);
+    let mut first = circuit.begin(Target::Addr(target)).unwrap();
+    soon(first.connected()).await.unwrap();
+    assert_eq!(refusal(&circuit, Target::Addr(target)).await, EndReason::Resources);
+    drop(first);
+    soon(async {
+        while let Err(reason) = circuit.begin(Target::Addr(target)).unwrap().connected().await {
+            assert_eq!(reason, EndReason::Resources);
+        }
+    })
+    .await;
+    relay.end().await;
+}
+
+/// The authority that the test plays: keeps what was posted, and serves a consensus.
+struct TestAuthority {
+    onion: OnionSecret,
+    consensus: Mutex<Option<Vec<u8>>>,
+    posted: Mutex<Vec<Vec<u8>>>,
+}
+
+struct Shared(Arc<TestAuthority>);
+
+impl Responder for Shared {
+    fn lookup(&self, _: RelayId) -> Option<Vec<SocketAddr>> {
+        None
+    }
+    fn begin(&self, _: Target, stream: IncomingStream) {
+        stream.reject(EndReason::Policy);
+    }
+    fn begin_dir(&self, stream: IncomingStream) {
+        dirstream::serve(stream, Arc::new(Shared(Arc::clone(&self.0))));
+    }
+    fn onion_keys(&self) -> Vec<OnionSecret> {
+        vec![self.0.onion.clone()]
+    }
+}
+
+impl DirHandler for Shared {
+    fn handle(&self, request: Request) -> Response {
+        match request {
+            Request::PostDescriptor(bytes) => {
+                self.0.posted.lock().unwrap().push(bytes);
+                Response::done()
+            }
+            Request::GetConsensus { .. } => match self.0.consensus.lock().unwrap().clone() {
+                Some(bytes) => Response::Ok(bytes.into()),
+                None => Response::NotFound,
+            },
+            _ => Response::Malformed,
+        }
+    }
+}
+
+fn signed_consensus(descriptor: &[u8], signer: &Signer) -> Vec<u8> {
+    let now = unix_now();
+    let descriptor = UncheckedDescriptor::parse(descriptor).unwrap().check_time(now).unwrap();
+    let descriptor = descriptor.check_signature(now).unwrap();
+    let body = ConsensusBody::new(Consensus {
+        valid_after: now,
+        fresh_until: now.plus(Duration::from_secs(1_000)),
+        valid_until: now.plus(Duration::from_secs(3_000)),
+        params: Default::default(),
+        relays: vec![descriptor.entry()],
+    })
+    .unwrap();
+    body.assemble(&[body.sign(signer)]).unwrap()
+}
+
+#[tokio::test]
+async fn a_relay_publishes_itself_fetches_the_consensus_and_mirrors_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (signer, onion, config) = authority(1, listener.local_addr().unwrap());
+    let signer = Arc::new(signer);
+    let shared = Arc::new(TestAuthority { onion, consensus: Mutex::default(), posted: Mutex::default() });
+    let node = Node::new(NodeConfig {
+        signer: Some(Arc::clone(&signer)),
+        responder: Some(Arc::new(Shared(Arc::clone(&shared)))),
+        memory_budget: MEMORY,
+    })
+    .unwrap();
+    let served = node.clone();
+    tokio::spawn(async move { served.serve(listener).await });
+
+    let mut relay = Relay::start(dir.path(), exit(&["accept *:443"], false), vec![config.clone()]);
+    relay.wait(|status| *status == Status::Published).await;
+    let descriptor = shared.posted.lock().unwrap()[0].clone();
+    let consensus = signed_consensus(&descriptor, &signer);
+    *shared.consensus.lock().unwrap() = Some(consensus.clone());
+    relay.wait(|status| *status == Status::Consensus { relays: 1 }).await;
+
+    let circuit = relay.circuit().await;
+    let get = |have| Request::GetConsensus { have };
+    let answer = soon(dirstream::request(&circuit, &get(UnixTime(0)))).await.unwrap();
+    assert_eq!(answer, Response::Ok(consensus.clone().into()));
+    let answer = soon(dirstream::request(&circuit, &get(unix_now()))).await.unwrap();
+    assert_eq!(answer, Response::NotModified);
+    let answer = soon(dirstream::request(&circuit, &Request::PostDescriptor(descriptor))).await.unwrap();
+    assert!(matches!(answer, Response::Refused(_)), "{answer:?}");
+    relay.end().await;
+
+    // The next run starts with what was stored, also when no authority is in reach.
+    node.shutdown(Duration::ZERO).await;
+    let mut relay = Relay::start(dir.path(), exit(&[], false), vec![config]);
+    relay.wait(|status| *status == Status::Consensus { relays: 1 }).await;
+    let circuit = relay.circuit().await;
+    let answer = soon(dirstream::request(&circuit, &get(UnixTime(0)))).await.unwrap();
+    assert_eq!(answer, Response::Ok(consensus.into()));
+    relay.end().await;
+}
+
+#[tokio::test]
+async fn garbage_on_the_port_disturbs_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = Relay::start(dir.path(), exit(&[], false), unreachable_authority().await);
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 255, 255], &[0; 4096]] {
+        let mut tcp = TcpStream::connect(relay.at).await.unwrap();
+        tcp.write_all(garbage).await.unwrap();
+        tcp.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        // Closed, with or without a TLS alert.
+        let _ = soon(tcp.read_to_end(&mut rest)).await;
+    }
+    assert!(relay.circuit().await.is_open());
+    relay.end().await;
+}
