@@ -1,0 +1,126 @@
+//! A circuit whose client is the test: it can send what no honest client would.
+
+use tunic_proto::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
+use tunic_proto::circuit::HopSpec;
+use tunic_proto::crypto::fragment::{Create, Created, Extend, Extended, create_message};
+use tunic_proto::crypto::handshake::{ClientHandshake, HopKeys};
+use tunic_proto::crypto::layer::{BackwardLayers, ForwardLayers, HopOpener, HopSealer, inner_len};
+use tunic_proto::ids::{CircId, HopNum, StreamId};
+use tunic_proto::message::{self, Backward, Code};
+
+use rand_chacha::ChaCha20Rng;
+
+/// The keys of a circuit, and the cells that it is built with.
+pub struct RawCircuit {
+    /// Its id on the channel.
+    pub id: CircId,
+    forward: ForwardLayers,
+    backward: BackwardLayers,
+    handshake: Option<ClientHandshake>,
+    created: Created,
+    extended: Extended,
+}
+
+impl RawCircuit {
+    /// The three cells of `CREATE` with this depth.
+    pub fn create(
+        id: CircId,
+        hop: &HopSpec,
+        depth: HopNum,
+        rng: &mut ChaCha20Rng,
+    ) -> (RawCircuit, Vec<Cell>) {
+        let (handshake, request) = ClientHandshake::start(hop.id, hop.onion_key, rng);
+        let message = create_message(depth, &request);
+        let cells =
+            Create::split(&message).map(|payload| cell::build(id, Command::Create, &payload)).collect();
+        let circuit = RawCircuit {
+            id,
+            forward: ForwardLayers::new(),
+            backward: BackwardLayers::new(),
+            handshake: Some(handshake),
+            created: Created::new(),
+            extended: Extended::new(),
+        };
+        (circuit, cells)
+    }
+
+    /// The four cells of `EXTEND`.
+    pub fn extend(&mut self, hop: &HopSpec, rng: &mut ChaCha20Rng) -> Vec<Cell> {
+        let (handshake, request) = ClientHandshake::start(hop.id, hop.onion_key, rng);
+        self.handshake = Some(handshake);
+        self.extended = Extended::new();
+        let fragments: Vec<_> = Extend::split(&request).collect();
+        fragments.iter().map(|fragment| self.message(Code::Extend, 0, fragment)).collect()
+    }
+
+    /// Takes a cell that came back; true when it made the circuit a hop longer.
+    ///
+    /// # Panics
+    /// If an honest relay would not have sent it.
+    pub fn handle(&mut self, cell: &Cell) -> bool {
+        let reply = match cell::parse_header(cell) {
+            Ok((_, Command::Created)) => self.created.push(cell::payload(cell)).ok().flatten(),
+            Ok((_, Command::Relay | Command::RelayBlocked)) => {
+                let (hop, payload) = self.open(cell);
+                match Backward::parse(&payload[..inner_len(hop)]) {
+                    Ok(Backward::Extended(fragment)) => self.extended.push(fragment).ok().flatten(),
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        let Some(reply) = reply else { return false };
+        let keys = self.handshake.take().and_then(|handshake| handshake.finish(&reply).ok());
+        let Some(keys) = keys else { panic!("the handshake failed") };
+        self.add(&keys);
+        true
+    }
+
+    fn add(&mut self, keys: &HopKeys) {
+        let Some(hop) = HopNum::new(self.forward.len() as u8) else { panic!("too many hops") };
+        let pushed = self.forward.push(HopSealer::new(&keys.forward, hop));
+        let opened = self.backward.push(HopOpener::new(&keys.backward, hop));
+        assert!(pushed.is_ok() && opened.is_ok());
+    }
+
+    /// Opens a cell that came back: who sent it, and what.
+    ///
+    /// # Panics
+    /// If it does not open.
+    pub fn open(&mut self, cell: &Cell) -> (HopNum, [u8; PAYLOAD_LEN]) {
+        let mut payload = *cell::payload(cell);
+        match self.backward.open(&mut payload) {
+            Ok(hop) => (hop, payload),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The last hop.
+    pub fn last_hop(&self) -> HopNum {
+        HopNum::new(self.forward.len().saturating_sub(1) as u8).unwrap_or(HopNum::FIRST)
+    }
+
+    /// A message for the last hop.
+    pub fn message(&mut self, code: Code, stream: u16, data: &[u8]) -> Cell {
+        self.message_to(self.last_hop(), code, stream, data)
+    }
+
+    /// A message for any hop.
+    pub fn message_to(&mut self, hop: HopNum, code: Code, stream: u16, data: &[u8]) -> Cell {
+        let mut inner = vec![0; inner_len(hop)];
+        message::write(&mut inner, code, StreamId(stream), data);
+        self.sealed(hop, &inner)
+    }
+
+    /// Any bytes for any hop.
+    pub fn sealed(&mut self, hop: HopNum, inner: &[u8]) -> Cell {
+        let mut cell = [0; CELL_LEN];
+        cell::write_header(&mut cell, self.id, Command::Relay);
+        cell[HEADER_LEN..][..inner.len()].copy_from_slice(inner);
+        if let Some(payload) = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>() {
+            let sealed = self.forward.seal(payload, hop);
+            assert!(sealed.is_ok());
+        }
+        cell
+    }
+}

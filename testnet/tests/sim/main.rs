@@ -1,0 +1,4 @@
+//! The protocol's promises, kept by whole networks in the simulator.
+
+mod circuits;
+mod support;
