@@ -133,7 +133,7 @@ mod tests {
 
     fn build(need: Need, for_want: bool) -> Build {
         let for_want = for_want.then_some(crate::core::pool::WantId(1));
-        Build { circuit: CircuitId(2), need, not_exits: Vec::new(), for_want }
+        Build { circuit: CircuitId(2), need, not_exits: Vec::new(), for_want, started: start() }
     }
 
     fn plan(planner: &Planner, seed: u64, now: Instant) -> Path {

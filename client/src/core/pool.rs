@@ -64,6 +64,8 @@ pub struct Want {
     pub target: Target,
     /// Exits that failed it already.
     pub not_exits: Vec<RelayId>,
+    /// Only circuits begun from now on will do: one broke under it, and others may have the same relay.
+    pub fresh: bool,
 }
 
 /// What the caller has to do.
@@ -90,6 +92,8 @@ pub struct Build {
     pub not_exits: Vec<RelayId>,
     /// The want that asked for it; a spare has none.
     pub for_want: Option<WantId>,
+    /// When it was decided.
+    pub started: Instant,
 }
 
 /// Why there is no circuit.
@@ -120,7 +124,7 @@ pub enum BuildFailure {
 #[derive(Debug)]
 enum Circuit {
     Building(Build),
-    Ready { exit: RelayId, policy: ExitPolicy, since: Instant, usage: Usage },
+    Ready { exit: RelayId, policy: ExitPolicy, started: Instant, usage: Usage },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -136,6 +140,7 @@ enum Usage {
 
 struct Waiting {
     want: Want,
+    since: Instant,
     deadline: Instant,
 }
 
@@ -186,6 +191,12 @@ impl Pool {
         self.pause_until = None;
     }
 
+    /// The consensus is past its lifetime: nothing is built with it any more. Circuits that are there go on.
+    pub fn network_expired(&mut self) {
+        self.network_known = false;
+        self.last_failure = PathError::NoConsensus.into();
+    }
+
     /// A stream looks for a circuit. The answer is [`Output::Use`] or [`Output::Refuse`].
     pub fn want(&mut self, want: Want, now: Instant) -> WantId {
         let id = WantId(self.fresh_id());
@@ -193,18 +204,19 @@ impl Pool {
         if self.wants.len() >= MAX_WANTS {
             self.outputs.push_back(Output::Refuse(id, BuildFailure::Busy));
         } else {
-            self.wants.insert(id, Waiting { want, deadline: now + WANT_TIMEOUT });
+            self.wants.insert(id, Waiting { want, since: now, deadline: now + WANT_TIMEOUT });
         }
         id
     }
 
     /// The circuit is built, over this path.
-    pub fn built(&mut self, id: CircuitId, path: &Path, now: Instant) {
+    pub fn built(&mut self, id: CircuitId, path: &Path) {
         self.failures_in_a_row = 0;
         self.pause_until = None;
-        if let (Some(circuit), Some(exit)) = (self.circuits.get_mut(&id), path.exit()) {
+        let (Some(circuit), Some(exit)) = (self.circuits.get_mut(&id), path.exit()) else { return };
+        if let Circuit::Building(Build { started, .. }) = *circuit {
             let policy = path.exit_policy.clone();
-            *circuit = Circuit::Ready { exit, policy, since: now, usage: Usage::Spare };
+            *circuit = Circuit::Ready { exit, policy, started, usage: Usage::Spare };
         }
     }
 
@@ -233,6 +245,11 @@ impl Pool {
         if let Some(Circuit::Ready { usage, .. }) = self.circuits.get_mut(&id) {
             *usage = Usage::Retired;
         }
+    }
+
+    /// Builds that failed since one succeeded, those that failed together counted once.
+    pub fn failures_in_a_row(&self) -> u32 {
+        self.failures_in_a_row
     }
 
     /// Draws the conclusions of all inputs so far and of the time.
@@ -278,7 +295,7 @@ impl Pool {
         let ids: Vec<WantId> = self.wants.keys().copied().collect();
         for id in ids {
             let Some(waiting) = self.wants.get(&id) else { continue };
-            let Some(circuit) = self.find(&waiting.want, now, load) else { continue };
+            let Some(circuit) = self.find(waiting, now, load) else { continue };
             if let Some(waiting) = self.wants.remove(&id) {
                 self.assign(circuit, waiting.want.isolation, now);
                 self.outputs.push_back(Output::Use(id, circuit));
@@ -287,8 +304,8 @@ impl Pool {
     }
 
     /// A circuit of the want's own isolation, the least loaded; else the oldest spare.
-    fn find(&self, want: &Want, now: Instant, load: Load<'_>) -> Option<CircuitId> {
-        let fitting = || self.circuits.iter().filter(|(_, circuit)| circuit.suits(want, now));
+    fn find(&self, waiting: &Waiting, now: Instant, load: Load<'_>) -> Option<CircuitId> {
+        let fitting = || self.circuits.iter().filter(|(_, circuit)| circuit.suits(waiting, now));
         let own = fitting().filter(|(_, circuit)| !circuit.is_spare()).map(|(id, _)| (load(*id), *id));
         let own = own.filter(|(streams, _)| *streams < MAX_STREAMS).min().map(|(_, id)| id);
         own.or_else(|| fitting().find(|(_, circuit)| circuit.is_spare()).map(|(id, _)| *id))
@@ -312,9 +329,11 @@ impl Pool {
         let mut promised: BTreeMap<CircuitId, Isolation> = BTreeMap::new();
         let ids: Vec<WantId> = self.wants.keys().copied().collect();
         for id in ids {
-            let Some(want) = self.wants.get(&id).map(|waiting| waiting.want.clone()) else { continue };
+            let Some(waiting) = self.wants.get(&id) else { continue };
+            let want = waiting.want.clone();
             let promise = self.building().find(|build| {
-                build.may_serve(&want) && promised.get(&build.circuit).is_none_or(|to| *to == want.isolation)
+                build.may_serve(waiting)
+                    && promised.get(&build.circuit).is_none_or(|to| *to == want.isolation)
             });
             let circuit = match promise.map(|build| build.circuit) {
                 Some(circuit) => circuit,
@@ -370,7 +389,7 @@ impl Pool {
             return None;
         }
         let circuit = CircuitId(self.fresh_id());
-        let build = Build { circuit, need, not_exits, for_want };
+        let build = Build { circuit, need, not_exits, for_want, started: now };
         self.circuits.insert(circuit, Circuit::Building(build.clone()));
         self.outputs.push_back(Output::Build(build));
         Some(circuit)
@@ -433,8 +452,11 @@ impl Pool {
 }
 
 impl Circuit {
-    fn suits(&self, want: &Want, now: Instant) -> bool {
-        let Circuit::Ready { exit, policy, usage, .. } = self else { return false };
+    fn suits(&self, Waiting { want, since: asked, .. }: &Waiting, now: Instant) -> bool {
+        let Circuit::Ready { exit, policy, started, usage } = self else { return false };
+        if want.fresh && started < asked {
+            return false;
+        }
         let free = match usage {
             Usage::Spare => true,
             Usage::Assigned { isolation, first_used } => {
@@ -459,9 +481,9 @@ impl Circuit {
 
     /// From when on the circuit is closed if it is idle.
     fn ends(&self, now: Instant) -> Option<Instant> {
-        let Circuit::Ready { since, usage, .. } = self else { return None };
+        let Circuit::Ready { started, usage, .. } = self else { return None };
         Some(match usage {
-            Usage::Spare => *since + SPARE_LIFETIME,
+            Usage::Spare => *started + SPARE_LIFETIME,
             Usage::Assigned { first_used, .. } => *first_used + DIRTY_AFTER,
             Usage::Retired => now,
         })
@@ -470,7 +492,10 @@ impl Circuit {
 
 impl Build {
     /// Whether the circuit will likely do for this want. That it does is only known when its exit is.
-    fn may_serve(&self, want: &Want) -> bool {
+    fn may_serve(&self, Waiting { want, since: asked, .. }: &Waiting) -> bool {
+        if want.fresh && self.started < *asked {
+            return false;
+        }
         let port_fits = match &self.need {
             Need::Target(target) => target.port() == want.target.port(),
             Need::Port(port) => *port == want.target.port(),

@@ -27,12 +27,14 @@ impl Bench {
 
     fn want(&mut self, isolation: &str, target: &str, port: u16) -> WantId {
         let target = Target::Name(target.into(), port);
-        self.pool
-            .want(Want { isolation: Isolation::named(isolation), target, not_exits: Vec::new() }, self.now)
+        self.pool.want(
+            Want { isolation: Isolation::named(isolation), target, not_exits: Vec::new(), fresh: false },
+            self.now,
+        )
     }
 
     fn built(&mut self, id: CircuitId, exit: u32) {
-        self.pool.built(id, &path(exit, open_policy()), self.now);
+        self.pool.built(id, &path(exit, open_policy()));
     }
 
     /// Builds whatever the pool asks for until it asks for nothing, and returns the other outputs.
@@ -88,6 +90,18 @@ fn nothing_is_built_before_the_network_is_known() {
     assert_eq!(bench.settle(), []);
     bench.pool.network_changed();
     assert_eq!(builds_of(&bench.settle()).len(), 3, "one for the want and two spares");
+}
+
+#[test]
+fn nothing_is_built_with_an_expired_consensus() {
+    let mut bench = Bench::new(1);
+    bench.build_all();
+    bench.pool.network_expired();
+    let (served, waits) = (bench.want("a", "example.com", 443), bench.want("b", "example.com", 443));
+    let outputs = bench.settle();
+    assert!(matches!(outputs[..], [Output::Use(want, _)] if want == served), "{outputs:?}");
+    bench.advance(WANT_TIMEOUT);
+    assert_eq!(bench.settle(), [Output::Refuse(waits, PathError::NoConsensus.into())]);
 }
 
 #[test]
@@ -187,7 +201,7 @@ fn a_circuit_whose_exit_does_not_let_the_target_through_is_not_used() {
     let mut bench = Bench::new(0);
     let web = bench.want("a", "example.com", 443);
     let build = builds_of(&bench.settle()).remove(0);
-    bench.pool.built(build.circuit, &path(1, policy(&["accept *:443"])), bench.now);
+    bench.pool.built(build.circuit, &path(1, policy(&["accept *:443"])));
     assert_eq!(bench.settle()[0], Output::Use(web, build.circuit));
     bench.want("a", "example.com", 22);
     let builds = builds_of(&bench.settle());
@@ -202,6 +216,7 @@ fn an_exit_that_failed_a_want_is_not_given_to_it_again() {
         isolation: Isolation::named("a"),
         target: Target::Name("example.com".into(), 443),
         not_exits: vec![id(1)],
+        fresh: false,
     };
     let again = bench.pool.want(want, bench.now);
     let builds = builds_of(&bench.settle());
@@ -210,6 +225,26 @@ fn an_exit_that_failed_a_want_is_not_given_to_it_again() {
     bench.built(build.circuit, 2);
     assert!(bench.settle().contains(&Output::Use(again, build.circuit)));
     assert_eq!(bench.circuit_for("a"), first, "others still may");
+}
+
+#[test]
+fn a_stream_whose_circuit_broke_gets_one_that_was_begun_since() {
+    let mut bench = Bench::new(2);
+    let old = bench.circuit_for("a");
+    bench.want("b", "example.com", 443);
+    let begun_before = builds_of(&bench.settle()).remove(0);
+    bench.advance(Duration::from_millis(1));
+    let target = Target::Name("example.com".into(), 443);
+    let want = Want { isolation: Isolation::named("a"), target, not_exits: Vec::new(), fresh: true };
+    let wants = [bench.pool.want(want.clone(), bench.now), bench.pool.want(want, bench.now)];
+    let builds = builds_of(&bench.settle());
+    assert_eq!(builds.len(), 1, "neither its own circuit nor a spare will do");
+    bench.built(begun_before.circuit, 1);
+    assert!(!bench.settle().iter().any(|output| matches!(output, Output::Use(..))));
+    bench.built(builds[0].circuit, 1);
+    let served = bench.settle();
+    assert!(wants.iter().all(|want| served.contains(&Output::Use(*want, builds[0].circuit))));
+    assert_eq!(bench.circuit_for("a"), old, "others still may");
 }
 
 #[test]

@@ -11,7 +11,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
-/// Pauses between attempts: doubling from 100 ms to five minutes, each shortened by up to half so that clients that lost
+/// Each pause is so much longer than the one before. Not doubled: what is waited for when a network starts would be
+/// noticed late by as much as it took to come.
+const GROWTH: f64 = 1.5;
+
+/// Pauses between attempts, growing from 100 ms to five minutes, each shortened by up to half so that clients that lost
 /// the network together do not come back together.
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {
@@ -21,7 +25,8 @@ pub struct Backoff {
 impl Backoff {
     /// How long to wait after one more failure.
     pub fn failed<R: Rng + ?Sized>(&mut self, rng: &mut R) -> Duration {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(MAX_PAUSE);
+        let growth = GROWTH.powi(self.failures.min(64) as i32);
+        let pause = FIRST_PAUSE.mul_f64(growth).min(MAX_PAUSE);
         self.failures = self.failures.saturating_add(1);
         pause.mul_f64(rng.random_range(0.5..=1.0))
     }
@@ -44,6 +49,12 @@ pub fn refetch_at<R: Rng + ?Sized>(consensus: &Consensus, rng: &mut R) -> UnixTi
     consensus.fresh_until.plus(Duration::from_secs(rng.random_range(0..=spare / 2)))
 }
 
+/// The shortest pause between attempts while this consensus is still valid: a sixtieth of what is left between its being
+/// fresh and its end, so that a directory that is a little late is not asked dozens of times.
+pub fn unhurried_pause(consensus: &Consensus) -> Duration {
+    consensus.valid_until.since(consensus.fresh_until) / 60
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,12 +64,17 @@ mod tests {
     fn pauses_grow_from_a_tenth_of_a_second_to_five_minutes() {
         let (mut backoff, mut rng) = (Backoff::default(), rng(1));
         for failure in 0..100 {
-            let full = (0.1 * f64::from(failure.min(20)).exp2()).min(300.0);
+            let full = (0.1 * 1.5_f64.powi(failure)).min(300.0);
             let pause = backoff.failed(&mut rng).as_secs_f64();
             assert!((0.499 * full..=1.001 * full).contains(&pause), "failure {failure}: {pause} s");
         }
         backoff.succeeded();
         assert!(backoff.failed(&mut rng) <= FIRST_PAUSE);
+    }
+
+    #[test]
+    fn with_a_valid_consensus_there_is_no_hurry() {
+        assert_eq!(unhurried_pause(network(1).consensus()), Duration::from_secs(120));
     }
 
     #[test]

@@ -1,0 +1,236 @@
+//! The client's settings.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tunic_net::config::{AuthorityConfig, ConfigError, Place};
+use tunic_proto::dir::AuthoritySet;
+
+use crate::core::network::Rules;
+use crate::core::pool::MAX_SPARES;
+
+/// The commented example that `--print-config` prints. What it sets are the defaults.
+pub const EXAMPLE: &str = include_str!("../client.example.toml");
+
+const MIB: usize = 1 << 20;
+/// Below this the client cannot hold the windows of a few busy streams.
+const MIN_MEMORY_BUDGET: usize = 4 * MIB;
+
+/// Everything that a person can set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Where applications connect.
+    pub socks: SocketAddr,
+    /// Whether `socks` may be an address that other machines reach.
+    pub allow_public_socks: bool,
+    /// What applications must authenticate with, if anything.
+    pub socks_password: Option<Password>,
+    /// Where guards and consensus are kept, mode 0700.
+    pub state_dir: Option<PathBuf>,
+    /// Circuits kept ready.
+    pub spare_circuits: usize,
+    /// Bytes of queued cells and stream data that the client may hold.
+    pub memory_budget: usize,
+    /// What gets logged: `error`, `warn`, `info`, `debug`, `trace`.
+    pub log: String,
+    /// For networks on one machine.
+    pub testing: Testing,
+    /// The authorities that are trusted.
+    #[serde(rename = "authority")]
+    pub authorities: Vec<AuthorityConfig>,
+}
+
+/// Settings that weaken the client, for networks on one machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Testing {
+    /// Loopback addresses count as different networks.
+    pub loopback_is_distinct: bool,
+}
+
+/// A password. Its debug form does not show it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Password(pub String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            socks: SocketAddr::from(([127, 0, 0, 1], 9150)),
+            allow_public_socks: false,
+            socks_password: None,
+            state_dir: None,
+            spare_circuits: 2,
+            memory_budget: 128 * MIB,
+            log: "info".to_owned(),
+            testing: Testing::default(),
+            authorities: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Refuses settings that cannot work or that would harm whoever set them. `socks` is the address that the listener
+    /// has, if there is one.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with all that is wrong, and what to do about it.
+    pub fn check(&self, socks: Option<SocketAddr>) -> Result<(), ConfigError> {
+        let problems = self.problems(socks.unwrap_or(self.socks));
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid { place: Place::default(), message: problems.join("; ") })
+    }
+
+    fn problems(&self, socks: SocketAddr) -> Vec<&'static str> {
+        let is_public = !socks.ip().to_canonical().is_loopback();
+        let password_len = self.socks_password.as_ref().map_or(1, |password| password.0.len());
+        let twice = |at: usize| {
+            self.authorities[..at].iter().any(|other| other.identity == self.authorities[at].identity)
+        };
+        let checks = [
+            (
+                is_public && !self.allow_public_socks,
+                "`socks` is an address that other machines can reach: use 127.0.0.1, or set allow_public_socks = true \
+                 and a socks_password if you mean it",
+            ),
+            (
+                is_public && self.allow_public_socks && self.socks_password.is_none(),
+                "`allow_public_socks` needs a `socks_password`, or everybody could use Tunic in your name",
+            ),
+            (!(1..=255).contains(&password_len), "`socks_password` must have 1 to 255 bytes"),
+            (self.spare_circuits > MAX_SPARES, "`spare_circuits` is more than 16"),
+            (self.memory_budget < MIN_MEMORY_BUDGET, "`memory_budget` is below 4194304 bytes (4 MiB)"),
+            (
+                self.authorities.is_empty(),
+                "there is no [[authority]]: copy those of your network into the file",
+            ),
+            (
+                self.authorities.iter().any(|authority| authority.addresses.is_empty()),
+                "an [[authority]] has no address",
+            ),
+            ((0..self.authorities.len()).any(twice), "two [[authority]] tables have the same identity"),
+        ];
+        checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text).collect()
+    }
+
+    /// Where state is kept: as configured, else where the XDG Base Directory Specification says.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if neither the configuration nor the environment tells.
+    pub fn state_dir(&self) -> Result<PathBuf, ConfigError> {
+        let absolute =
+            |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let xdg = || absolute("XDG_STATE_HOME").map(|base| base.join("tunic"));
+        let home = || absolute("HOME").map(|home| home.join(".local/state/tunic"));
+        self.state_dir.clone().or_else(xdg).or_else(home).ok_or_else(|| ConfigError::Invalid {
+            place: Place { key: Some("state_dir".to_owned()), ..Place::default() },
+            message: "neither `state_dir` nor the environment's HOME says where to keep state".to_owned(),
+        })
+    }
+
+    /// What counts as two different networks.
+    pub fn rules(&self) -> Rules {
+        Rules { loopback_is_distinct: self.testing.loopback_is_distinct }
+    }
+
+    /// The identities of the authorities.
+    pub fn authority_set(&self) -> AuthoritySet {
+        AuthoritySet::new(self.authorities.iter().map(|authority| authority.identity))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tunic_net::config::parse;
+
+    fn usable() -> Config {
+        let commented = EXAMPLE.split_once("# [[authority]]").unwrap().1;
+        let table = format!("[[authority]]{}", commented.replace("\n# ", "\n"));
+        parse(&table, EXAMPLE).unwrap()
+    }
+
+    #[track_caller]
+    fn check_refused(config: &Config, mention: &str) {
+        let error = config.check(None).unwrap_err().to_string();
+        assert!(error.contains(mention), "{error}");
+    }
+
+    #[test]
+    fn the_example_is_the_default() {
+        assert_eq!(parse::<Config>(EXAMPLE, EXAMPLE).unwrap(), Config::default());
+        assert_eq!(parse::<Config>("", EXAMPLE).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_examples_comments_are_settings_too() {
+        let config = usable();
+        assert_eq!(config.authorities[0].addresses, ["192.0.2.1:9001".parse().unwrap()]);
+        config.check(None).unwrap();
+        let text = EXAMPLE.replace("# socks_password", "socks_password").replace("# state_dir", "state_dir");
+        let config: Config = parse(&text, EXAMPLE).unwrap();
+        assert!(config.socks_password.is_some() && config.state_dir.is_some());
+    }
+
+    #[test]
+    fn a_misspelt_setting_names_the_nearest_one() {
+        let error = parse::<Config>("spare_circuit = 3", EXAMPLE).unwrap_err().to_string();
+        assert!(error.contains("spare_circuits"), "{error}");
+    }
+
+    #[test]
+    fn a_public_socks_port_needs_a_flag_and_a_password() {
+        let mut config = usable();
+        for public in ["0.0.0.0:9150", "192.0.2.1:9150", "[::]:9150", "[::ffff:192.0.2.1]:9150"] {
+            config.socks = public.parse().unwrap();
+            config.allow_public_socks = false;
+            check_refused(&config, "allow_public_socks = true");
+            config.allow_public_socks = true;
+            check_refused(&config, "needs a `socks_password`");
+        }
+        config.socks_password = Some(Password("secret".into()));
+        config.check(None).unwrap();
+        for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            let config = Config { socks: loopback.parse().unwrap(), ..usable() };
+            config.check(None).unwrap();
+        }
+        assert!(
+            usable().check(Some("0.0.0.0:9150".parse().unwrap())).is_err(),
+            "the listener's address counts"
+        );
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        check_refused(&Config::default(), "[[authority]]");
+        check_refused(&Config { spare_circuits: 17, ..usable() }, "spare_circuits");
+        check_refused(&Config { memory_budget: 1, ..usable() }, "memory_budget");
+        check_refused(&Config { socks_password: Some(Password("x".repeat(256))), ..usable() }, "255 bytes");
+        check_refused(&Config { socks_password: Some(Password(String::new())), ..usable() }, "255 bytes");
+        let mut config = usable();
+        config.authorities.push(config.authorities[0].clone());
+        check_refused(&config, "same identity");
+        config.authorities.truncate(1);
+        config.authorities[0].addresses.clear();
+        check_refused(&config, "no address");
+    }
+
+    #[test]
+    fn a_written_configuration_reads_back() {
+        let config = Config { socks_password: Some(Password("secret".into())), ..usable() };
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

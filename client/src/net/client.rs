@@ -1,0 +1,112 @@
+//! The client as programs embed it.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tunic_net::channel::{CircuitStream, Node, NodeConfig};
+use tunic_net::daemon::RunOptions;
+use tunic_proto::message::Target;
+
+use super::dial::{ConnectError, Early, dial};
+use super::directory::Directory;
+use super::manager::{Manager, ManagerHandle};
+use super::socks::{self, SocksServer};
+use super::state::State;
+use crate::config::Config;
+use crate::core::isolation::Isolation;
+use crate::core::path::Path;
+use crate::core::planner::Planner;
+
+/// How long the relays are given to learn that the circuits are over.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// A running client. Cheap to clone; it runs until [`Client::shutdown`], or until the last clone is dropped.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: Node,
+    manager: ManagerHandle,
+    socks_password: Option<Vec<u8>>,
+    /// Ends with the client.
+    tasks: Mutex<JoinSet<()>>,
+    /// Ends by itself when the tasks have.
+    written: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Client {
+    /// Starts to connect to the network, inside the tokio runtime that this is called in. Opens no port; see
+    /// [`Client::serve_socks`]. `options.status` is told how far it is.
+    ///
+    /// # Errors
+    /// If the configuration is wrong, or the state directory cannot be used.
+    pub async fn start(config: Config, options: RunOptions) -> anyhow::Result<Client> {
+        // An address that nobody listens at does no harm.
+        config.check(Some(([127, 0, 0, 1], 1).into()))?;
+        let state = State::open(&config.state_dir()?)?;
+        let planner = Planner::new(state.load_guards()?, config.rules());
+        let node_config = NodeConfig { signer: None, responder: None, memory_budget: config.memory_budget };
+        let node = Node::new(node_config).context("cannot set up TLS")?;
+        let (writer, written) = state.start_writer();
+        let (circuits, manager) =
+            Manager::new(node.clone(), writer.clone(), options.clone(), planner, config.spare_circuits);
+        let socks_password = config.socks_password.as_ref().map(|password| password.0.as_bytes().to_vec());
+        let directory = Directory::new(node.clone(), &config, (state, writer), options, manager.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(circuits.run());
+        tasks.spawn(directory.run());
+        let (tasks, written) = (Mutex::new(tasks), Mutex::new(Some(written)));
+        Ok(Client { inner: Arc::new(Inner { node, manager, socks_password, tasks, written }) })
+    }
+
+    /// Connects to the target through three relays, and tells which. Waits for circuits if there are none yet, for a
+    /// minute at most. Streams share a circuit only if their isolation is equal.
+    ///
+    /// # Errors
+    /// [`ConnectError`], after other circuits were tried where that could help.
+    pub async fn connect(
+        &self,
+        target: Target,
+        isolation: Isolation,
+    ) -> Result<(CircuitStream, Arc<Path>), ConnectError> {
+        dial(&self.inner.manager, target, isolation, Early::none()).await
+    }
+
+    /// As [`Client::connect`], sending what the application sends meanwhile.
+    pub(super) async fn connect_early(
+        &self,
+        target: Target,
+        isolation: Isolation,
+        early: Early<'_>,
+    ) -> Result<(CircuitStream, Arc<Path>), ConnectError> {
+        dial(&self.inner.manager, target, isolation, early).await
+    }
+
+    /// Serves SOCKS5 at this listener, with the configured password if there is one; never ends by itself. Dropping the
+    /// future ends its connections. Whether the listener's address may be public is the caller's business.
+    pub fn serve_socks(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + use<> {
+        let password = self.inner.socks_password.clone();
+        socks::serve(SocksServer { client: self.clone(), password }, listener)
+    }
+
+    /// Ends all circuits and tells the relays so. Streams that are open break. What has to be stored is stored.
+    pub async fn shutdown(&self) {
+        let mut tasks = std::mem::take(&mut *lock(&self.inner.tasks));
+        tasks.shutdown().await;
+        let written = lock(&self.inner.written).take();
+        if let Some(written) = written {
+            let _ = written.await;
+        }
+        self.inner.node.shutdown(SHUTDOWN_GRACE).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,324 @@
+//! The task that owns the circuits: it does what the pool decides, with paths from the planner, and tells both what
+//! became of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tunic_net::channel::{Circuit, Node};
+use tunic_net::daemon::{RunOptions, Status, unix_now};
+use tunic_proto::message::DestroyReason;
+
+use super::build::{Built, build};
+use super::state::Writer;
+use super::{new_rng, now};
+use crate::core::network::Network;
+use crate::core::path::{Hop, Path};
+use crate::core::planner::Planner;
+use crate::core::pool::{Build, BuildFailure, CircuitId, Output, Pool, Want, WantId};
+
+/// Requests that wait for the manager; whoever has one more waits for room.
+const MAX_QUEUED: usize = 256;
+
+/// A circuit for a stream, and its relays.
+pub(super) struct Lease {
+    pub(super) id: CircuitId,
+    pub(super) circuit: Circuit,
+    pub(super) path: Arc<Path>,
+}
+
+type Answer = oneshot::Sender<Result<Lease, BuildFailure>>;
+
+enum Command {
+    Want(Want, Answer),
+    Retire(CircuitId),
+    Network(Arc<Network>),
+    NetworkExpired,
+    DirectoryCache(oneshot::Sender<Option<Hop>>),
+}
+
+/// Asks the manager. It is gone when the client was shut down.
+#[derive(Clone)]
+pub(super) struct ManagerHandle(mpsc::Sender<Command>);
+
+impl ManagerHandle {
+    /// A circuit for this want; `None` if the client was shut down.
+    pub(super) async fn want(&self, want: Want) -> Option<Result<Lease, BuildFailure>> {
+        let (answer, receiver) = oneshot::channel();
+        self.0.send(Command::Want(want, answer)).await.ok()?;
+        receiver.await.ok()
+    }
+
+    /// No new streams for this circuit.
+    pub(super) async fn retire(&self, id: CircuitId) {
+        let _ = self.0.send(Command::Retire(id)).await;
+    }
+
+    pub(super) async fn set_network(&self, network: Arc<Network>) {
+        let _ = self.0.send(Command::Network(network)).await;
+    }
+
+    /// The consensus is past its lifetime.
+    pub(super) async fn network_expired(&self) {
+        let _ = self.0.send(Command::NetworkExpired).await;
+    }
+
+    /// A relay to fetch the consensus from.
+    pub(super) async fn directory_cache(&self) -> Option<Hop> {
+        let (answer, receiver) = oneshot::channel();
+        self.0.send(Command::DirectoryCache(answer)).await.ok()?;
+        receiver.await.ok()?
+    }
+}
+
+enum Event {
+    Built(CircuitId, Result<Built, BuildFailure>),
+    Closed(CircuitId),
+}
+
+struct Building {
+    task: AbortHandle,
+    path: Arc<Path>,
+}
+
+struct Live {
+    circuit: Circuit,
+    path: Arc<Path>,
+    watcher: AbortHandle,
+}
+
+pub(super) struct Manager {
+    node: Node,
+    writer: Writer,
+    options: RunOptions,
+    rng: StdRng,
+    pool: Pool,
+    planner: Planner,
+    network: Option<Arc<Network>>,
+    queue: mpsc::Receiver<Command>,
+    answers: HashMap<WantId, Answer>,
+    building: HashMap<CircuitId, Building>,
+    live: HashMap<CircuitId, Live>,
+    tasks: JoinSet<Event>,
+    was_ready: bool,
+}
+
+impl Manager {
+    pub(super) fn new(
+        node: Node,
+        writer: Writer,
+        options: RunOptions,
+        planner: Planner,
+        spares: usize,
+    ) -> (Self, ManagerHandle) {
+        let (sender, queue) = mpsc::channel(MAX_QUEUED);
+        let manager = Manager {
+            node,
+            writer,
+            options,
+            rng: new_rng(),
+            pool: Pool::new(spares),
+            planner,
+            network: None,
+            queue,
+            answers: HashMap::new(),
+            building: HashMap::new(),
+            live: HashMap::new(),
+            tasks: JoinSet::new(),
+            was_ready: false,
+        };
+        (manager, ManagerHandle(sender))
+    }
+
+    /// Runs until nobody can ask any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.settle();
+            let wake_at = self.pool.poll_timeout();
+            let sleep = async {
+                match wake_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = self.queue.recv() => match command {
+                    Some(command) => self.handle(command),
+                    None => return,
+                },
+                Some(event) = self.tasks.join_next() => self.finish(event),
+                () = sleep => {}
+            }
+        }
+    }
+
+    /// Lets the pool decide until it has nothing more to say.
+    fn settle(&mut self) {
+        loop {
+            let live = &self.live;
+            let load = |id: CircuitId| live.get(&id).map_or(0, |live| live.circuit.stream_count());
+            self.pool.settle(now(), &load);
+            let outputs: Vec<Output> = std::iter::from_fn(|| self.pool.poll_output()).collect();
+            if outputs.is_empty() {
+                return;
+            }
+            outputs.into_iter().for_each(|output| self.perform(output));
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Build(build) => self.start(&build),
+            Output::Use(want, id) => self.lease(want, id),
+            Output::Refuse(want, failure) => self.answer(want, Err(failure)),
+            Output::Close(id) => self.forget(id),
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Want(want, answer) => {
+                let id = self.pool.want(want, now());
+                self.answers.insert(id, answer);
+            }
+            Command::Retire(id) => self.pool.retire(id),
+            Command::Network(network) => self.set_network(network),
+            Command::NetworkExpired => self.pool.network_expired(),
+            Command::DirectoryCache(answer) => {
+                let _ = answer.send(self.directory_cache());
+            }
+        }
+    }
+
+    fn set_network(&mut self, network: Arc<Network>) {
+        if self.planner.set_network(network.clone(), unix_now(), &mut self.rng) {
+            self.store_guards();
+        }
+        for (id, live) in &self.live {
+            if live.path.hops.iter().any(|hop| network.relay(hop.id).is_none()) {
+                self.pool.retire(*id);
+            }
+        }
+        self.network = Some(network);
+        self.pool.network_changed();
+    }
+
+    fn directory_cache(&self) -> Option<Hop> {
+        let id = self.planner.directory_cache(now())?;
+        self.network.as_ref()?.relay(id).map(Hop::from)
+    }
+
+    fn start(&mut self, wanted: &Build) {
+        match self.planner.plan(wanted, now(), &mut self.rng) {
+            Ok(path) => {
+                let path = Arc::new(path);
+                let limit = self.planner.build_timeout();
+                let (id, work) = (wanted.circuit, build(self.node.clone(), path.clone(), limit));
+                let task = self.tasks.spawn(async move { Event::Built(id, work.await) });
+                self.building.insert(id, Building { task, path });
+            }
+            Err(error) => self.failed(wanted.circuit, error.into()),
+        }
+    }
+
+    fn lease(&mut self, want: WantId, id: CircuitId) {
+        let lost = BuildFailure::Hop { hop: 0, reason: DestroyReason::ChannelLost };
+        let lease = self.live.get(&id).map(|live| Lease {
+            id,
+            circuit: live.circuit.clone(),
+            path: live.path.clone(),
+        });
+        self.answer(want, lease.ok_or(lost));
+    }
+
+    fn answer(&mut self, want: WantId, result: Result<Lease, BuildFailure>) {
+        if let Some(answer) = self.answers.remove(&want) {
+            // Whoever asked may have gone away.
+            let _ = answer.send(result);
+        }
+    }
+
+    fn forget(&mut self, id: CircuitId) {
+        if let Some(live) = self.live.remove(&id) {
+            live.watcher.abort();
+        }
+    }
+
+    fn finish(&mut self, event: Result<Event, JoinError>) {
+        match event {
+            Ok(Event::Built(id, Ok(built))) => self.built(id, built),
+            Ok(Event::Built(id, Err(failure))) => {
+                if let Some(building) = self.building.remove(&id) {
+                    self.planner.failed(&building.path, failure, now());
+                }
+                self.failed(id, failure);
+            }
+            Ok(Event::Closed(id)) => {
+                self.pool.closed(id);
+                self.live.remove(&id);
+            }
+            Err(error) if error.is_panic() => self.crashed(&error),
+            Err(_) => {}
+        }
+    }
+
+    fn built(&mut self, id: CircuitId, Built { circuit, took }: Built) {
+        let Some(Building { path, .. }) = self.building.remove(&id) else { return };
+        if self.planner.built(&path, took, unix_now(), &mut self.rng) {
+            self.store_guards();
+        }
+        self.pool.built(id, &path);
+        let watched = circuit.clone();
+        let watcher = self.tasks.spawn(async move {
+            let reason = watched.closed().await;
+            tracing::debug!(circuit = id.0, %reason, "circuit ended");
+            Event::Closed(id)
+        });
+        self.live.insert(id, Live { circuit, path, watcher });
+        tracing::debug!(circuit = id.0, ?took, "circuit built");
+        if !self.was_ready {
+            self.was_ready = true;
+            tracing::info!("ready: the first circuit through three relays is built");
+            self.options.tell(Status::CircuitReady);
+        }
+    }
+
+    fn failed(&mut self, id: CircuitId, failure: BuildFailure) {
+        tracing::debug!(circuit = id.0, %failure, "circuit not built");
+        self.pool.failed(id, failure, now());
+        let failures = self.pool.failures_in_a_row();
+        if failures >= 4 && failures.is_power_of_two() {
+            tracing::warn!(failures, "no circuit could be built: {failure}. {}", advice(failure));
+        }
+    }
+
+    /// A task that crashed must not hold one of the places for builds for ever.
+    fn crashed(&mut self, error: &JoinError) {
+        tracing::error!("a circuit task crashed; please report this");
+        let of_build = self.building.iter().find(|(_, building)| building.task.id() == error.id());
+        if let Some(id) = of_build.map(|(id, _)| *id) {
+            self.building.remove(&id);
+            self.failed(id, BuildFailure::TooSlow);
+        }
+        let of_live = self.live.iter().find(|(_, live)| live.watcher.id() == error.id());
+        if let Some(id) = of_live.map(|(id, _)| *id) {
+            self.pool.closed(id);
+            self.live.remove(&id);
+        }
+    }
+
+    fn store_guards(&self) {
+        self.writer.guards(self.planner.guards().to_json());
+    }
+}
+
+/// What a person can do about it.
+fn advice(failure: BuildFailure) -> &'static str {
+    match failure {
+        BuildFailure::Guard => "Is this machine online, and does its firewall let it out?",
+        BuildFailure::Path(_) => "The network may be too small or partly down; it is tried again.",
+        BuildFailure::Hop { .. } | BuildFailure::TooSlow | BuildFailure::Busy => "It is tried again.",
+    }
+}

@@ -1,0 +1,26 @@
+//! The client's I/O: circuits over channels, the consensus from the network, the state on disk, the SOCKS5 port.
+
+mod build;
+mod client;
+mod dial;
+mod directory;
+mod manager;
+mod socks;
+mod state;
+
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+
+pub use client::Client;
+pub use dial::ConnectError;
+
+#[expect(clippy::disallowed_methods, reason = "the shell's clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// A generator seeded by the operating system.
+fn new_rng() -> StdRng {
+    rand::make_rng()
+}

@@ -1,0 +1,157 @@
+//! What the client keeps on disk: its guards and the last consensus.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tunic_net::keyfile::{KeyFileError, ensure_private_dir, read_private, write_private};
+use tunic_proto::dir::Kind;
+
+use crate::core::guards::GuardSet;
+
+const GUARDS_FILE: &str = "guards.json";
+const CONSENSUS_FILE: &str = "consensus";
+/// Files that wait to be written; beyond it they are not written.
+const MAX_QUEUED: usize = 16;
+
+/// The state directory, private to this user.
+#[derive(Debug, Clone)]
+pub(super) struct State {
+    dir: PathBuf,
+}
+
+impl State {
+    /// Creates the directory if need be.
+    ///
+    /// # Errors
+    /// If others can access it, or it cannot be made.
+    pub(super) fn open(dir: &Path) -> Result<Self, KeyFileError> {
+        ensure_private_dir(dir)?;
+        Ok(State { dir: dir.to_path_buf() })
+    }
+
+    /// The guards of the last run. A file that cannot be understood is put aside, because guards that change without need
+    /// cost anonymity: somebody may want to mend it.
+    ///
+    /// # Errors
+    /// If others can access the file, or it cannot be read.
+    pub(super) fn load_guards(&self) -> Result<GuardSet, KeyFileError> {
+        let path = self.dir.join(GUARDS_FILE);
+        if !path.exists() {
+            return Ok(GuardSet::default());
+        }
+        GuardSet::from_json(&read_private(&path)?).or_else(|error| {
+            tracing::warn!(%error, "the guard file is damaged: it is kept as guards.json.bad, and new guards are chosen");
+            let _ = std::fs::rename(&path, self.dir.join("guards.json.bad"));
+            Ok(GuardSet::default())
+        })
+    }
+
+    /// The consensus of the last run as it was stored: unchecked.
+    pub(super) fn load_consensus(&self) -> Option<Vec<u8>> {
+        let limit = Kind::Consensus.max_len() as u64 + 1;
+        let read = |path: &Path| -> io::Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read(&self.dir.join(CONSENSUS_FILE)).ok()
+    }
+
+    /// Starts the task that writes. It ends once all its writers are gone and everything is written.
+    pub(super) fn start_writer(&self) -> (Writer, JoinHandle<()>) {
+        let (sender, mut queue) = mpsc::channel(MAX_QUEUED);
+        let dir = self.dir.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            while let Some((name, bytes)) = queue.blocking_recv() {
+                store(&dir, name, bytes);
+            }
+        });
+        (Writer(sender), task)
+    }
+}
+
+/// Has files written one after the other, so that a newer one is never replaced by an older one.
+#[derive(Clone)]
+pub(super) struct Writer(mpsc::Sender<(&'static str, Bytes)>);
+
+type Bytes = Arc<[u8]>;
+
+impl Writer {
+    pub(super) fn guards(&self, json: Vec<u8>) {
+        self.queue(GUARDS_FILE, json.into());
+    }
+
+    pub(super) fn consensus(&self, bytes: Bytes) {
+        self.queue(CONSENSUS_FILE, bytes);
+    }
+
+    fn queue(&self, name: &'static str, bytes: Bytes) {
+        if self.0.try_send((name, bytes)).is_err() {
+            tracing::warn!("cannot store {name}: the disk is too slow");
+        }
+    }
+}
+
+/// Failing to store does not stop the client: it works, and says that it will not remember.
+fn store(dir: &Path, name: &str, bytes: Bytes) {
+    if let Err(error) = write_private(&dir.join(name), &bytes) {
+        tracing::warn!(%error, "cannot store {name}: the next start will be slower. Is the disk full?");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    #[tokio::test]
+    async fn state_is_private_and_survives() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("a/state");
+        let state = State::open(&dir).unwrap();
+        assert!(state.load_consensus().is_none());
+        let (writer, written) = state.start_writer();
+        writer.consensus(b"older".as_slice().into());
+        writer.consensus(b"document".as_slice().into());
+        writer.guards(state.load_guards().unwrap().to_json());
+        drop(writer);
+        written.await.unwrap();
+        assert_eq!(
+            (mode(&dir), mode(&dir.join("guards.json")), mode(&dir.join("consensus"))),
+            (0o700, 0o600, 0o600)
+        );
+        assert_eq!(State::open(&dir).unwrap().load_consensus().unwrap(), b"document");
+    }
+
+    #[test]
+    fn a_damaged_guard_file_is_put_aside() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("state");
+        let state = State::open(&dir).unwrap();
+        write_private(&dir.join("guards.json"), b"{").unwrap();
+        state.load_guards().unwrap();
+        assert_eq!(std::fs::read(dir.join("guards.json.bad")).unwrap(), b"{");
+        assert!(!dir.join("guards.json").exists());
+    }
+
+    #[test]
+    fn state_that_others_can_access_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("state");
+        let state = State::open(&dir).unwrap();
+        write_private(&dir.join("guards.json"), b"{}").unwrap();
+        std::fs::set_permissions(dir.join("guards.json"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(state.load_guards().is_err());
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(State::open(&dir).is_err());
+    }
+}

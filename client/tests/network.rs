@@ -1,0 +1,316 @@
+//! The client against real nodes on loopback: bootstrap, SOCKS5, failures and what it does about them.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, reason = "tests make their own keys")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use support::{ECHO, TestNet, watched};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tunic_client::{Client, Config, ConnectError, Isolation};
+use tunic_net::daemon::{RunOptions, Status};
+use tunic_proto::dir::Response;
+use tunic_proto::message::{EndReason, Target};
+
+/// Far longer than anything here takes: the tests fail instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A daemon in this process.
+struct Daemon {
+    socks: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<anyhow::Result<()>>,
+    told: Arc<Mutex<Vec<Status>>>,
+}
+
+impl Daemon {
+    /// Starts and waits until the first circuit is built.
+    async fn start(config: Config) -> Daemon {
+        let (options, mut statuses) = watched();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(tunic_client::run(config, options, async { drop(stopped.await) }));
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let mut socks = None;
+        let ready = async {
+            while let Some(status) = statuses.recv().await {
+                told.lock().unwrap().push(status);
+                match status {
+                    Status::Listening(address) => socks = Some(address),
+                    Status::CircuitReady => return,
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, ready).await.expect("a circuit");
+        let log = told.clone();
+        tokio::spawn(async move {
+            while let Some(status) = statuses.recv().await {
+                log.lock().unwrap().push(status);
+            }
+        });
+        Daemon { socks: socks.expect("a port"), stop, task, told }
+    }
+
+    async fn stop(self) {
+        drop(self.stop);
+        tokio::time::timeout(PATIENCE, self.task).await.expect("an end").unwrap().unwrap();
+    }
+
+    /// Asks for a name, sending `early` behind the request at once. Returns the reply code and the connection.
+    async fn ask(&self, name: &str, port: u16, early: &[u8]) -> (u8, TcpStream) {
+        let address = [&[3, name.len() as u8][..], name.as_bytes()].concat();
+        self.ask_address(&address, port, early).await
+    }
+
+    async fn ask_address(&self, address: &[u8], port: u16, early: &[u8]) -> (u8, TcpStream) {
+        let mut tcp = TcpStream::connect(self.socks).await.unwrap();
+        let request = [&[5, 1, 0, 5, 1, 0], address, &port.to_be_bytes(), early].concat();
+        tcp.write_all(&request).await.unwrap();
+        let mut answer = [0; 12];
+        tokio::time::timeout(PATIENCE, tcp.read_exact(&mut answer)).await.expect("an answer").unwrap();
+        assert_eq!(answer[..3], [5, 0, 5]);
+        (answer[3], tcp)
+    }
+}
+
+async fn client(net: &TestNet, state: &str) -> Client {
+    Client::start(net.config(state), RunOptions::default()).await.unwrap()
+}
+
+fn echo_target() -> Target {
+    Target::Name(ECHO.into(), 443)
+}
+
+/// Sends these bytes, half-closes, and expects `expect` back.
+async fn exchange(mut tcp: TcpStream, send: Vec<u8>, expect: &[u8]) {
+    let (mut read, mut write) = tcp.split();
+    let sending = async {
+        write.write_all(&send).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let mut got = Vec::new();
+    let (_, result) = tokio::join!(sending, tokio::time::timeout(PATIENCE, read.read_to_end(&mut got)));
+    result.expect("an end").unwrap();
+    assert!(got == expect, "{} bytes came back where {} were sent", got.len(), expect.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_megabyte_goes_through_three_relays_and_back_half_close_included() {
+    let net = TestNet::start(5).await;
+    let daemon = Daemon::start(net.config("a")).await;
+    let (code, tcp) = daemon.ask(ECHO, 443, b"early ").await;
+    assert_eq!(code, 0);
+    let body: Vec<u8> = (0..1_000_000_u32).map(|number| (number % 251) as u8).collect();
+    exchange(tcp, body.clone(), &[b"early ", &body[..]].concat()).await;
+    let told = daemon.told.lock().unwrap().clone();
+    assert_eq!(told[1..], [Status::Consensus { relays: 5 }, Status::CircuitReady]);
+    daemon.stop().await;
+    let state = net.config("a").state_dir.unwrap();
+    for (file, expect) in [("", 0o700), ("consensus", 0o600), ("guards.json", 0o600)] {
+        assert_eq!(state.join(file).metadata().unwrap().permissions().mode() & 0o777, expect, "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_failure_has_its_reply_code() {
+    let net = TestNet::start(5).await;
+    let daemon = Daemon::start(net.config("a")).await;
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    assert_eq!(daemon.ask_address(&[1, 127, 0, 0, 1], closed.port(), b"").await.0, 5);
+    assert_eq!(daemon.ask("nowhere.test", 443, b"").await.0, 4);
+    assert_eq!(daemon.ask(ECHO, 25, b"").await.0, 2, "no exit lets port 25 through");
+    let reasons = [
+        (EndReason::HostUnreachable, 4),
+        (EndReason::NetworkUnreachable, 3),
+        (EndReason::Timeout, 6),
+        (EndReason::Policy, 2),
+        (EndReason::Internal, 1),
+    ];
+    for (reason, code) in reasons {
+        net.refuse(move |_, _| Some(reason));
+        assert_eq!(daemon.ask(ECHO, 443, b"early").await.0, code, "{reason}");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_exit_cannot_do_another_one_does_with_the_early_bytes() {
+    let net = TestNet::start(6).await;
+    let daemon = Daemon::start(net.config("a")).await;
+    let refused = Arc::new(Mutex::new(HashSet::new()));
+    let seen = refused.clone();
+    net.refuse(move |relay, _| {
+        let mut seen = seen.lock().unwrap();
+        (seen.len() < 2 && seen.insert(relay)).then_some(EndReason::Resources)
+    });
+    let (code, tcp) = daemon.ask(ECHO, 443, b"kept ").await;
+    assert_eq!((code, refused.lock().unwrap().len()), (0, 2));
+    exchange(tcp, b"and more".to_vec(), b"kept and more").await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_tried_three_times_and_not_more() {
+    let net = TestNet::start(6).await;
+    let client = client(&net, "a").await;
+    let tries = Arc::new(AtomicUsize::new(0));
+    let count = tries.clone();
+    net.refuse(move |_, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Some(EndReason::Resources)
+    });
+    let outcome = client.connect(echo_target(), Isolation::default()).await;
+    assert!(matches!(outcome, Err(ConnectError::Stream(EndReason::Resources))));
+    assert_eq!(tries.load(Ordering::SeqCst), 3);
+    client.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_relay_breaks_its_streams_and_the_next_request_works() {
+    let net = TestNet::start(6).await;
+    let client = client(&net, "a").await;
+    for lost in [1, 2, 0] {
+        let (mut stream, path) = client.connect(echo_target(), Isolation::default()).await.unwrap();
+        stream.write_all(b"ping").await.unwrap();
+        let mut pong = [0; 4];
+        stream.read_exact(&mut pong).await.unwrap();
+        net.nodes[&path.hops[lost].id].shutdown(Duration::ZERO).await;
+        let broken = tokio::time::timeout(PATIENCE, stream.read_exact(&mut pong)).await.expect("an end");
+        assert!(broken.is_err());
+        let (mut stream, again) = client.connect(echo_target(), Isolation::default()).await.unwrap();
+        assert!(again.hops.iter().all(|hop| hop.id != path.hops[lost].id));
+        stream.write_all(b"ping").await.unwrap();
+        stream.read_exact(&mut pong).await.unwrap();
+    }
+    client.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn isolated_streams_use_other_circuits_over_the_same_guard() {
+    let net = TestNet::start(8).await;
+    let client = client(&net, "a").await;
+    let connect = async |name: &str| client.connect(echo_target(), Isolation::named(name)).await.unwrap();
+    let (_a, first) = connect("a").await;
+    let (_b, second) = connect("a").await;
+    let (_c, other) = connect("b").await;
+    assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &other));
+    for path in [&first, &other] {
+        let ids: HashSet<_> = path.hops.iter().map(|hop| hop.id).collect();
+        assert_eq!(ids.len(), 3);
+        assert!(path.hops.iter().all(|hop| net.relays.iter().any(|relay| relay.nickname == hop.nickname)));
+    }
+    client.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_streams_at_once_of_ten_isolations() {
+    let net = TestNet::start(5).await;
+    let client = client(&net, "a").await;
+    let streams = (0..50).map(|number| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let isolation = Isolation::named(&format!("{}", number % 10));
+            let (mut stream, _) = client.connect(echo_target(), isolation).await.unwrap();
+            let sent = vec![number as u8; 20_000];
+            stream.write_all(&sent).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).await.unwrap();
+            assert!(got == sent);
+        })
+    });
+    for stream in streams.collect::<Vec<_>>() {
+        tokio::time::timeout(PATIENCE, stream).await.expect("an end").unwrap();
+    }
+    client.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_is_still_starting_is_waited_for_and_forgeries_are_refused() {
+    let net = TestNet::start(4).await;
+    net.serve(vec![
+        Response::NotFound,
+        Response::Ok(b"garbage".as_slice().into()),
+        net.forged_consensus(),
+        net.consensus(3_601),
+        Response::Busy,
+        net.consensus(5),
+    ]);
+    let daemon = Daemon::start(net.config("a")).await;
+    let (code, tcp) = daemon.ask(ECHO, 443, b"").await;
+    assert_eq!(code, 0);
+    exchange(tcp, b"hello".to_vec(), b"hello").await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_needs_no_authority_and_keeps_its_guards() {
+    let net = TestNet::start(12).await;
+    let first = client(&net, "a").await;
+    let (stream, _) = first.connect(echo_target(), Isolation::default()).await.unwrap();
+    drop(stream);
+    first.shutdown().await;
+    net.authority().shutdown(Duration::ZERO).await;
+    net.serve(vec![Response::NotFound]);
+    let guards = sampled_guards(&net.config("a"));
+    assert_eq!(guards.len(), 3);
+    let second = client(&net, "a").await;
+    for number in 0..5 {
+        let isolation = Isolation::named(&format!("{number}"));
+        let (_stream, path) = second.connect(echo_target(), isolation).await.unwrap();
+        assert!(guards.contains(&path.hops[0].id.to_string()));
+    }
+    second.shutdown().await;
+    assert_eq!(sampled_guards(&net.config("a")), guards);
+}
+
+fn sampled_guards(config: &Config) -> Vec<String> {
+    let file = config.state_dir.as_ref().unwrap().join("guards.json");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let sample = json["sample"].as_array().unwrap();
+    sample.iter().map(|guard| guard["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_the_shutdown_nothing_is_left() {
+    let net = TestNet::start(4).await;
+    let client = client(&net, "a").await;
+    let (mut stream, _) = client.connect(echo_target(), Isolation::default()).await.unwrap();
+    client.shutdown().await;
+    assert!(stream.read(&mut [0; 1]).await.is_err());
+    let outcome = client.connect(echo_target(), Isolation::default()).await;
+    assert!(matches!(outcome, Err(ConnectError::ShutDown)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_that_takes_the_port_for_http_is_told() {
+    let net = TestNet::start(4).await;
+    let daemon = Daemon::start(net.config("a")).await;
+    let mut tcp = TcpStream::connect(daemon.socks).await.unwrap();
+    tcp.write_all(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 400 This is a SOCKS5 port\r\n"), "{answer}");
+    let (code, tcp) = daemon.ask(ECHO, 443, b"").await;
+    assert_eq!(code, 0);
+    exchange(tcp, b"still working".to_vec(), b"still working").await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_public_port_is_not_opened() {
+    let net = TestNet::start(0).await;
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let options = RunOptions { listener: Some(Arc::new(listener)), status: None };
+    let error = tunic_client::run(net.config("a"), options, std::future::pending()).await.unwrap_err();
+    assert!(error.to_string().contains("allow_public_socks"), "{error}");
+}
