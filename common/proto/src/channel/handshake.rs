@@ -1,9 +1,9 @@
 //! How a channel opens (docs/protocol.md §3.2–3.5), once TLS is up:
 //!
 //! 1. Both sides send `HELLO`, `AUTH`, `NETINFO` at once.
-//! 2. `AwaitHello`: versions are compared.
-//! 3. `AwaitAuth`: the peer's identity is checked against this TLS session and against whom we called.
-//! 4. `AwaitNetinfo`: clocks and addresses are noted. The channel is open.
+//! 2. `State::Hello`: versions are compared.
+//! 3. `State::Auth`: the peer's identity is checked against this TLS session and against whom we called.
+//! 4. `State::Netinfo`: clocks and addresses are noted. The channel is open.
 
 use std::net::SocketAddr;
 
@@ -95,11 +95,12 @@ pub struct Handshake {
     now: UnixTime,
 }
 
+/// Which cell comes next, and what the ones before it told.
 #[derive(Debug, Clone, Copy)]
 enum State {
-    AwaitHello,
-    AwaitAuth,
-    AwaitNetinfo(Option<RelayId>),
+    Hello,
+    Auth,
+    Netinfo(Option<RelayId>),
 }
 
 /// What came of a cell.
@@ -127,7 +128,7 @@ impl Handshake {
             observed: local.peer_address.filter(|_| is_relay),
         };
         let handshake = Handshake {
-            state: State::AwaitHello,
+            state: State::Hello,
             role: local.role,
             exporter: local.exporter,
             expected,
@@ -143,15 +144,15 @@ impl Handshake {
     pub fn handle(mut self, cell: &Cell) -> Result<Step, HandshakeError> {
         let (_, command) = cell::parse_header(cell)?;
         self.state = match (self.state, command) {
-            (State::AwaitHello, Command::Hello) => {
+            (State::Hello, Command::Hello) => {
                 let versions = cell::parse_hello(cell)?;
                 if !versions.contains(&cell::VERSION) {
                     return Err(HandshakeError::NoCommonVersion);
                 }
-                State::AwaitAuth
+                State::Auth
             }
-            (State::AwaitAuth, Command::Auth) => State::AwaitNetinfo(self.check_auth(cell)?),
-            (State::AwaitNetinfo(id), Command::Netinfo) => {
+            (State::Auth, Command::Auth) => State::Netinfo(self.check_auth(cell)?),
+            (State::Netinfo(id), Command::Netinfo) => {
                 let netinfo = Netinfo::parse(cell)?;
                 return Ok(Step::Open(PeerInfo { id, netinfo }));
             }
