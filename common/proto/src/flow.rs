@@ -48,6 +48,13 @@ impl Budget {
         .is_ok()
     }
 
+    /// Reserves what is not needed but makes things faster: only while half of the budget is free, so that those who
+    /// transfer much do not keep others from being served at all.
+    fn reserve_spare(&self, cells: u32) -> bool {
+        let spare = self.used_cells() + cells as usize <= self.0.limit / 2;
+        spare && self.reserve(cells)
+    }
+
     fn release(&self, cells: u32) {
         self.0.used.fetch_sub(cells as usize, Ordering::Relaxed);
     }
@@ -141,7 +148,8 @@ impl RecvWindow {
     pub fn received(&mut self, blocked: bool) -> Result<(), CreditError> {
         self.outstanding = self.outstanding.checked_sub(1).ok_or(CreditError)?;
         self.queued += 1;
-        self.blocked |= blocked;
+        // A later cell says that the sender is no longer held up.
+        self.blocked = blocked;
         Ok(())
     }
 
@@ -162,17 +170,23 @@ impl RecvWindow {
         }
         let keeps_up = self.queued * 4 <= self.window;
         let mut grant = std::mem::take(&mut self.owed);
-        if std::mem::take(&mut self.blocked)
+        if self.blocked
             && keeps_up
             && self.window < MAX_WINDOW_CELLS
-            && self.budget.reserve(self.window)
+            && self.budget.reserve_spare(self.window)
         {
+            self.blocked = false;
             grant += self.window;
             self.reserved += self.window;
             self.window *= 2;
         }
         self.outstanding += grant;
         Some(grant)
+    }
+
+    /// Gives the reservation back: from now on what arrives is dropped.
+    pub fn give_back(&mut self) {
+        self.budget.release(std::mem::take(&mut self.reserved));
     }
 
     /// The size of the window in cells.
@@ -183,7 +197,7 @@ impl RecvWindow {
 
 impl Drop for RecvWindow {
     fn drop(&mut self) {
-        self.budget.release(self.reserved);
+        self.give_back();
     }
 }
 

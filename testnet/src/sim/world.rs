@@ -384,7 +384,7 @@ impl World {
             match self.future.pop() {
                 Some(Reverse(timed)) if timed.at <= end => {
                     self.now = self.now.max(timed.at);
-                    self.happen(timed.what);
+                    self.happen_together(timed.what);
                 }
                 later => {
                     self.future.extend(later);
@@ -410,6 +410,22 @@ impl World {
     fn schedule(&mut self, after: Duration, what: Happening) {
         self.order += 1;
         self.future.push(Reverse(Timed { at: self.now + after, order: self.order, what }));
+    }
+
+    /// Does what happens now. Cells that arrive at one moment arrive together, as one read brings them.
+    fn happen_together(&mut self, first: Happening) {
+        let mut all = vec![first];
+        while self.future.peek().is_some_and(|next| next.0.at <= self.now)
+            && let Some(Reverse(timed)) = self.future.pop()
+        {
+            match (timed.what, all.last_mut()) {
+                (Happening::Deliver(end, more), Some(Happening::Deliver(last, bytes))) if end == *last => {
+                    bytes.extend(more);
+                }
+                (what, _) => all.push(what),
+            }
+        }
+        all.into_iter().for_each(|what| self.happen(what));
     }
 
     fn happen(&mut self, what: Happening) {

@@ -1,4 +1,5 @@
 //! The protocol's promises, kept by whole networks in the simulator.
 
 mod circuits;
+mod extension;
 mod support;

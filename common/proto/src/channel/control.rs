@@ -8,13 +8,18 @@ use super::mail::{Link, Mail};
 use super::table::{Circuit, Endpoint, Kind};
 use super::{CREATE_TIMEOUT, Channel, ChannelError, Event, HandshakeJob};
 use crate::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
-use crate::circuit::{BuildError, CircuitShared, CircuitStatus, HopSpec, Origin, Side, Streams};
+use crate::circuit::{BuildError, CircuitShared, CircuitStatus, HopSpec, Origin, Side, Streams, Violation};
 use crate::counters::Incident;
 use crate::crypto::fragment::{Create, Created, Extended, create_message, parse_create};
 use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use crate::crypto::layer::{HopOpener, HopSealer, Routing, inner_len};
 use crate::ids::{CircId, HopNum, StreamId};
 use crate::message::{self, Code, DestroyReason, EndReason};
+
+/// Cells that a circuit which has ended on its other side may still send.
+const LAST_CELLS: usize = 64;
+/// Stale deadlines that are not worth looking for.
+const SPARE_DEADLINES: usize = 64;
 
 impl Channel {
     pub(super) fn handle_create(
@@ -24,10 +29,12 @@ impl Channel {
         cell: &Cell,
     ) -> Result<(), ChannelError> {
         let illegal = ChannelError::State(Command::Create);
+        if !self.config.accepts_circuits || !self.is_peers_id(id) {
+            return Err(illegal);
+        }
         let key = match self.table.find(id) {
             Some(key) => key,
-            None if self.config.accepts_circuits && self.is_peers_id(id) => self.requested(now, id)?,
-            None => return Err(illegal),
+            None => self.requested(now, id)?,
         };
         let hop = match self.table.get_mut(key).map(|circuit| &mut circuit.kind) {
             Some(Kind::Requested(fragments)) => match fragments.push(cell::payload(cell)) {
@@ -61,7 +68,7 @@ impl Channel {
             return Ok(key);
         };
         let key = self.table.insert(Circuit::new(id, Kind::Requested(Create::new()), window));
-        self.deadlines.push_back((now + CREATE_TIMEOUT, key));
+        self.set_deadline(now, key);
         Ok(key)
     }
 
@@ -70,12 +77,11 @@ impl Channel {
         let key = self.table.find(id).ok_or(illegal)?;
         let Some(circuit) = self.table.get_mut(key) else { return Err(illegal) };
         match &mut circuit.kind {
-            Kind::Origin(origin) => {
-                if let Err(violation) = origin.handle_created(cell::payload(cell), &mut self.config.rng) {
-                    self.violated(key, violation);
-                }
-                self.table.activate(key);
-            }
+            Kind::Origin(origin) => match origin.handle_created(cell::payload(cell), &mut self.config.rng) {
+                Ok(()) => self.table.activate(key),
+                Err(Violation::Fragment(_) | Violation::State) => return Err(illegal),
+                Err(violation) => self.violated(key, violation),
+            },
             Kind::Asked { created, .. } => match created.push(cell::payload(cell)) {
                 Ok(None) => {}
                 Ok(Some(reply)) => self.extended(key, &reply),
@@ -96,6 +102,8 @@ impl Channel {
         let cells: Option<Vec<Cell>> = Extended::split(reply)
             .map(|fragment| sealed_message(&mut sealer, back.circ, Code::Extended, &fragment))
             .collect();
+        // First: whoever sees a cell of the next relay may answer it, and then the way there must be open.
+        back.tell(Mail::Joined(back.key));
         back.inbox.push_cells(cells.iter().flatten().map(|cell| (back.key, &cell[..])));
         circuit.kind = Kind::Inward { sealer, link: back };
     }
@@ -124,6 +132,7 @@ impl Channel {
         }
         let mut kind = std::mem::replace(&mut circuit.kind, Kind::Closing);
         let id = circuit.id;
+        circuit.window.give_back();
         self.scratch.garbage.extend(circuit.queue.drain(..));
         self.send_destroy(id, reason);
         tell_other_side(&mut kind, reason);
@@ -155,6 +164,7 @@ impl Channel {
         }
         self.scratch.arrivals = arrivals;
         self.scratch.mail = mail;
+        self.free_garbage();
     }
 
     fn handle_mail(&mut self, now: Instant, mail: Mail) {
@@ -185,10 +195,20 @@ impl Channel {
             Mail::ExtendOver(key, channel) => self.extend_over(key, channel),
             Mail::CarryOn { request, hop, sealer, back } => self.carry_on(now, &request, hop, sealer, back),
             Mail::Linked(key, link) => self.linked(key, link),
+            Mail::Joined(key) => self.joined(key),
             Mail::Passed(key, cells) => self.consumed(key, cells),
             Mail::Destroy(key) => self.end_circuit(key, DestroyReason::None),
             Mail::DestroyWhenSent(key) => self.end_when_sent(key),
         }
+    }
+
+    /// Notes when a handshake has to be done.
+    fn set_deadline(&mut self, now: Instant, key: CircKey) {
+        // Circuits that came and went leave stale entries, which a peer could make by the million.
+        if self.deadlines.len() > 2 * self.table.len() + SPARE_DEADLINES {
+            self.deadlines.retain(|(_, key)| self.table.get(*key).is_some());
+        }
+        self.deadlines.push_back((now + CREATE_TIMEOUT, key));
     }
 
     /// A user wants a circuit that begins here.
@@ -246,7 +266,7 @@ impl Channel {
         let back = Link { inbox: self.inbox.clone(), key, circ: circuit.id };
         let Kind::Endpoint(endpoint) = std::mem::replace(&mut circuit.kind, Kind::Closing) else { return };
         let Endpoint { opener, sealer, .. } = *endpoint;
-        circuit.kind = Kind::Extending(opener);
+        circuit.kind = Kind::Extending { opener, link: None };
         if let Err(mail) = channel.post(Mail::CarryOn { request, hop, sealer, back }) {
             bounce(mail);
         }
@@ -262,6 +282,7 @@ impl Channel {
     ) {
         let window = self.new_window().filter(|_| self.table.len() < self.config.max_circuits);
         let Some(window) = window else {
+            self.config.counters.count(Incident::Resources);
             return extend_failed(sealer, &back, DestroyReason::Resources);
         };
         let id = self.free_id();
@@ -269,28 +290,34 @@ impl Channel {
         let key = self.table.insert(Circuit::new(id, kind, window));
         let cells = Create::split(&create_message(hop, request)).collect::<Vec<_>>();
         self.control.extend(cells.iter().map(|payload| cell::build(id, Command::Create, payload)));
-        self.deadlines.push_back((now + CREATE_TIMEOUT, key));
+        self.set_deadline(now, key);
         let link = Link { inbox: self.inbox.clone(), key, circ: id };
         back.tell(Mail::Linked(back.key, link));
     }
 
     fn linked(&mut self, key: CircKey, link: Link) {
-        let Some(circuit) = self.table.get_mut(key) else {
-            return link.tell(Mail::Destroy(link.key));
-        };
-        match std::mem::replace(&mut circuit.kind, Kind::Closing) {
-            Kind::Extending(opener) => circuit.kind = Kind::Outward { opener, link },
-            other => {
-                circuit.kind = other;
-                link.tell(Mail::Destroy(link.key));
-            }
+        match self.table.get_mut(key).map(|circuit| &mut circuit.kind) {
+            Some(Kind::Extending { link: place, .. }) => *place = Some(link),
+            _ => link.tell(Mail::Destroy(link.key)),
         }
     }
 
-    /// Ends a circuit once what is queued has gone out.
+    /// The next relay has answered: from now on it may get cells. Before, it would end the channel.
+    fn joined(&mut self, key: CircKey) {
+        let Some(circuit) = self.table.get_mut(key) else { return };
+        circuit.kind = match std::mem::replace(&mut circuit.kind, Kind::Closing) {
+            Kind::Extending { opener, link: Some(link) } => Kind::Outward { opener, link },
+            other => other,
+        };
+    }
+
+    /// Ends a circuit once its last cells have gone out: as many as there is credit for, since a peer that grants
+    /// none must not keep them here.
     fn end_when_sent(&mut self, key: CircKey) {
         let Some(circuit) = self.table.get_mut(key) else { return };
-        if circuit.has_output() {
+        let last = circuit.queue.len().min(circuit.credit.cells()).min(LAST_CELLS);
+        self.scratch.garbage.extend(circuit.queue.drain(last..));
+        if circuit.has_output() && circuit.credit.cells() > 0 {
             circuit.ending = true;
             self.table.activate(key);
         } else {
@@ -332,8 +359,12 @@ pub(super) fn tell_other_side(kind: &mut Kind, reason: DestroyReason) {
             };
             extend_failed(sealer, &back, reason);
         }
-        Kind::Outward { link, .. } | Kind::Inward { link, .. } => link.tell(Mail::Destroy(link.key)),
-        Kind::Requested(_) | Kind::Answering(_) | Kind::Extending(_) | Kind::Closing => {}
+        Kind::Outward { link, .. } | Kind::Extending { link: Some(link), .. } => {
+            link.tell(Mail::Destroy(link.key));
+        }
+        // What came from further away may say why: it still goes to the client.
+        Kind::Inward { link, .. } => link.tell(Mail::DestroyWhenSent(link.key)),
+        Kind::Requested(_) | Kind::Answering(_) | Kind::Extending { link: None, .. } | Kind::Closing => {}
     }
 }
 
@@ -351,6 +382,7 @@ pub(super) fn bounce(mail: Mail) {
         | Mail::Stream(..)
         | Mail::HandshakeDone(..)
         | Mail::ExtendOver(..)
+        | Mail::Joined(_)
         | Mail::Passed(..)
         | Mail::Destroy(_)
         | Mail::DestroyWhenSent(_) => {}

@@ -6,6 +6,7 @@ use super::table::{Circuit, Endpoint, Kind};
 use super::{Channel, ChannelError, Event, ExtendJob};
 use crate::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
 use crate::circuit::Violation;
+use crate::counters::Incident;
 use crate::crypto::fragment::Extend;
 use crate::crypto::handshake::requested_id;
 use crate::crypto::layer::{HopOpener, Routing, inner_len};
@@ -49,7 +50,7 @@ impl Channel {
                 }
                 Err(error) => Err(error.into()),
             },
-            Kind::Extending(opener) => match open_outward(opener, payload) {
+            Kind::Extending { opener, .. } => match open_outward(opener, payload) {
                 Ok(Outcome::Transit) => Err(Violation::State),
                 other => other,
             },
@@ -101,15 +102,22 @@ impl Channel {
             _ if endpoint.extending || endpoint.extend.is_some() => return Err(Violation::State),
             Forward::Begin(id, target) => {
                 let event = endpoint.begin(&self.inbox, key, id, Some(target))?;
-                self.events.extend(event);
+                self.begun(event);
             }
             Forward::BeginDir(id) => {
                 let event = endpoint.begin(&self.inbox, key, id, None)?;
-                self.events.extend(event);
+                self.begun(event);
             }
             Forward::Stream(id, message) => endpoint.stream(id, message)?,
         }
         Ok(Outcome::Consumed)
+    }
+
+    fn begun(&mut self, event: Option<Event>) {
+        match event {
+            Some(event) => self.events.push_back(event),
+            None => self.config.counters.count(Incident::Resources),
+        }
     }
 
     /// Gives the cells of a batch to the channels that carry them on: one lock for each run of the same channel.

@@ -54,6 +54,8 @@ pub(crate) enum Mail {
     },
     /// The circuit that [`Mail::CarryOn`] asked for has an id.
     Linked(CircKey, Link),
+    /// The relay at the end of the linked circuit has answered.
+    Joined(CircKey),
     /// So many cells of the other side's circuit were passed on.
     Passed(CircKey, u32),
     /// The other side of the circuit has ended.

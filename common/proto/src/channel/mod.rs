@@ -40,8 +40,11 @@ use crate::message::{DestroyReason, Target};
 use crate::stream::StreamIo;
 use table::{Circuit, Kind, Table};
 
-/// Control cells that may wait for a peer that does not read; beyond, the channel ends.
+/// Control cells that may wait for a peer that does not read, besides those of circuits in the table; beyond, the
+/// channel ends.
 const MAX_CONTROL_CELLS: usize = 8_192;
+/// Control cells of one circuit in the table: its `CREATE` or `CREATED`, and `DESTROY`.
+const CONTROL_CELLS: usize = 4;
 /// How long a peer may take to finish `CREATE` or to answer it.
 pub const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -230,6 +233,7 @@ impl Channel {
         let result = self.handle_each(now, cells);
         self.forward_batch(cells);
         self.flush_streams();
+        self.free_garbage();
         if let Err(error) = result {
             self.config.counters.count(error.incident());
         }
@@ -237,24 +241,27 @@ impl Channel {
     }
 
     fn handle_each(&mut self, now: Instant, cells: &mut [u8]) -> Result<(), ChannelError> {
-        let (cells, _) = cells.as_chunks_mut::<CELL_LEN>();
-        for (n, cell) in cells.iter_mut().enumerate() {
+        for at in (0..cells.len()).step_by(CELL_LEN) {
+            let Some(cell) = cells[at..].first_chunk_mut::<CELL_LEN>() else { break };
             let (id, command) = cell::parse_header(cell)?;
             match command {
-                Command::Relay | Command::RelayBlocked => {
-                    self.handle_relay(id, command, cell, n * CELL_LEN)?;
-                }
+                Command::Relay | Command::RelayBlocked => self.handle_relay(id, command, cell, at)?,
                 Command::Credit => self.handle_credit(cell)?,
                 Command::Create => self.handle_create(now, id, cell)?,
                 Command::Created => self.handle_created(id, cell)?,
-                Command::Destroy => self.handle_destroy(id, cell)?,
+                Command::Destroy => {
+                    let cell = *cell;
+                    // What came before it goes on before the circuit is gone.
+                    self.forward_batch(cells);
+                    self.handle_destroy(id, &cell)?;
+                }
                 Command::Padding => cell::parse_padding(cell)?,
                 Command::Hello | Command::Auth | Command::Netinfo => {
                     return Err(ChannelError::State(command));
                 }
             }
         }
-        if self.control.len() > MAX_CONTROL_CELLS {
+        if self.control.len() > MAX_CONTROL_CELLS + CONTROL_CELLS * self.table.len() {
             return Err(ChannelError::NotReading);
         }
         Ok(())
@@ -282,6 +289,11 @@ impl Channel {
         }
         self.events.clear();
         self.control.clear();
+    }
+
+    /// Frees the stored cells of circuits that are gone.
+    fn free_garbage(&mut self) {
+        self.inbox.unload(&mut self.scratch.plan, &mut self.scratch.garbage, &mut []);
     }
 
     fn new_window(&self) -> Option<RecvWindow> {

@@ -26,8 +26,8 @@ pub(super) enum Kind {
     Endpoint(Box<Endpoint>),
     /// It ends here, at the client's side.
     Origin(Box<Origin>),
-    /// It came from this channel and is being carried on over another.
-    Extending(HopOpener),
+    /// It came from this channel and is being carried on over another, which has it in its table once `link` is there.
+    Extending { opener: HopOpener, link: Option<Link> },
     /// It is to be carried on over this channel: `CREATE` is sent.
     Asked { created: Created, sealer: HopSealer, back: Link },
     /// The client is on this side: what arrives loses a layer.

@@ -19,6 +19,9 @@ use crate::stream::StreamShared;
 /// Cells that one stream sends before the next has its turn.
 const RUN_CELLS: usize = 16;
 
+/// Messages besides data that may wait. An honest peer cannot cause more than three for each stream.
+const MAX_CONTROL: usize = 4 * MAX_STREAMS;
+
 /// Which end of the circuit this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -48,7 +51,7 @@ pub(crate) struct Streams {
     budget: Budget,
     streams: HashMap<StreamId, Stream>,
     next_id: u16,
-    /// Messages that go before data. Bounded: a few for each stream and each extension.
+    /// Messages that go before data, at most about [`MAX_CONTROL`].
     control: VecDeque<(Code, StreamId, Vec<u8>)>,
     /// Streams with data and credit, in turn.
     ready: VecDeque<StreamId>,
@@ -149,7 +152,10 @@ impl Streams {
         io: Arc<StreamShared>,
         place: CircKey,
     ) -> Result<bool, Violation> {
-        if self.streams.contains_key(&id) || self.streams.len() >= MAX_STREAMS {
+        if self.streams.contains_key(&id)
+            || self.streams.len() >= MAX_STREAMS
+            || self.control.len() >= MAX_CONTROL
+        {
             return Err(Violation::State);
         }
         let window = RecvWindow::new(&self.budget);
@@ -311,7 +317,7 @@ impl Streams {
             return 1;
         }
         match self.streams.get_mut(&id) {
-            Some(stream) if !stream.sent_end => {
+            Some(stream) if !stream.sent_end && stream.granted > 0 => {
                 emit(code, id, &std::mem::take(&mut stream.granted).to_be_bytes());
                 1
             }
