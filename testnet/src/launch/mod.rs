@@ -1,0 +1,261 @@
+//! Starts a whole network on loopback, each node a process of its own, and ends it.
+//!
+//! 1. [`plan`] says which nodes there are; a socket is bound for each.
+//! 2. [`files`] makes keys and writes one ordinary configuration per node.
+//! 3. [`process`] starts the nodes with their sockets; they report how far they are.
+//! 4. [`milestones`] adds the reports up, [`progress`] shows them.
+//! 5. [`ready`] fetches a byte through a circuit: only then is the network said to work.
+
+pub mod files;
+pub mod milestones;
+pub mod observed;
+pub mod plan;
+pub mod process;
+pub mod progress;
+pub mod ready;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokio::sync::mpsc;
+use tunic_net::daemon;
+
+use files::Folder;
+use milestones::{Milestones, Step};
+use plan::{NodePlan, Options, Role};
+use process::{Event, Launcher, NodeProcess, Order};
+use progress::Progress;
+use ready::Page;
+
+/// How long a network may take to come up before that is an error.
+pub const STARTUP_LIMIT: Duration = Duration::from_secs(60);
+/// How long nodes may take to end in order before they are killed.
+const GRACE: Duration = Duration::from_secs(4);
+/// Between two tries of the first byte.
+const RETRY: Duration = Duration::from_millis(50);
+/// How long one try of the first byte may take.
+const TRY_LIMIT: Duration = Duration::from_secs(5);
+/// Reports that wait to be read; nodes wait when it is full.
+const EVENT_QUEUE: usize = 256;
+/// Lines of a log that an error shows.
+const LOG_TAIL: usize = 5;
+
+/// A running network. To be ended with [`Network::stop`]; dropped, its processes are killed.
+pub struct Network {
+    nodes: Vec<NodePlan>,
+    processes: Vec<NodeProcess>,
+    events: mpsc::Receiver<Event>,
+    milestones: Milestones,
+    folder: Folder,
+    page: Page,
+}
+
+/// A node that ended though nobody asked it to.
+#[derive(Debug)]
+pub struct Loss {
+    /// Its name.
+    pub name: String,
+    /// How it ended.
+    pub how: io::Result<ExitStatus>,
+    /// Where its last words are.
+    pub log: PathBuf,
+}
+
+impl std::fmt::Display for Loss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.how {
+            Ok(how) => write!(f, "{} ended unexpectedly ({how})", self.name)?,
+            Err(error) => write!(f, "{} was lost ({error})", self.name)?,
+        }
+        write!(f, "; its log is {}", self.log.display())
+    }
+}
+
+/// The clock, for measuring how long things take.
+#[expect(clippy::disallowed_methods, reason = "the launcher is a shell")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+impl Network {
+    /// Starts every node. To be called on the main thread (see [`Launcher::spawn`]). `program` is the binary with the
+    /// hidden subcommand `role`.
+    ///
+    /// # Errors
+    /// If a port is taken, a file cannot be written or a process not be started.
+    pub async fn start(options: &Options, program: PathBuf) -> anyhow::Result<Network> {
+        options.check()?;
+        let folder = Folder::make(options.dir.as_deref())?;
+        let mut nodes = options.nodes();
+        let listeners = nodes.iter_mut().map(bind).collect::<anyhow::Result<Vec<_>>>()?;
+        files::write(&nodes, folder.path(), options.seed, daemon::unix_now())?;
+        let (sender, events) = mpsc::channel(EVENT_QUEUE);
+        let launcher = Launcher { program, dir: folder.path().to_path_buf() };
+        let mut processes = Vec::new();
+        for (number, (node, listener)) in nodes.iter().zip(listeners).enumerate() {
+            let log = options.relay_log.as_deref().filter(|_| matches!(node.role, Role::Relay { .. }));
+            let started = launcher.spawn(number, node, listener, log, sender.clone());
+            processes.push(started.with_context(|| format!("cannot start {}", node.name))?);
+        }
+        let page = Page::serve().await.context("cannot serve a page on loopback")?;
+        Ok(Network { milestones: Milestones::new(&nodes), nodes, processes, events, folder, page })
+    }
+
+    /// Waits until this step is done and shows how far it is. [`Step::FirstByte`] is the client's: it fetches a byte.
+    ///
+    /// # Errors
+    /// If a node ends meanwhile, or after [`STARTUP_LIMIT`].
+    pub async fn reach(&mut self, step: Step, progress: &mut Progress) -> anyhow::Result<()> {
+        match tokio::time::timeout(STARTUP_LIMIT, self.reach_without_limit(step, progress)).await {
+            Ok(outcome) => outcome,
+            Err(_) => bail!("{}", self.stuck()),
+        }
+    }
+
+    async fn reach_without_limit(&mut self, step: Step, progress: &mut Progress) -> anyhow::Result<()> {
+        while !self.milestones.done(step.min(Step::Circuit)) {
+            let event = self.events.recv().await;
+            self.take(event, progress)?;
+        }
+        if step == Step::FirstByte {
+            let socks = self.socks().context("the network has no client")?;
+            let mut fetch = std::pin::pin!(fetch_until_it_works(socks, self.page.address()));
+            loop {
+                tokio::select! {
+                    () = &mut fetch => break,
+                    event = self.events.recv() => self.take(event, progress)?,
+                }
+            }
+            self.milestones.first_byte();
+            progress.update(&self.milestones, now());
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, event: Option<Event>, progress: &mut Progress) -> anyhow::Result<()> {
+        match event {
+            Some(Event::Status { node, status }) => self.milestones.report(node, status),
+            Some(Event::Exited { node, how }) => bail!("{}", self.early_end(node, how)),
+            None => bail!("no node is left"),
+        }
+        progress.update(&self.milestones, now());
+        Ok(())
+    }
+
+    /// Waits until a node ends though nobody asked it to.
+    pub async fn next_loss(&mut self) -> Loss {
+        loop {
+            match self.events.recv().await {
+                Some(Event::Exited { node, how }) => return self.loss(node, how),
+                Some(Event::Status { .. }) => {}
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// Where the client's SOCKS5 port is, if there is a client.
+    pub fn socks(&self) -> Option<SocketAddr> {
+        self.nodes.iter().find(|node| node.role == Role::Client).map(|node| node.address)
+    }
+
+    /// Where the network lies.
+    pub fn dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The nodes in the order in which they were started, with the addresses where they listen.
+    pub fn nodes(&self) -> &[NodePlan] {
+        &self.nodes
+    }
+
+    /// The page that the launcher serves.
+    pub fn page(&self) -> SocketAddr {
+        self.page.address()
+    }
+
+    /// Process ids by role, in the order of the names.
+    pub fn pids(&self) -> BTreeMap<&'static str, Vec<u32>> {
+        let mut pids = BTreeMap::from([("directory", vec![]), ("relay", vec![]), ("client", vec![])]);
+        for (node, process) in self.nodes.iter().zip(&self.processes) {
+            pids.entry(node.role.word()).or_default().push(process.pid());
+        }
+        pids
+    }
+
+    /// Ends every node: in order if they listen, by force if not. A temporary folder is gone afterwards.
+    pub async fn stop(self) {
+        // Whoever still reports finds the queue closed and does not wait for a reader.
+        drop(self.events);
+        let mut processes = self.processes;
+        processes.iter().for_each(|process| process.order(Order::Terminate));
+        if tokio::time::timeout(GRACE, all_ended(&mut processes)).await.is_err() {
+            processes.iter().for_each(|process| process.order(Order::Kill));
+            all_ended(&mut processes).await;
+        }
+    }
+
+    fn loss(&self, node: usize, how: io::Result<ExitStatus>) -> Loss {
+        let node = &self.nodes[node];
+        Loss { name: node.name.clone(), how, log: node.log_path(self.dir()) }
+    }
+
+    fn early_end(&self, node: usize, how: io::Result<ExitStatus>) -> String {
+        let loss = self.loss(node, how);
+        let log = fs::read_to_string(&loss.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n  ");
+        format!("{} ended while the network came up. Its last words:\n  {tail}", loss.name)
+    }
+
+    fn stuck(&self) -> String {
+        let waiting = Step::ALL.into_iter().find(|step| !self.milestones.done(*step));
+        let step = waiting.unwrap_or(Step::FirstByte);
+        let (done, total) = self.milestones.progress(step);
+        format!(
+            "the network did not come up within {} s: {}: {done} of {total}. The logs are in {}",
+            STARTUP_LIMIT.as_secs(),
+            step.label(),
+            plan::logs_dir(self.dir()).display()
+        )
+    }
+}
+
+fn bind(node: &mut NodePlan) -> anyhow::Result<TcpListener> {
+    let listener = match TcpListener::bind(node.address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            return Err(error).with_context(|| {
+                let address = node.address;
+                format!(
+                    "{address} is taken, perhaps by another network; --socks 127.0.0.1:0 picks a free port"
+                )
+            });
+        }
+        other => other.with_context(|| format!("cannot listen on {}", node.address))?,
+    };
+    node.address = listener.local_addr()?;
+    Ok(listener)
+}
+
+/// The client may have reported a circuit that ended right away, so one failure proves nothing.
+async fn fetch_until_it_works(socks: SocketAddr, page: SocketAddr) {
+    loop {
+        match tokio::time::timeout(TRY_LIMIT, ready::fetch_first_byte(socks, page)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::debug!(%error, "no first byte yet"),
+            Err(_) => tracing::debug!("no first byte in time"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn all_ended(processes: &mut [NodeProcess]) {
+    for process in processes {
+        process.ended().await;
+    }
+}

@@ -1,0 +1,96 @@
+//! The hidden subcommand `role`: this process is one node of a network that another process of this program started.
+//!
+//! It reads an ordinary configuration and runs the ordinary role. Special are only its ends: a socket that comes bound
+//! as stdin, reports as JSON lines on stdout, and death together with the parent.
+
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use tunic_net::daemon::{Exit, RunOptions, Status, shutdown_signal};
+use tunic_net::{config, telemetry};
+
+#[derive(Debug, Args)]
+pub(crate) struct RoleArgs {
+    /// What to be
+    role: RoleName,
+    /// Its configuration
+    #[arg(long)]
+    config: PathBuf,
+    /// The process that started this one
+    #[arg(long)]
+    parent: i32,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RoleName {
+    Directory,
+    Relay,
+    Client,
+}
+
+pub(crate) fn run(args: RoleArgs) -> Exit {
+    match die_with_parent(args.parent).and_then(|()| run_role(args)) {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Exit::of(&error)
+        }
+    }
+}
+
+fn die_with_parent(parent: i32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot follow the parent")?;
+    // It may have died before the kernel was asked.
+    if getppid() != Pid::from_raw(parent) {
+        bail!("the process that started this one has gone");
+    }
+    Ok(())
+}
+
+fn run_role(args: RoleArgs) -> anyhow::Result<()> {
+    let options =
+        RunOptions { listener: Some(Arc::new(inherited_listener()?)), status: Some(Arc::new(report)) };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let path = &args.config;
+    runtime.block_on(async {
+        let shutdown = shutdown_signal();
+        match args.role {
+            RoleName::Directory => {
+                let config: tunic_directory::config::Config =
+                    config::load(path, tunic_directory::config::EXAMPLE)?;
+                telemetry::init(&config.log);
+                tunic_directory::run(config, options, shutdown).await
+            }
+            RoleName::Relay => {
+                let config: tunic_relay::config::Config = config::load(path, tunic_relay::config::EXAMPLE)?;
+                telemetry::init(&config.log);
+                tunic_relay::run(config, options, shutdown).await
+            }
+            RoleName::Client => {
+                let config: tunic_client::config::Config = config::load(path, tunic_client::config::EXAMPLE)?;
+                telemetry::init(&config.log);
+                tunic_client::run(config, options, shutdown).await
+            }
+        }
+    })
+}
+
+/// The parent bound the socket and passed it as stdin.
+fn inherited_listener() -> anyhow::Result<TcpListener> {
+    let socket = io::stdin().as_fd().try_clone_to_owned().context("no socket was passed")?;
+    let listener = TcpListener::from(socket);
+    listener.local_addr().context("stdin is no socket; `role` is started by `up`, not by hand")?;
+    Ok(listener)
+}
+
+fn report(status: Status) {
+    let Ok(line) = serde_json::to_string(&status) else { return };
+    // The parent may be about to end this process and read no more.
+    let _ = writeln!(io::stdout(), "{line}");
+}
