@@ -1,0 +1,74 @@
+//! How a network starts and ends.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::network::{TestNetwork, shared};
+use crate::processes::{self, assert_all_end, wait_until};
+use crate::server::serve_echo;
+use crate::socks;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const SMALL: [&str; 6] = ["--authorities", "1", "--relays", "3", "--exits", "1"];
+
+#[test]
+fn two_networks_run_side_by_side() {
+    let second = TestNetwork::start(&SMALL);
+    let target = serve_echo();
+    for network in [shared(), &second] {
+        socks::ping(&mut socks::connect(network.up.socks, target)).unwrap();
+    }
+    assert_eq!(second.up.pids.directory.len(), 1);
+    assert_eq!(second.up.pids.relay.len(), 3);
+    assert_eq!(second.up.pids.client.len(), 1);
+    assert!(second.up.startup_ms > 0);
+}
+
+#[test]
+fn a_killed_parent_leaves_no_child() {
+    let network = TestNetwork::start(&SMALL);
+    network.assert_all_alive();
+    processes::send(network.parent_pid(), Signal::KILL);
+    assert_all_end(&network.up.pids.all(), LIMIT);
+    // What a killed parent could not clean up.
+    let _ = std::fs::remove_dir_all(&network.up.dir);
+}
+
+#[test]
+fn sigterm_ends_every_node_and_leaves_nothing_behind() {
+    ends_cleanly(|network| processes::send(network.parent_pid(), Signal::TERM));
+}
+
+#[test]
+fn ctrl_c_ends_every_node_and_leaves_nothing_behind() {
+    ends_cleanly(|network| processes::send(network.parent_pid(), Signal::INT));
+}
+
+#[test]
+fn a_closed_stdin_ends_every_node_and_leaves_nothing_behind() {
+    ends_cleanly(TestNetwork::close_stdin);
+}
+
+#[track_caller]
+fn ends_cleanly(end: impl FnOnce(&mut TestNetwork)) {
+    let mut network = TestNetwork::start(&SMALL);
+    network.assert_all_alive();
+    assert!(network.up.dir.exists());
+    end(&mut network);
+    let status = network.ended();
+    assert!(status.success(), "{status}: {}", network.said());
+    assert_all_end(&network.up.pids.all(), Duration::ZERO);
+    assert!(!network.up.dir.exists(), "the temporary folder is still there");
+    assert_eq!(network.rest_of_stdout(), "", "--json prints one line");
+}
+
+#[test]
+fn a_lost_relay_is_reported_and_the_rest_goes_on() {
+    let network = TestNetwork::start(&["--authorities", "1", "--relays", "4", "--exits", "2"]);
+    processes::send(network.up.pids.relay[3], Signal::KILL);
+    wait_until(LIMIT, "the loss is reported", || network.said().contains("relay4 ended unexpectedly"));
+    assert!(network.said().contains("relay4.log"), "{}", network.said());
+    let target = serve_echo();
+    socks::ping(&mut socks::connect(network.up.socks, target)).unwrap();
+}

@@ -1,0 +1,42 @@
+//! Other processes, as the kernel sees them, and waiting for what they do.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+pub const POLL: Duration = Duration::from_millis(20);
+
+/// Waits for a condition; past the limit the test fails with what it waited for.
+#[track_caller]
+pub fn wait_until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain until {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Whether the process runs. One that has ended and whose exit nobody has read does not.
+pub fn is_alive(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // proc(5): the state follows the command's name, which stands in parentheses and may hold any character.
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    !matches!(state, Some('Z' | 'X') | None)
+}
+
+/// Memory that the process holds, in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse().unwrap()
+}
+
+pub fn send(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+#[track_caller]
+pub fn assert_all_end(pids: &[u32], limit: Duration) {
+    wait_until(limit, "every node has ended", || !pids.iter().any(|pid| is_alive(*pid)));
+}
