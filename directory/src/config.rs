@@ -101,6 +101,11 @@ impl Config {
         self.data_dir.join("consensus")
     }
 
+    /// Where the relays' descriptors are.
+    pub fn descriptor_file(&self) -> PathBuf {
+        self.data_dir.join("descriptors")
+    }
+
     /// What the state machine is told.
     ///
     /// # Errors

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tunic_proto::dir::{
     Accepted, AuthoritySet, CLOCK_TOLERANCE, ComputeError, ConsensusBody, ConsensusStore, Digest, DirError,
-    Response, SignatureLine, SignedConsensus, UncheckedDescriptor, UncheckedVote, Vote, compute,
+    Response, SignatureLine, SignedConsensus, SignedDescriptor, UncheckedDescriptor, UncheckedVote, Vote,
+    compute,
 };
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::Signer;
@@ -238,17 +239,45 @@ impl Authority {
     }
 
     fn take_descriptor(&mut self, now: Moment, descriptor: UncheckedDescriptor) -> Result<(), Refusal> {
-        let descriptor = descriptor.check_time(now.unix())?.check_signature(now.unix())?;
-        let known = self.relays.is_running_there(&descriptor);
-        let ips = || descriptor.addresses.iter().map(|address| address.ip());
-        if !self.settings.allow_private_addresses && !ips().all(is_public) {
-            return Err(Refusal::Policy("an address is not on the public internet"));
-        }
+        let descriptor = self.check_descriptor(now, descriptor)?;
+        let mut ips = descriptor.addresses.iter().map(|address| address.ip());
         // Others may have used up the allowance of an address that is not theirs.
-        if !known && !ips().all(|ip| self.limiter.allow(ip, now)) {
+        let known = self.relays.is_running_there(&descriptor);
+        if !known && !ips.all(|ip| self.limiter.allow(ip, now)) {
             return Err(Refusal::Policy("too many descriptors from this address"));
         }
         self.relays.insert(descriptor, now)
+    }
+
+    fn check_descriptor(
+        &self,
+        now: Moment,
+        descriptor: UncheckedDescriptor,
+    ) -> Result<SignedDescriptor, Refusal> {
+        let descriptor = descriptor.check_time(now.unix())?.check_signature(now.unix())?;
+        let public = descriptor.addresses.iter().all(|address| is_public(address.ip()));
+        if !public && !self.settings.allow_private_addresses {
+            return Err(Refusal::Policy("an address is not on the public internet"));
+        }
+        Ok(descriptor)
+    }
+
+    /// Takes a descriptor that was there before a restart. The relay is probed like a new one.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub fn restore_descriptor(
+        &mut self,
+        now: Moment,
+        descriptor: UncheckedDescriptor,
+    ) -> Result<(), Refusal> {
+        let descriptor = self.check_descriptor(now, descriptor)?;
+        self.relays.insert(descriptor, now)
+    }
+
+    /// All descriptors one after the other, for [`Authority::restore_descriptor`]: relays upload theirs only now and then.
+    pub fn descriptors(&self) -> Vec<u8> {
+        self.relays.descriptors().collect::<Vec<_>>().concat()
     }
 
     /// A probe that [`Output::Probe`] asked for has ended.

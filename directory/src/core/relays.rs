@@ -223,6 +223,11 @@ impl RelayTable {
         self.relays.values().filter(|relay| relay.up_since.is_some()).count()
     }
 
+    /// The bytes of each descriptor.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = &[u8]> {
+        self.relays.values().map(|relay| relay.descriptor.bytes())
+    }
+
     /// What a vote says of the running relays, sorted by identity.
     pub(super) fn vote_entries(&self, now: Moment) -> Vec<VoteEntry> {
         let running = |relay: &Relay| relay.up_since.map(|since| now.since(since));

@@ -26,6 +26,8 @@ const MAX_SLEEP: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// From one attempt to the next at most.
 const MAX_RETRY: Duration = Duration::from_secs(10);
+/// How often the descriptors are stored, if there are new ones.
+const STORE_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the keys are looked at, for a signing certificate that was renewed.
 const KEY_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 
@@ -36,6 +38,7 @@ pub(super) struct Driver {
     peers: Arc<Peers>,
     options: Arc<RunOptions>,
     consensus_file: PathBuf,
+    descriptor_file: PathBuf,
     key_dir: PathBuf,
     /// Held while peers are asked for their consensus.
     fetching: Arc<Mutex<()>>,
@@ -56,6 +59,7 @@ impl Driver {
             peers,
             options: Arc::new(options),
             consensus_file: config.consensus_file(),
+            descriptor_file: config.descriptor_file(),
             key_dir: config.key_dir(),
             fetching: Arc::default(),
             reachable: 0,
@@ -66,6 +70,7 @@ impl Driver {
     /// Goes on until it is dropped.
     pub(super) async fn run(mut self) {
         let mut keys_read = now();
+        let mut stored = (now(), 0);
         loop {
             let deadline = self.service.peek(|authority, now| {
                 if now >= authority.poll_timeout() {
@@ -80,6 +85,12 @@ impl Driver {
             if now() >= keys_read.plus(KEY_INTERVAL) {
                 keys_read = now();
                 self.renew_signer();
+            }
+            let taken = self.service.peek(|authority, _| authority.counters().descriptors);
+            if taken != stored.1 && now() >= stored.0.plus(STORE_INTERVAL) {
+                stored = (now(), taken);
+                let descriptors = self.service.peek(|authority, _| authority.descriptors());
+                self.store(self.descriptor_file.clone(), descriptors).await;
             }
             let _ = timeout(deadline.since(now()).min(MAX_SLEEP), self.service.changed.notified()).await;
         }
@@ -175,15 +186,17 @@ impl Driver {
 
     async fn publish(&mut self, consensus: Arc<SignedConsensus>) {
         let relays = consensus.relays.len();
-        let path = self.consensus_file.clone();
-        // In order, and before it is told: whoever is told may count on its being stored.
-        let stored = tokio::task::spawn_blocking(move || state::store(&path, consensus.bytes())).await;
-        if let Err(error) = stored {
-            warn!("the consensus cannot be stored: {error}");
-        }
+        // Before it is told: whoever is told may count on its being stored.
+        self.store(self.consensus_file.clone(), consensus.bytes().to_vec()).await;
         self.last_failure = None;
         info!("consensus in force: {relays} relays");
         self.options.tell(Status::Consensus { relays });
+    }
+
+    async fn store(&self, path: PathBuf, bytes: Vec<u8>) {
+        if let Err(error) = tokio::task::spawn_blocking(move || state::store(&path, &bytes)).await {
+            warn!("state cannot be stored: {error}");
+        }
     }
 
     /// While a network comes up, the same failure each second is told once.

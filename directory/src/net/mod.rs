@@ -48,11 +48,7 @@ pub async fn run(
 
     let mut authority = Authority::new(settings, keys.signer.clone(), authorities, service::now())
         .map_err(anyhow::Error::new)?;
-    if let Some(bytes) = state::load(&config.consensus_file())
-        && let Err(error) = authority.handle_consensus(service::now(), &bytes)
-    {
-        info!("the stored consensus is of no more use: {error}");
-    }
+    state::restore(&mut authority, &config);
     let service = Arc::new(Service::new(authority, keys.onion));
     let node = Node::new(NodeConfig {
         signer: Some(keys.signer),
@@ -67,12 +63,13 @@ pub async fn run(
     info!("directory authority started");
 
     let peers = Arc::new(Peers::new(node.clone(), &config.authorities, own_id));
-    let driver = Driver::new(service, peers, &config, options);
+    let driver = Driver::new(service.clone(), peers, &config, options);
     tokio::select! {
         () = node.serve(listener) => {}
         () = driver.run() => {}
         () = shutdown => info!("directory authority ends"),
     }
+    state::store(&config.descriptor_file(), &service.peek(|authority, _| authority.descriptors()));
     node.shutdown(SHUTDOWN_GRACE).await;
     Ok(())
 }
