@@ -2,4 +2,6 @@
 
 mod circuits;
 mod extension;
+mod flow;
 mod support;
+mod tamper;
