@@ -1,10 +1,10 @@
 //! A circuit whose client is the test: it can send what no honest client would.
 
-use tunic_proto::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
+use tunic_proto::cell::{self, Cell, Command, PAYLOAD_LEN};
 use tunic_proto::circuit::HopSpec;
 use tunic_proto::crypto::fragment::{Create, Created, Extend, Extended, create_message};
 use tunic_proto::crypto::handshake::{ClientHandshake, HopKeys};
-use tunic_proto::crypto::layer::{BackwardLayers, ForwardLayers, HopOpener, HopSealer, inner_len};
+use tunic_proto::crypto::layer::{BackwardLayers, HopOpener, HopSealer, Routing, inner_len};
 use tunic_proto::ids::{CircId, HopNum, StreamId};
 use tunic_proto::message::{self, Backward, Code};
 
@@ -14,7 +14,7 @@ use rand_chacha::ChaCha20Rng;
 pub struct RawCircuit {
     /// Its id on the channel.
     pub id: CircId,
-    forward: ForwardLayers,
+    forward: Vec<HopSealer>,
     backward: BackwardLayers,
     handshake: Option<ClientHandshake>,
     created: Created,
@@ -35,7 +35,7 @@ impl RawCircuit {
             Create::split(&message).map(|payload| cell::build(id, Command::Create, &payload)).collect();
         let circuit = RawCircuit {
             id,
-            forward: ForwardLayers::new(),
+            forward: Vec::new(),
             backward: BackwardLayers::new(),
             handshake: Some(handshake),
             created: Created::new(),
@@ -78,9 +78,9 @@ impl RawCircuit {
 
     fn add(&mut self, keys: &HopKeys) {
         let Some(hop) = HopNum::new(self.forward.len() as u8) else { panic!("too many hops") };
-        let pushed = self.forward.push(HopSealer::new(&keys.forward, hop));
-        let opened = self.backward.push(HopOpener::new(&keys.backward, hop));
-        assert!(pushed.is_ok() && opened.is_ok());
+        self.forward.push(HopSealer::new(&keys.forward, hop));
+        let added = self.backward.push(HopOpener::new(&keys.backward, hop));
+        assert!(added.is_ok());
     }
 
     /// Opens a cell that came back: who sent it, and what.
@@ -114,13 +114,22 @@ impl RawCircuit {
 
     /// Any bytes for any hop.
     pub fn sealed(&mut self, hop: HopNum, inner: &[u8]) -> Cell {
-        let mut cell = [0; CELL_LEN];
-        cell::write_header(&mut cell, self.id, Command::Relay);
-        cell[HEADER_LEN..][..inner.len()].copy_from_slice(inner);
-        if let Some(payload) = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>() {
-            let sealed = self.forward.seal(payload, hop);
-            assert!(sealed.is_ok());
+        self.layers(hop, inner, Routing::Here)
+    }
+
+    /// Any bytes that this hop shall pass on, whether or not there is a next one.
+    pub fn passed_on(&mut self, hop: HopNum, inner: &[u8]) -> Cell {
+        self.layers(hop, inner, Routing::PassOn)
+    }
+
+    fn layers(&mut self, last: HopNum, inner: &[u8], routing: Routing) -> Cell {
+        let mut payload = [0; PAYLOAD_LEN];
+        payload[..inner.len()].copy_from_slice(inner);
+        let mut routing = routing;
+        for hop in self.forward[..=last.index()].iter_mut().rev() {
+            assert!(hop.seal(&mut payload, routing).is_ok());
+            routing = Routing::PassOn;
         }
-        cell
+        cell::build(self.id, Command::Relay, &payload)
     }
 }

@@ -3,5 +3,6 @@
 mod circuits;
 mod extension;
 mod flow;
+mod hostile;
 mod support;
 mod tamper;
