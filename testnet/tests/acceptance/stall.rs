@@ -12,9 +12,9 @@ use crate::socks;
 
 const GIB: u64 = 1 << 30;
 /// What a stalled stream may occupy from end to end: windows, credit, and the kernel's socket buffers on the way.
-const MAX_IN_FLIGHT: u64 = 64 << 20;
+const MAX_IN_FLIGHT: u64 = 32 << 20;
 /// What one node may grow by, in KiB.
-const MAX_GROWTH_KIB: u64 = 32 << 10;
+const MAX_GROWTH_KIB: u64 = 16 << 10;
 /// Without progress for so long, the server counts as stopped.
 const STOPPED_FOR: Duration = Duration::from_secs(2);
 

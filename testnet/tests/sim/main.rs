@@ -1,4 +1,6 @@
 //! The protocol's promises, kept by whole networks in the simulator.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 mod circuits;
 mod extension;
