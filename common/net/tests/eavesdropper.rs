@@ -65,7 +65,7 @@ fn records(tape: &[u8]) -> Vec<(u8, usize)> {
 fn check(tape: &[u8], at_least: usize) {
     let records = records(tape);
     let is_cells = |(kind, length): &(u8, usize)| {
-        *kind == 23 && *length > TLS_OVERHEAD && (length - TLS_OVERHEAD) % CELL_LEN == 0
+        *kind == 23 && *length > TLS_OVERHEAD && (length - TLS_OVERHEAD).is_multiple_of(CELL_LEN)
     };
     let first = records.iter().position(is_cells).expect("no cell at all");
     assert!(first <= 6, "{first} records before the first cell: {:?}", &records[..first]);
