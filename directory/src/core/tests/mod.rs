@@ -367,6 +367,8 @@ fn refusals_say_whose_fault_it_is() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     /// Lossy, slow and meddling networks: whatever is published by two authorities for one round is the same.
     #[test]
     fn honest_authorities_never_publish_different_consensuses(seed in 0_u64..10_000, loss in 0_u64..6) {
