@@ -26,10 +26,10 @@ pub async fn run(
     options: RunOptions,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    config.check(None)?;
+    let given = options.listener.as_ref().map(|bound| bound.local_addr());
+    config.check(given.transpose().context("the SOCKS listener has no address")?)?;
     let listener = listen(&config, &options).await?;
     let address = listener.local_addr().context("the SOCKS listener has no address")?;
-    config.check(Some(address))?;
     let client = Client::start(config, options.clone()).await?;
     tracing::info!(port = address.port(), "SOCKS5 port is open; connecting to the Tunic network");
     options.tell(Status::Listening(address));

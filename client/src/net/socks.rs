@@ -27,6 +27,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a connection could not be accepted, most likely for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Tells streams of the port from those of an embedding program, which are 0 unless it says otherwise.
+const LISTENER: u16 = 1;
+
 /// What the port needs to know.
 #[derive(Clone)]
 pub(super) struct SocksServer {
@@ -71,7 +74,7 @@ impl SocksServer {
         if let (Some(credentials), true) = (&mut credentials, self.password.is_some()) {
             credentials.password.clear();
         }
-        let isolation = Isolation { listener: 0, credentials };
+        let isolation = Isolation { listener: LISTENER, credentials };
         let early = Early::new(&mut tcp, early);
         match self.client.connect_early(request.target, isolation, early).await {
             Ok((stream, _)) => {
