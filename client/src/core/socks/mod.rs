@@ -6,7 +6,7 @@
 //! 2. With 0x02 it sends them; any are accepted, unless a password is required.
 //! 3. It asks for `CONNECT`; that, with the target, is the event the caller waits for. Whatever it sent behind the request
 //!    is [`Server::into_early_data`].
-//! 4. The caller connects and sends [`reply`] with a [`ReplyCode`].
+//! 4. The caller connects and sends [`reply()`] with a [`ReplyCode`].
 //!
 //! Everything else is refused with the answer that explains it best to whoever speaks.
 
@@ -35,7 +35,7 @@ pub const MAX_BUFFERED: usize = 16 * 1024;
 pub enum Event {
     /// Send these bytes and go on.
     Send(Vec<u8>),
-    /// Connect to the target, then answer with [`reply`]. The last event.
+    /// Connect to the target, then answer with [`reply()`]. The last event.
     Connect(Request),
     /// Send the answer, which may be empty, and close. The last event.
     Refuse {

@@ -1,6 +1,9 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use tunic_proto::dir::ExitPolicy;
+use tunic_proto::message::{DestroyReason, Target};
+
 use super::*;
 use crate::core::path::Hop;
 use crate::core::testing::{id, open_policy, policy, relay, start};

@@ -10,15 +10,18 @@
 //! Call [`Pool::settle`] after every input, then [`Pool::poll_output`] until it has none, and again at
 //! [`Pool::poll_timeout`].
 
+mod circuit;
+mod types;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use tunic_proto::dir::ExitPolicy;
 use tunic_proto::ids::RelayId;
-use tunic_proto::message::{DestroyReason, Target};
 
+use self::circuit::{Circuit, Usage, Waiting};
+pub use self::types::{Build, BuildFailure, CircuitId, Output, Want, WantId};
 use super::isolation::Isolation;
-use super::path::{Need, Path, PathError, may_reach};
+use super::path::{Need, Path, PathError};
 
 /// Wants that wait at a time; more are refused.
 pub const MAX_WANTS: usize = 4_096;
@@ -46,103 +49,6 @@ const FIRST_PORT: u16 = 443;
 const FREE_FAILURES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-
-/// Names a circuit of the pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CircuitId(pub u64);
-
-/// Names a want.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WantId(pub u64);
-
-/// A stream that looks for a circuit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Want {
-    /// Whom it may share a circuit with.
-    pub isolation: Isolation,
-    /// Where it leads.
-    pub target: Target,
-    /// Exits that failed it already.
-    pub not_exits: Vec<RelayId>,
-    /// Only circuits begun from now on will do: one broke under it, and others may have the same relay.
-    pub fresh: bool,
-}
-
-/// What the caller has to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Build a circuit, then tell [`Pool::built`] or [`Pool::failed`].
-    Build(Build),
-    /// The want gets this circuit.
-    Use(WantId, CircuitId),
-    /// The want gets none.
-    Refuse(WantId, BuildFailure),
-    /// Nobody needs the circuit any more.
-    Close(CircuitId),
-}
-
-/// A circuit to build.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Build {
-    /// Its name from now on.
-    pub circuit: CircuitId,
-    /// What it shall be good for.
-    pub need: Need,
-    /// Relays that must not be its exit.
-    pub not_exits: Vec<RelayId>,
-    /// The want that asked for it; a spare has none.
-    pub for_want: Option<WantId>,
-    /// When it was decided.
-    pub started: Instant,
-}
-
-/// Why there is no circuit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BuildFailure {
-    /// No three relays fit.
-    #[error(transparent)]
-    Path(#[from] PathError),
-    /// The first relay could not be reached.
-    #[error("the guard could not be reached")]
-    Guard,
-    /// A relay refused or failed; 0 is the guard.
-    #[error("relay {} of the circuit: {reason}", hop + 1)]
-    Hop {
-        /// The position in the path.
-        hop: usize,
-        /// What was told.
-        reason: DestroyReason,
-    },
-    /// It was given up after the learned timeout.
-    #[error("the circuit was not built in time")]
-    TooSlow,
-    /// [`MAX_WANTS`] are waiting already.
-    #[error("too many streams are waiting for a circuit")]
-    Busy,
-}
-
-#[derive(Debug)]
-enum Circuit {
-    Building(Build),
-    Ready { exit: RelayId, policy: ExitPolicy, started: Instant, usage: Usage },
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Usage {
-    Spare,
-    Assigned {
-        isolation: Isolation,
-        first_used: Instant,
-    },
-    /// No new streams.
-    Retired,
-}
-
-struct Waiting {
-    want: Want,
-    since: Instant,
-    deadline: Instant,
-}
 
 /// The pool.
 pub struct Pool {
@@ -451,60 +357,5 @@ impl Pool {
     }
 }
 
-impl Circuit {
-    fn suits(&self, Waiting { want, since: asked, .. }: &Waiting, now: Instant) -> bool {
-        let Circuit::Ready { exit, policy, started, usage } = self else { return false };
-        if want.fresh && started < asked {
-            return false;
-        }
-        let free = match usage {
-            Usage::Spare => true,
-            Usage::Assigned { isolation, first_used } => {
-                *isolation == want.isolation && now < *first_used + DIRTY_AFTER
-            }
-            Usage::Retired => false,
-        };
-        free && !want.not_exits.contains(exit) && may_reach(policy, &want.target)
-    }
-
-    fn is_spare(&self) -> bool {
-        matches!(self, Circuit::Ready { usage: Usage::Spare, .. })
-    }
-
-    fn is_spare_for(&self, need: &Need) -> bool {
-        match self {
-            Circuit::Ready { usage: Usage::Spare, policy, .. } => need.met_by(policy),
-            Circuit::Building(build) => build.for_want.is_none() && build.need == *need,
-            Circuit::Ready { .. } => false,
-        }
-    }
-
-    /// From when on the circuit is closed if it is idle.
-    fn ends(&self, now: Instant) -> Option<Instant> {
-        let Circuit::Ready { started, usage, .. } = self else { return None };
-        Some(match usage {
-            Usage::Spare => *started + SPARE_LIFETIME,
-            Usage::Assigned { first_used, .. } => *first_used + DIRTY_AFTER,
-            Usage::Retired => now,
-        })
-    }
-}
-
-impl Build {
-    /// Whether the circuit will likely do for this want. That it does is only known when its exit is.
-    fn may_serve(&self, Waiting { want, since: asked, .. }: &Waiting) -> bool {
-        if want.fresh && self.started < *asked {
-            return false;
-        }
-        let port_fits = match &self.need {
-            Need::Target(target) => target.port() == want.target.port(),
-            Need::Port(port) => *port == want.target.port(),
-            Need::Any => true,
-        };
-        port_fits && want.not_exits.iter().all(|exit| self.not_exits.contains(exit))
-    }
-}
-
 #[cfg(test)]
-#[path = "pool_tests.rs"]
 mod tests;
