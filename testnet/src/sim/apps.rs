@@ -170,15 +170,16 @@ impl Transfer {
         (Transfer { stream, left: upload, report: report.clone(), buffer: Vec::new() }, report)
     }
 
-    fn write(&mut self, cx: &mut Context<'_>, report: &mut Report) {
+    fn write(&mut self, cx: &mut Context<'_>, report: &mut Report) -> Result<(), StreamEnded> {
         while self.left > 0 {
             let length = self.left.min(WRITE_LEN as u64);
             let bytes: Vec<u8> = (report.sent..report.sent + length).map(pattern).collect();
-            let Poll::Ready(Ok(taken)) = self.stream.poll_write(cx, &bytes) else { return };
+            let Poll::Ready(taken) = self.stream.poll_write(cx, &bytes)? else { return Ok(()) };
             self.left -= taken as u64;
             report.sent += taken as u64;
         }
         self.stream.finish();
+        Ok(())
     }
 
     fn read(
@@ -213,13 +214,15 @@ impl App for Transfer {
         {
             report.connected_at = Some(now);
         }
-        self.write(cx, &mut report);
+        let written = self.write(cx, &mut report);
         if report.paused {
             return Next::Woken;
         }
-        match self.read(cx, now, &mut report) {
-            Poll::Ready(Ok(())) if self.left == 0 => report.complete_at = Some(now),
-            Poll::Ready(Err(StreamEnded(reason))) => report.broken = Some(reason),
+        match (self.read(cx, now, &mut report), written) {
+            (Poll::Ready(Ok(())), Ok(())) if self.left == 0 => report.complete_at = Some(now),
+            (Poll::Ready(Err(StreamEnded(reason))), _) | (_, Err(StreamEnded(reason))) => {
+                report.broken = Some(reason);
+            }
             _ => return Next::Woken,
         }
         Next::Done

@@ -8,3 +8,4 @@ mod flow;
 mod hostile;
 mod support;
 mod tamper;
+mod teardown;
