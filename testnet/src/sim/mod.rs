@@ -18,5 +18,5 @@ mod world;
 pub use apps::{App, Next, Report, Transfer, service, source};
 pub use link::{Closed, EndId, LinkSpec, Tamper};
 pub use node::{NodeId, Reach};
-pub use raw::RawCircuit;
+pub use raw::{RawCircuit, RawHop};
 pub use world::World;

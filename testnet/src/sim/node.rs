@@ -8,7 +8,7 @@ use rand_chacha::ChaCha20Rng;
 use tunic_proto::channel::{ChannelConfig, ExtendJob, HandshakeJob, PeerInfo, Role};
 use tunic_proto::circuit::HopSpec;
 use tunic_proto::counters::{Counters, Incident};
-use tunic_proto::crypto::handshake::{ReplayCache, respond};
+use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN, ReplayCache, respond};
 use tunic_proto::flow::Budget;
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{IdentityKey, OnionSecret, Signer};
@@ -102,14 +102,18 @@ impl Node {
             self.counters.count(Incident::Replay);
             return job.answer(None);
         }
-        let id = self.hop().id;
         let answer = match self.reach {
             Reach::Refuses => None,
-            _ => respond(&job.request, id, &self.onion, &mut self.rng).ok(),
+            _ => self.respond(&job.request),
         };
         if answer.is_none() {
             self.counters.count(Incident::CircuitHandshake);
         }
         job.answer(answer);
+    }
+
+    pub(super) fn respond(&mut self, request: &[u8; REQUEST_LEN]) -> Option<(Box<[u8; REPLY_LEN]>, HopKeys)> {
+        let id = self.hop().id;
+        respond(request, id, &self.onion, &mut self.rng).ok()
     }
 }

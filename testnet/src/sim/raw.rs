@@ -1,14 +1,17 @@
-//! A circuit whose client is the test: it can send what no honest client would.
+//! Circuits of which the test itself is one end: it can send what no honest client or relay would.
 
 use tunic_proto::cell::{self, Cell, Command, PAYLOAD_LEN};
 use tunic_proto::circuit::HopSpec;
-use tunic_proto::crypto::fragment::{Create, Created, Extend, Extended, create_message};
+use tunic_proto::crypto::fragment::{Create, Created, Extend, Extended, create_message, parse_create};
 use tunic_proto::crypto::handshake::{ClientHandshake, HopKeys};
 use tunic_proto::crypto::layer::{BackwardLayers, HopOpener, HopSealer, Routing, inner_len};
 use tunic_proto::ids::{CircId, HopNum, StreamId};
 use tunic_proto::message::{self, Backward, Code};
 
 use rand_chacha::ChaCha20Rng;
+
+use super::node::NodeId;
+use super::world::World;
 
 /// The keys of a circuit, and the cells that it is built with.
 pub struct RawCircuit {
@@ -131,5 +134,43 @@ impl RawCircuit {
             routing = Routing::PassOn;
         }
         cell::build(self.id, Command::Relay, &payload)
+    }
+}
+
+/// The first relay of an honest client's circuit.
+pub struct RawHop {
+    /// The circuit's id on the channel.
+    pub id: CircId,
+    sealer: HopSealer,
+}
+
+impl RawHop {
+    /// Answers the `CREATE` in these cells as the relay that they ask for.
+    pub fn answer(world: &mut World, relay: NodeId, create: &[Cell]) -> Option<(RawHop, Vec<Cell>)> {
+        let (id, _) = cell::parse_header(create.first()?).ok()?;
+        let mut fragments = Create::new();
+        let mut messages =
+            create.iter().filter_map(|cell| fragments.push(cell::payload(cell)).ok().flatten());
+        let message = messages.next()?;
+        let (hop, request) = parse_create(&message)?;
+        let (reply, keys) = world.respond(relay, &request)?;
+        let cells =
+            Created::split(&reply).map(|payload| cell::build(id, Command::Created, &payload)).collect();
+        Some((RawHop { id, sealer: HopSealer::new(&keys.backward, hop) }, cells))
+    }
+
+    /// Any bytes for the client, as from this hop.
+    pub fn sealed(&mut self, inner: &[u8], routing: Routing) -> Cell {
+        let mut payload = [0; PAYLOAD_LEN];
+        payload[..inner.len()].copy_from_slice(inner);
+        assert!(self.sealer.seal(&mut payload, routing).is_ok());
+        cell::build(self.id, Command::Relay, &payload)
+    }
+
+    /// A message for the client.
+    pub fn message(&mut self, code: Code, stream: u16, data: &[u8]) -> Cell {
+        let mut inner = vec![0; inner_len(self.sealer.hop())];
+        message::write(&mut inner, code, StreamId(stream), data);
+        self.sealed(&inner, Routing::Here)
     }
 }

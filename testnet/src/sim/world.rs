@@ -15,6 +15,7 @@ use tunic_proto::channel::handshake::{Handshake, Local, Step};
 use tunic_proto::channel::{Channel, Event, ExtendJob, Role};
 use tunic_proto::circuit::{CircuitHandle, CircuitStatus, HopSpec};
 use tunic_proto::counters::{Counters, Incident};
+use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use tunic_proto::message::{DestroyReason, Target};
 use tunic_proto::time::UnixTime;
 
@@ -338,6 +339,15 @@ impl World {
             act(channel);
         }
         self.ready.push(Task::End(end));
+    }
+
+    /// The answer of a relay to a circuit handshake, for a test that plays the relay.
+    pub fn respond(
+        &mut self,
+        relay: NodeId,
+        request: &[u8; REQUEST_LEN],
+    ) -> Option<(Box<[u8; REPLY_LEN]>, HopKeys)> {
+        self.nodes[relay.0].respond(request)
     }
 
     /// Sends cells from an end that the test plays.

@@ -5,7 +5,9 @@
 mod circuits;
 mod extension;
 mod flow;
+mod garbage;
 mod hostile;
+mod hostile_relay;
 mod support;
 mod tamper;
 mod teardown;
