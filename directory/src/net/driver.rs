@@ -8,6 +8,7 @@ use anyhow::bail;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
+use tunic_net::channel::Node;
 use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_net::keys::NodeKeys;
 use tunic_proto::dir::{Request, Response, SignedConsensus, UncheckedVote};
@@ -34,6 +35,7 @@ const KEY_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 /// Does what the state machine wants done. Its tasks are bounded by what the state machine asks for: a few for each peer
 /// and round, each of which ends with the round, and so many probes.
 pub(super) struct Driver {
+    node: Node,
     service: Arc<Service>,
     peers: Arc<Peers>,
     options: Arc<RunOptions>,
@@ -49,12 +51,14 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(
+        node: Node,
         service: Arc<Service>,
         peers: Arc<Peers>,
         config: &Config,
         options: RunOptions,
     ) -> Self {
         Driver {
+            node,
             service,
             peers,
             options: Arc::new(options),
@@ -220,7 +224,10 @@ impl Driver {
 
     fn renew_signer(&self) {
         match NodeKeys::load(&self.key_dir, unix_now()) {
-            Ok(keys) => self.service.peek(|authority, _| authority.set_signer(keys.signer)),
+            Ok(keys) => {
+                self.node.set_signer(keys.signer.clone());
+                self.service.peek(|authority, _| authority.set_signer(keys.signer));
+            }
             Err(error) => warn!("the signing key cannot be renewed: {error}"),
         }
     }

@@ -63,7 +63,7 @@ pub async fn run(
     info!("directory authority started");
 
     let peers = Arc::new(Peers::new(node.clone(), &config.authorities, own_id));
-    let driver = Driver::new(service.clone(), peers, &config, options);
+    let driver = Driver::new(node.clone(), service.clone(), peers, &config, options);
     tokio::select! {
         () = node.serve(listener) => {}
         () = driver.run() => {}

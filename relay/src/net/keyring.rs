@@ -1,16 +1,15 @@
 //! The keys of a running relay.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tunic_net::keys::{KeysError, NodeKeys};
+use tunic_net::keys::{KeysError, NodeKeys, SIGNING_RENEWAL};
 use tunic_proto::keys::{OnionKey, OnionSecret, Signer};
 use tunic_proto::time::UnixTime;
 
 /// Signs for the relay and rotates its onion keys.
 pub struct KeyRing {
-    signer: Arc<Signer>,
     dir: PathBuf,
     keys: Mutex<NodeKeys>,
 }
@@ -18,17 +17,21 @@ pub struct KeyRing {
 impl KeyRing {
     /// Keeps these keys, which were loaded from `dir`.
     pub fn new(keys: NodeKeys, dir: PathBuf) -> Self {
-        KeyRing { signer: Arc::clone(&keys.signer), dir, keys: Mutex::new(keys) }
+        KeyRing { dir, keys: Mutex::new(keys) }
     }
 
     /// What the relay signs with.
-    pub fn signer(&self) -> &Arc<Signer> {
-        &self.signer
+    pub fn signer(&self) -> Arc<Signer> {
+        Arc::clone(&self.lock().signer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, NodeKeys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The onion keys that handshakes are answered with: the current one, then the previous.
     pub fn onion(&self) -> Vec<OnionSecret> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).onion.clone()
+        self.lock().onion.clone()
     }
 
     /// The onion key that the descriptor lists.
@@ -41,11 +44,27 @@ impl KeyRing {
     /// # Errors
     /// If the new keys could not be written; the old ones then stay in use.
     pub fn rotate(&self, now: UnixTime) -> Result<bool, KeysError> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).rotate_onion(&self.dir, now)
+        self.lock().rotate_onion(&self.dir, now)
+    }
+
+    /// Renews a signing certificate that is about to end. Gives the new signer if there is one.
+    ///
+    /// # Errors
+    /// If the key files cannot be read or written; the old signer then stays in use.
+    pub fn renew_signer(&self, now: UnixTime) -> Result<Option<Arc<Signer>>, KeysError> {
+        let mut keys = self.lock();
+        if keys.signer.cert().expires().since(now) >= SIGNING_RENEWAL {
+            return Ok(None);
+        }
+        let signer = NodeKeys::load(&self.dir, now)?.signer;
+        // Without the identity's key, the files hold what we have.
+        let renewed = signer.cert() != keys.signer.cert();
+        keys.signer = signer;
+        Ok(renewed.then(|| Arc::clone(&keys.signer)))
     }
 
     /// How long the signing certificate still holds.
     pub fn certificate_left(&self, now: UnixTime) -> Duration {
-        self.signer.cert().expires().since(now)
+        self.signer().cert().expires().since(now)
     }
 }

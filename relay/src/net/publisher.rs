@@ -93,7 +93,7 @@ impl Publisher {
     fn descriptor(&self, writer: &mut DescriptorWriter) -> Result<Vec<u8>, DirError> {
         let onion_key = self.keys.listed_onion().ok_or(DirError::Malformed("no onion key"))?;
         let signer = self.keys.signer();
-        writer.current(&self.config, &self.addresses, signer, onion_key, unix_now()).map(<[u8]>::to_vec)
+        writer.current(&self.config, &self.addresses, &signer, onion_key, unix_now()).map(<[u8]>::to_vec)
     }
 
     fn finish(&self, (index, answer): Outcome, state: &mut State, was_last: bool) {

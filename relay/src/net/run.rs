@@ -125,7 +125,7 @@ impl Relay {
             config.exit.max_exit_streams,
         );
         let node = Node::new(NodeConfig {
-            signer: Some(Arc::clone(keys.signer())),
+            signer: Some(keys.signer()),
             responder: Some(Arc::new(responder)),
             memory_budget: config.memory_budget,
         })
@@ -200,10 +200,20 @@ impl Heartbeat {
             Ok(false) => {}
             Err(error) => tracing::error!("the onion key could not be replaced: {error}"),
         }
+        match self.keys.renew_signer(now) {
+            Ok(Some(signer)) => {
+                self.node.set_signer(signer);
+                self.changed.notify_one();
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!("the signing key could not be renewed: {error}"),
+        }
         let left = self.keys.certificate_left(now);
         if left < CERTIFICATE_WARNING {
             let hours = left.as_secs() / 3600;
-            tracing::warn!("the signing certificate ends in {hours} h: restart the relay, which renews it");
+            tracing::warn!(
+                "the signing certificate ends in {hours} h: renew it with the identity key and put both files in place"
+            );
         }
     }
 }

@@ -196,7 +196,7 @@ impl World {
         let now = UnixTime(EPOCH.0 + self.now.as_secs());
         for (node, role) in [(from, Role::Initiator), (to, Role::Responder)] {
             let signer = self.nodes[node.0].signer.as_ref();
-            let local = Local { role, signer, exporter, now, peer_address: None };
+            let local = Local { role, signer, exporter: exporter.into(), now, peer_address: None };
             let expected = (role == Role::Initiator).then(|| self.hop(to).id);
             let (handshake, cells) = Handshake::start(&local, expected);
             self.ends.push(End::new(node, spec, handshake));

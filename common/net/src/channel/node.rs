@@ -19,13 +19,14 @@ use tunic_proto::counters::{Counters, Incident};
 use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, ReplayCache, respond};
 use tunic_proto::flow::Budget;
 use tunic_proto::ids::RelayId;
+use tunic_proto::keys::Signer;
 use tunic_proto::message::{DestroyReason, Target};
 use tunic_proto::stream::StreamIo;
 
 use super::driver::Driver;
 use super::open::{OPEN_TIMEOUT, open};
 use super::tls::Tls;
-use super::{Channel, ConnectError, IncomingStream, NodeConfig, Peer};
+use super::{Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
 use crate::clock;
 
 /// Channels at a time, both directions together.
@@ -51,7 +52,8 @@ pub struct Node(Arc<NodeInner>);
 type Slot = Arc<tokio::sync::Mutex<Option<Channel>>>;
 
 pub(super) struct NodeInner {
-    config: NodeConfig,
+    responder: Option<Arc<dyn Responder>>,
+    signer: Mutex<Option<Arc<Signer>>>,
     tls: Tls,
     budget: Budget,
     counters: Arc<Counters>,
@@ -73,7 +75,8 @@ impl Node {
         Ok(Node(Arc::new(NodeInner {
             tls: Tls::new()?,
             budget: Budget::new(config.memory_budget),
-            config,
+            responder: config.responder,
+            signer: Mutex::new(config.signer),
             counters: Arc::default(),
             channels: Mutex::default(),
             replays: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
@@ -82,6 +85,11 @@ impl Node {
             free_extends: Arc::new(Semaphore::new(MAX_PENDING_EXTENDS)),
             ending: watch::Sender::new(false),
         })))
+    }
+
+    /// Proves its identity with this key from now on: the certificate of the one before is about to expire.
+    pub fn set_signer(&self, signer: Arc<Signer>) {
+        *lock(&self.0.signer) = Some(signer);
     }
 
     /// What was refused so far.
@@ -142,6 +150,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl NodeInner {
+    fn signer(&self) -> Option<Arc<Signer>> {
+        lock(&self.signer).clone()
+    }
+
     async fn connect(self: &Arc<Self>, peer: &Peer) -> Result<Channel, ConnectError> {
         let slot = self.slot(peer.id);
         let mut slot = slot.lock().await;
@@ -195,7 +207,8 @@ impl NodeInner {
     ) -> Result<(TcpStream, Connection, PeerInfo), ConnectError> {
         let tcp = TcpStream::connect(at).await?;
         let mut tls = self.tls.initiate()?;
-        let info = open(&tcp, &mut tls, Role::Initiator, self.config.signer.as_deref(), Some(id)).await?;
+        let signer = self.signer();
+        let info = open(&tcp, &mut tls, Role::Initiator, signer.as_deref(), Some(id)).await?;
         Ok((tcp, tls, info))
     }
 
@@ -206,8 +219,9 @@ impl NodeInner {
         let node = self.clone();
         tokio::spawn(async move {
             let Ok(mut tls) = node.tls.respond() else { return };
-            let signer = node.config.signer.as_deref();
-            let opened = timeout(OPEN_TIMEOUT, open(&tcp, &mut tls, Role::Responder, signer, None)).await;
+            let signer = node.signer();
+            let opening = open(&tcp, &mut tls, Role::Responder, signer.as_deref(), None);
+            let opened = timeout(OPEN_TIMEOUT, opening).await;
             match opened.unwrap_or(Err(ConnectError::Timeout)) {
                 Ok(info) => {
                     let channel = node.start(tcp, tls, Role::Responder, info, permit);
@@ -248,7 +262,7 @@ impl NodeInner {
         let core = tunic_proto::channel::Channel::new(ChannelConfig {
             role,
             peer: info,
-            accepts_circuits: self.config.responder.is_some(),
+            accepts_circuits: self.responder.is_some(),
             max_circuits: MAX_CIRCUITS,
             budget: self.budget.clone(),
             counters: self.counters.clone(),
@@ -290,14 +304,14 @@ impl NodeInner {
     }
 
     fn respond(&self, job: &HandshakeJob) -> Option<(Box<[u8; REPLY_LEN]>, HopKeys)> {
-        let id = self.config.signer.as_ref()?.id();
-        let keys = self.config.responder.as_ref()?.onion_keys();
+        let id = self.signer()?.id();
+        let keys = self.responder.as_ref()?.onion_keys();
         let result = respond(&job.request, id, &keys, &mut clock::rng());
         result.inspect_err(|_| self.counters.count(Incident::CircuitHandshake)).ok()
     }
 
     pub(super) fn extend(self: Arc<Self>, job: ExtendJob, before: &str) {
-        let addresses = self.config.responder.as_ref().and_then(|responder| responder.lookup(job.id));
+        let addresses = self.responder.as_ref().and_then(|responder| responder.lookup(job.id));
         let Some(addresses) = addresses.filter(|addresses| !addresses.is_empty()) else {
             return job.answer(Err(DestroyReason::UnknownRelay));
         };
@@ -318,7 +332,7 @@ impl NodeInner {
     }
 
     pub(super) fn begin(&self, target: Option<Target>, io: StreamIo, before: &str) {
-        let Some(responder) = &self.config.responder else { return };
+        let Some(responder) = &self.responder else { return };
         let stream = IncomingStream::new(io);
         match target {
             Some(target) => {

@@ -11,6 +11,7 @@ use tunic_proto::channel::handshake::{EXPORTER_LABEL, EXPORTER_LEN, Handshake, H
 use tunic_proto::channel::{PeerInfo, Role};
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::Signer;
+use zeroize::Zeroizing;
 
 use crate::daemon::unix_now;
 
@@ -70,7 +71,8 @@ pub(super) async fn open(
     while tls.is_handshaking() {
         exchange(tcp, tls).await?;
     }
-    let exporter = tls.export_keying_material([0; EXPORTER_LEN], EXPORTER_LABEL, None)?;
+    let exporter = Zeroizing::new([0; EXPORTER_LEN]);
+    let exporter = tls.export_keying_material(exporter, EXPORTER_LABEL, None)?;
     let local = Local { role, signer, exporter, now: unix_now(), peer_address: tcp.peer_addr().ok() };
     let (mut handshake, cells) = Handshake::start(&local, expected);
     tls.writer().write_all(cells.as_flattened())?;

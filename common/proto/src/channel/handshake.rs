@@ -11,6 +11,7 @@ use crate::cell::{self, Auth, Cell, CellError, Command, Netinfo};
 use crate::ids::RelayId;
 use crate::keys::{KeyError, Signer};
 use crate::time::UnixTime;
+use zeroize::Zeroizing;
 
 /// Label of the TLS exporter that identities are bound to.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-tunic-channel-v1";
@@ -62,8 +63,8 @@ pub struct Local<'a> {
     pub role: Role,
     /// With what it proves who it is; `None` for a client.
     pub signer: Option<&'a Signer>,
-    /// The exporter of this TLS session.
-    pub exporter: [u8; EXPORTER_LEN],
+    /// The exporter of this TLS session, a secret of its two ends.
+    pub exporter: Zeroizing<[u8; EXPORTER_LEN]>,
     /// Its clock.
     pub now: UnixTime,
     /// Where it sees the peer; told only by relays.
@@ -86,11 +87,10 @@ fn signed_message(role: Role, exporter: &[u8; EXPORTER_LEN]) -> [u8; 1 + EXPORTE
 }
 
 /// The handshake, in the state in which it expects its next cell.
-#[derive(Debug)]
 pub struct Handshake {
     state: State,
     role: Role,
-    exporter: [u8; EXPORTER_LEN],
+    exporter: Zeroizing<[u8; EXPORTER_LEN]>,
     expected: Option<RelayId>,
     now: UnixTime,
 }
@@ -101,6 +101,13 @@ enum State {
     Hello,
     Auth,
     Netinfo(Option<RelayId>),
+}
+
+/// Shows what it waits for, not the exporter.
+impl std::fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Handshake({:?}, {:?})", self.role, self.state)
+    }
 }
 
 /// What came of a cell.
@@ -130,7 +137,7 @@ impl Handshake {
         let handshake = Handshake {
             state: State::Hello,
             role: local.role,
-            exporter: local.exporter,
+            exporter: local.exporter.clone(),
             expected,
             now: local.now,
         };
@@ -194,7 +201,13 @@ mod tests {
     }
 
     fn local(role: Role, signer: Option<&Signer>, exporter: u8) -> Local<'_> {
-        Local { role, signer, exporter: [exporter; EXPORTER_LEN], now: NOW, peer_address: None }
+        Local {
+            role,
+            signer,
+            exporter: Zeroizing::new([exporter; EXPORTER_LEN]),
+            now: NOW,
+            peer_address: None,
+        }
     }
 
     fn run(mut handshake: Handshake, cells: &[Cell]) -> Result<PeerInfo, HandshakeError> {
