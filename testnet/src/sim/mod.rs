@@ -9,6 +9,8 @@
 //!    [`World::trace`].
 
 mod apps;
+mod authorities;
+mod dirs;
 mod link;
 mod node;
 mod raw;
@@ -16,6 +18,8 @@ mod ready;
 mod world;
 
 pub use apps::{App, Next, Report, Transfer, service, source};
+pub use authorities::Authorities;
+pub use dirs::{Answer, DirService, Ticket};
 pub use link::{Closed, EndId, LinkSpec, Tamper};
 pub use node::{NodeId, Reach};
 pub use raw::{RawCircuit, RawHop};

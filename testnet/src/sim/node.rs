@@ -14,6 +14,8 @@ use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{IdentityKey, OnionSecret, Signer};
 use tunic_proto::time::UnixTime;
 
+use super::dirs::DirService;
+
 /// Requests that a simulated relay remembers.
 const REPLAY_CAPACITY: usize = 10_000;
 /// Wall-clock time at the beginning of every simulation.
@@ -41,7 +43,7 @@ pub enum Reach {
 
 pub(super) struct Node {
     /// `None` for those without an identity.
-    pub(super) signer: Option<Signer>,
+    pub(super) signer: Option<Arc<Signer>>,
     pub(super) onion: Vec<OnionSecret>,
     /// Whether the test plays this node itself, cell by cell.
     pub(super) raw: bool,
@@ -50,6 +52,8 @@ pub(super) struct Node {
     pub(super) budget: Budget,
     pub(super) counters: Arc<Counters>,
     pub(super) rng: ChaCha20Rng,
+    /// What it answers on directory streams; without, they echo.
+    pub(super) directory: Option<DirService>,
     replay: ReplayCache,
     /// Circuits that wait for a channel.
     pub(super) waiting: HashMap<NodeId, Vec<ExtendJob>>,
@@ -58,7 +62,8 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn new(is_relay: bool, raw: bool, budget: usize, mut rng: ChaCha20Rng) -> Node {
         let signer = is_relay
-            .then(|| IdentityKey::generate(&mut rng).certify(UnixTime(EPOCH.0 + 1_000_000), &mut rng));
+            .then(|| IdentityKey::generate(&mut rng).certify(UnixTime(EPOCH.0 + 1_000_000), &mut rng))
+            .map(Arc::new);
         Node {
             signer,
             onion: vec![OnionSecret::generate(&mut rng)],
@@ -68,6 +73,7 @@ impl Node {
             budget: Budget::new(budget),
             counters: Arc::default(),
             rng,
+            directory: None,
             replay: ReplayCache::new(REPLAY_CAPACITY),
             waiting: HashMap::new(),
         }
@@ -76,7 +82,7 @@ impl Node {
     /// How circuits name this node; clients have no identity, and no circuit leads to them.
     pub(super) fn hop(&self) -> HopSpec {
         HopSpec {
-            id: self.signer.as_ref().map_or(RelayId([0; 32]), Signer::id),
+            id: self.signer.as_ref().map_or(RelayId([0; 32]), |signer| signer.id()),
             onion_key: self.onion[0].public(),
         }
     }

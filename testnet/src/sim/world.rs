@@ -1,8 +1,9 @@
 //! The event loop: nodes, connections and applications on one clock.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -16,10 +17,13 @@ use tunic_proto::channel::{Channel, Event, ExtendJob, Role};
 use tunic_proto::circuit::{CircuitHandle, CircuitStatus, HopSpec};
 use tunic_proto::counters::{Counters, Incident};
 use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
+use tunic_proto::dir::Request;
+use tunic_proto::keys::Signer;
 use tunic_proto::message::{DestroyReason, Target};
 use tunic_proto::time::UnixTime;
 
 use super::apps::{self, App, Next, Report, Transfer};
+use super::dirs::{Answer, Ask, DirService, Serve, Ticket};
 use super::link::{Closed, End, EndId, LinkSpec, State, Tamper};
 use super::node::{EPOCH, Node, NodeId, Reach};
 use super::ready::{Ready, Task};
@@ -70,6 +74,8 @@ pub struct World {
     /// For connections that relays open by themselves.
     pub default_link: LinkSpec,
     nodes: Vec<Node>,
+    /// Kept for directory requests.
+    circuits: HashMap<(NodeId, NodeId), Rc<CircuitHandle>>,
     ends: Vec<End>,
     apps: Vec<Option<Box<dyn App>>>,
     ready: Ready,
@@ -93,6 +99,7 @@ impl World {
             rng: ChaCha20Rng::seed_from_u64(seed),
             default_link: LinkSpec::delay_ms(5),
             nodes: Vec::new(),
+            circuits: HashMap::new(),
             ends: Vec::new(),
             apps: Vec::new(),
             ready: Ready::default(),
@@ -195,7 +202,7 @@ impl World {
         let end = EndId(self.ends.len());
         let now = UnixTime(EPOCH.0 + self.now.as_secs());
         for (node, role) in [(from, Role::Initiator), (to, Role::Responder)] {
-            let signer = self.nodes[node.0].signer.as_ref();
+            let signer = self.nodes[node.0].signer.as_deref();
             let local = Local { role, signer, exporter: exporter.into(), now, peer_address: None };
             let expected = (role == Role::Initiator).then(|| self.hop(to).id);
             let (handshake, cells) = Handshake::start(&local, expected);
@@ -314,6 +321,47 @@ impl World {
         let (transfer, report) = Transfer::new(circuit.begin(target)?, upload);
         self.spawn(Box::new(transfer));
         Ok(report)
+    }
+
+    /// Answers a node's directory streams like this from now on.
+    pub fn serve_directory(&mut self, node: NodeId, service: DirService) {
+        self.nodes[node.0].directory = Some(service);
+    }
+
+    /// Sends a request to a directory, over a circuit of one hop that is kept.
+    pub fn ask(&mut self, from: NodeId, to: NodeId, request: &Request) -> Ticket {
+        let ticket = Ticket::default();
+        let circuit = self.directory_circuit(from, to);
+        let stream = circuit.and_then(|circuit| circuit.begin(None).ok());
+        match stream {
+            Some(stream) => self.spawn(Box::new(Ask::new(stream, request, ticket.clone()))),
+            None => *ticket.borrow_mut() = Answer::Failed,
+        }
+        ticket
+    }
+
+    fn directory_circuit(&mut self, from: NodeId, to: NodeId) -> Option<Rc<CircuitHandle>> {
+        let kept = self.circuits.get(&(from, to)).filter(|circuit| circuit.status() == CircuitStatus::Open);
+        if let Some(circuit) = kept {
+            return Some(circuit.clone());
+        }
+        if self.is_dead(from) || self.is_dead(to) {
+            return None;
+        }
+        let end = self.open(from, to, self.default_link);
+        let circuit = Rc::new(self.build(end, &[to]));
+        self.circuits.insert((from, to), circuit.clone());
+        Some(circuit)
+    }
+
+    /// Whether nobody can reach the node.
+    pub fn is_dead(&self, node: NodeId) -> bool {
+        self.nodes[node.0].reach == Reach::Unreachable
+    }
+
+    /// The signing key of a relay or an authority.
+    pub fn signer(&self, node: NodeId) -> Option<Arc<Signer>> {
+        self.nodes[node.0].signer.clone()
     }
 
     /// Lets a paused reader go on.
@@ -532,11 +580,10 @@ impl World {
         match event {
             Event::Handshake(job) => self.nodes[node.0].answer(job),
             Event::Extend(job) => self.extend(node, job),
-            Event::Begin(target, stream) => {
-                if let Some(app) = apps::serve(target, stream) {
-                    self.spawn(app);
-                }
-            }
+            Event::Begin(target, stream) => match self.nodes[node.0].directory.clone() {
+                Some(service) if target.is_none() => self.spawn(Box::new(Serve::new(stream, service))),
+                _ => apps::serve(target, stream).into_iter().for_each(|app| self.spawn(app)),
+            },
         }
     }
 
