@@ -8,6 +8,7 @@ mod daemons;
 mod hostile;
 mod killed;
 mod lifecycle;
+mod logs;
 mod network;
 mod processes;
 mod server;
