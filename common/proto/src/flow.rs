@@ -241,6 +241,34 @@ mod tests {
     }
 
     #[test]
+    fn a_window_doubles_as_soon_as_the_queue_has_drained() {
+        let mut window = RecvWindow::new(&Budget::new(1 << 20)).unwrap();
+        receive(&mut window, 64, true);
+        window.consumed(32);
+        assert_eq!(window.poll_grant(), Some(32));
+        window.consumed(32);
+        assert_eq!(window.poll_grant(), Some(96), "the sender still waits for the first grant");
+
+        let mut window = RecvWindow::new(&Budget::new(1 << 20)).unwrap();
+        receive(&mut window, 64, true);
+        window.consumed(32);
+        assert_eq!(window.poll_grant(), Some(32));
+        receive(&mut window, 1, false);
+        window.consumed(33);
+        assert_eq!(window.poll_grant(), Some(33), "the sender goes on and has enough");
+    }
+
+    #[test]
+    fn growth_leaves_half_of_the_budget() {
+        let budget = Budget::new(3 * 64 * CELL_LEN);
+        let mut window = RecvWindow::new(&budget).unwrap();
+        receive(&mut window, 64, true);
+        window.consumed(64);
+        assert_eq!(window.poll_grant(), Some(64));
+        assert!(RecvWindow::new(&budget).is_some());
+    }
+
+    #[test]
     fn windows_never_exceed_the_budget_and_give_it_back() {
         let budget = Budget::new(100 * CELL_LEN);
         let mut only = RecvWindow::new(&budget).unwrap();

@@ -8,10 +8,12 @@
 //! 3. Whatever is random comes from the seed, and one thread does everything in turn: the same seed gives the same
 //!    [`World::trace`].
 
+mod act;
 mod apps;
 mod authorities;
 mod dirs;
 mod link;
+mod look;
 mod node;
 mod raw;
 mod ready;

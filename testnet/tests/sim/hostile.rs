@@ -114,9 +114,10 @@ fn circuit_ends(
     let mut hostile = Hostile::new(hops);
     let cells = act(&mut hostile);
     hostile.send(cells);
-    let ends: Vec<_> = hostile.inbox.iter().filter(|cell| cell[4] == Command::Destroy as u8).collect();
+    let is_destroy = |cell: &&Cell| cell[HEADER_LEN - 1] == Command::Destroy as u8;
+    let ends: Vec<_> = hostile.inbox.iter().filter(is_destroy).map(cell::parse_destroy).collect();
     let told = if relay == 0 { DestroyReason::Protocol } else { DestroyReason::None };
-    assert_eq!(ends, [&cell::build(VICTIM, Command::Destroy, &[told as u8])]);
+    assert_eq!(ends, [Ok(told)]);
     assert_eq!(hostile.count(relay, incident), 1);
     hostile.send([cell::build(VICTIM, Command::Destroy, &[0])]);
     assert_eq!(hostile.net.world.violations(), []);
