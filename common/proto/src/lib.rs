@@ -5,6 +5,7 @@
 //! docs/protocol.md, whose sections the code cites.
 #![forbid(unsafe_code)]
 
+pub mod buffers;
 pub mod cell;
 pub mod channel;
 pub mod circuit;

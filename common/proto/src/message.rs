@@ -128,6 +128,14 @@ pub fn write(inner: &mut [u8], code: Code, stream: StreamId, data: &[u8]) {
     inner[HEADER_LEN + data.len()..].fill(0);
 }
 
+/// Appends a message without the zeros behind it.
+pub(crate) fn append(out: &mut Vec<u8>, code: Code, stream: StreamId, data: &[u8]) {
+    out.push(code as u8);
+    out.extend_from_slice(&stream.0.to_be_bytes());
+    out.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    out.extend_from_slice(data);
+}
+
 struct Raw<'a> {
     code: Code,
     stream: StreamId,

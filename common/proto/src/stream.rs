@@ -7,15 +7,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
+use crate::buffers;
 use crate::channel::{CircKey, Inbox, Mail};
+use crate::flow::INITIAL_CELLS;
 use crate::ids::StreamId;
 use crate::message::{ConnectedAddr, EndReason};
 use crate::sync::lock;
 
 /// Bytes that an application can hand over before it has to wait.
 pub const SEND_BUFFER_LEN: usize = 64 * 1024;
-/// Capacity that an empty queue keeps.
-const KEPT_CAPACITY: usize = 4 * 1024;
+/// Cells that the application took which are worth telling the channel: a quarter of the smallest window.
+const FREED_CELLS: u32 = INITIAL_CELLS / 4;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -108,18 +110,18 @@ impl StreamShared {
         }
     }
 
-    /// Hands over what arrived; leaves `bytes` empty.
-    pub(crate) fn deliver(&self, bytes: &mut Vec<u8>, cells: u32) {
+    /// Hands over what arrived.
+    pub(crate) fn deliver(&self, bytes: Vec<u8>, cells: u32) {
         let mut state = self.lock();
         if state.ended.is_some() {
-            bytes.clear();
             state.freed_cells += cells;
-            return;
+            return buffers::give(bytes);
         }
         if state.received.is_empty() {
-            std::mem::swap(&mut state.received, bytes);
+            state.received = bytes;
         } else {
-            state.received.append(bytes);
+            state.received.extend_from_slice(&bytes);
+            buffers::give(bytes);
         }
         state.received_cells += cells;
         let waker = state.reader.take();
@@ -185,15 +187,15 @@ impl State {
     /// After a run of [`State::next_chunk`]: frees what was sent and returns the writer to wake.
     pub(crate) fn after_chunks(&mut self) -> Option<Waker> {
         if self.unsent() == 0 {
-            self.outgoing.clear();
-            self.outgoing.shrink_to(KEPT_CAPACITY);
+            buffers::give(std::mem::take(&mut self.outgoing));
             self.outgoing_at = 0;
         }
         if self.unsent() < SEND_BUFFER_LEN / 2 { self.writer.take() } else { None }
     }
 
-    fn took(&mut self, largest_message: usize) {
-        let left = (self.received.len() - self.received_at).div_ceil(largest_message) as u32;
+    /// Counts bytes that the application took back into cells.
+    fn free_cells(&mut self) {
+        let left = (self.received.len() - self.received_at).div_ceil(LARGEST_MESSAGE) as u32;
         let freed = self.received_cells.saturating_sub(left);
         self.received_cells -= freed;
         self.freed_cells += freed;
@@ -238,22 +240,21 @@ impl StreamIo {
         }
     }
 
-    /// Swaps everything that arrived for `buffer` (which must be empty). `Ok(false)` is the end of the stream.
+    /// Takes everything that arrived; `Ok(None)` is the end of the stream. [`buffers::give`] the bytes back when they
+    /// are used.
     ///
     /// # Errors
     /// [`StreamEnded`] if the stream broke off before its end.
-    pub fn poll_take(&self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<Result<bool, StreamEnded>> {
-        debug_assert!(buffer.is_empty());
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Vec<u8>>, StreamEnded>> {
         let mut state = self.0.lock();
         if state.received.is_empty() {
-            return Self::poll_end(&mut state, cx).map_ok(|()| false);
+            return Self::poll_end(&mut state, cx).map_ok(|()| None);
         }
         let at = std::mem::take(&mut state.received_at);
-        state.received.drain(..at);
-        std::mem::swap(&mut state.received, buffer);
-        state.took(LARGEST_MESSAGE);
-        self.0.notify(state);
-        Poll::Ready(Ok(true))
+        let mut taken = std::mem::take(&mut state.received);
+        taken.drain(..at);
+        self.took(state);
+        Poll::Ready(Ok(Some(taken)))
     }
 
     /// Reads into `buffer`; `Ok(0)` is the end of the stream.
@@ -269,14 +270,19 @@ impl StreamIo {
         let length = buffer.len().min(unread.len());
         buffer[..length].copy_from_slice(&unread[..length]);
         state.received_at += length;
-        state.took(LARGEST_MESSAGE);
         if state.received_at == state.received.len() {
-            state.received.clear();
-            state.received.shrink_to(KEPT_CAPACITY);
+            buffers::give(std::mem::take(&mut state.received));
             state.received_at = 0;
         }
-        self.0.notify(state);
+        self.took(state);
         Poll::Ready(Ok(length))
+    }
+
+    fn took(&self, mut state: MutexGuard<'_, State>) {
+        state.free_cells();
+        if state.freed_cells >= FREED_CELLS {
+            self.0.notify(state);
+        }
     }
 
     fn poll_end(state: &mut State, cx: &mut Context<'_>) -> Poll<Result<(), StreamEnded>> {
@@ -316,7 +322,10 @@ impl StreamIo {
     pub fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, StreamEnded>> {
         let mut state = self.0.lock();
         let room = ready!(Self::room(&mut state, cx))?.min(data.len());
-        if state.outgoing_at > 0 {
+        if state.outgoing.capacity() == 0 {
+            state.outgoing = buffers::take();
+        }
+        if state.outgoing_at >= SEND_BUFFER_LEN {
             let at = std::mem::take(&mut state.outgoing_at);
             state.outgoing.drain(..at);
         }

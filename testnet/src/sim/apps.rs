@@ -120,11 +120,12 @@ impl App for Echo {
                     Poll::Pending => return Next::Woken,
                 }
             }
-            self.held.clear();
-            self.at = 0;
-            match self.stream.poll_take(cx, &mut self.held) {
-                Poll::Ready(Ok(true)) => self.at = if self.back { 0 } else { self.held.len() },
-                Poll::Ready(Ok(false)) => break,
+            match self.stream.poll_take(cx) {
+                Poll::Ready(Ok(Some(bytes))) => {
+                    self.at = if self.back { 0 } else { bytes.len() };
+                    self.held = bytes;
+                }
+                Poll::Ready(Ok(None)) => break,
                 Poll::Ready(Err(_)) => return Next::Done,
                 Poll::Pending => return Next::Woken,
             }
@@ -160,14 +161,13 @@ pub struct Transfer {
     stream: StreamIo,
     left: u64,
     report: Arc<Mutex<Report>>,
-    buffer: Vec<u8>,
 }
 
 impl Transfer {
     /// Sends so many bytes over the stream.
     pub fn new(stream: StreamIo, upload: u64) -> (Transfer, Arc<Mutex<Report>>) {
         let report = Arc::<Mutex<Report>>::default();
-        (Transfer { stream, left: upload, report: report.clone(), buffer: Vec::new() }, report)
+        (Transfer { stream, left: upload, report: report.clone() }, report)
     }
 
     fn write(&mut self, cx: &mut Context<'_>, report: &mut Report) -> Result<(), StreamEnded> {
@@ -189,15 +189,14 @@ impl Transfer {
         report: &mut Report,
     ) -> Poll<Result<(), StreamEnded>> {
         loop {
-            self.buffer.clear();
-            match self.stream.poll_take(cx, &mut self.buffer) {
-                Poll::Ready(Ok(true)) => {
+            match self.stream.poll_take(cx) {
+                Poll::Ready(Ok(Some(bytes))) => {
                     report.first_byte_at.get_or_insert(now);
                     let places = report.received..;
-                    report.damaged |= self.buffer.iter().zip(places).any(|(byte, at)| *byte != pattern(at));
-                    report.received += self.buffer.len() as u64;
+                    report.damaged |= bytes.iter().zip(places).any(|(byte, at)| *byte != pattern(at));
+                    report.received += bytes.len() as u64;
                 }
-                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(ended)) => return Poll::Ready(Err(ended)),
                 Poll::Pending => return Poll::Pending,
             }

@@ -53,12 +53,10 @@ impl Outgoing {
 
 /// Hands what comes to `take` until the end; ready with whether it came that far.
 fn poll_read(stream: &StreamIo, cx: &mut Context<'_>, mut take: impl FnMut(&[u8]) -> bool) -> Poll<bool> {
-    let mut buffer = Vec::new();
     loop {
-        buffer.clear();
-        match stream.poll_take(cx, &mut buffer) {
-            Poll::Ready(Ok(true)) if take(&buffer) => {}
-            Poll::Ready(Ok(false)) => return Poll::Ready(true),
+        match stream.poll_take(cx) {
+            Poll::Ready(Ok(Some(bytes))) if take(&bytes) => {}
+            Poll::Ready(Ok(None)) => return Poll::Ready(true),
             Poll::Ready(_) => return Poll::Ready(false),
             Poll::Pending => return Poll::Pending,
         }

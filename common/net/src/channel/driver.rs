@@ -4,7 +4,7 @@
 //! to 64 KiB of cells in large TLS records.
 
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -89,11 +89,6 @@ impl Driver {
         Poll::Pending
     }
 
-    /// Circuits on this channel.
-    pub(super) fn circuit_count(&self) -> usize {
-        self.core.circuit_count()
-    }
-
     /// Ends every circuit, for an orderly shutdown; then [`Driver::poll_flushed`].
     pub(super) fn end_all(&mut self) {
         self.core.end_all();
@@ -148,7 +143,10 @@ impl Driver {
 
     fn read(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<bool, DriverError> {
         if std::mem::take(&mut self.unread) {
-            self.take_plaintext(buffers)?;
+            let available = self.tls.process_new_packets()?.plaintext_bytes_to_read();
+            buffers.plain.clear();
+            take_plaintext(&mut self.tls, available, &mut buffers.plain)?;
+            self.handle_plaintext(&mut buffers.plain)?;
             return Ok(true);
         }
         buffers.wire.resize(READ_LEN, 0);
@@ -169,24 +167,13 @@ impl Driver {
         while !wire.is_empty() {
             self.tls.read_tls(&mut wire)?;
             let state = self.tls.process_new_packets()?;
-            let start = plain.len();
-            plain.resize(start + state.plaintext_bytes_to_read(), 0);
-            self.tls.reader().read_exact(&mut plain[start..])?;
+            take_plaintext(&mut self.tls, state.plaintext_bytes_to_read(), plain)?;
             if state.peer_has_closed() {
                 return Err(DriverError::Closed);
             }
         }
         self.handle_plaintext(plain)?;
         Ok(true)
-    }
-
-    fn take_plaintext(&mut self, buffers: &mut Buffers) -> Result<(), DriverError> {
-        let plain = &mut buffers.plain;
-        let state = self.tls.process_new_packets()?;
-        plain.clear();
-        plain.resize(state.plaintext_bytes_to_read(), 0);
-        self.tls.reader().read_exact(plain)?;
-        self.handle_plaintext(plain)
     }
 
     fn handle_plaintext(&mut self, plain: &mut [u8]) -> Result<(), DriverError> {
@@ -235,4 +222,18 @@ impl Driver {
             Event::Begin(target, io) => self.node.begin(target, io, &self.peer),
         }
     }
+}
+
+/// Appends what TLS has decrypted: `available` bytes.
+fn take_plaintext(tls: &mut Connection, available: usize, plain: &mut Vec<u8>) -> io::Result<()> {
+    let mut left = available;
+    while left > 0 {
+        let mut reader = tls.reader();
+        let chunk = reader.fill_buf()?;
+        plain.extend_from_slice(chunk);
+        let count = chunk.len();
+        reader.consume(count);
+        left = left.saturating_sub(count.max(1));
+    }
+    Ok(())
 }

@@ -11,13 +11,12 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tunic_proto::buffers;
 use tunic_proto::message::EndReason;
 use tunic_proto::stream::{SEND_BUFFER_LEN, StreamEnded, StreamIo};
 
 use super::Circuit;
 
-/// Capacity that the buffer of an idle connection keeps, in bytes.
-const KEPT_CAPACITY: usize = 4 * 1024;
 /// Rounds of copying before other tasks have their turn.
 const ROUNDS: usize = 16;
 
@@ -194,21 +193,20 @@ impl Splice {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        self.received.clear();
+        buffers::give(std::mem::take(&mut self.received));
         self.received_at = 0;
-        match self.io.poll_take(cx, &mut self.received) {
-            Poll::Ready(Ok(true)) => Poll::Ready(Ok(())),
-            Poll::Ready(Ok(false)) => {
+        match ready!(self.io.poll_take(cx)) {
+            Ok(Some(bytes)) => {
+                self.received = bytes;
+                Poll::Ready(Ok(()))
+            }
+            Ok(None) => {
                 self.down = false;
                 // A connection that is gone already needs no half-close.
                 let _ = SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Write);
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
-            Poll::Pending => {
-                self.received.shrink_to(KEPT_CAPACITY);
-                Poll::Pending
-            }
+            Err(error) => Poll::Ready(Err(broken(error))),
         }
     }
 

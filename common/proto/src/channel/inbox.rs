@@ -118,18 +118,20 @@ impl Inbox {
         std::mem::swap(&mut state.mail, mail);
     }
 
-    /// Moves stored cells to their places in `out`, and frees those of circuits that are gone.
-    pub(crate) fn unload(&self, plan: &mut Vec<(usize, Slot)>, garbage: &mut Vec<Slot>, out: &mut [u8]) {
-        if plan.is_empty() && garbage.is_empty() {
-            return;
-        }
+    /// Appends stored cells to `out` and frees their places.
+    pub(crate) fn unload(&self, slots: impl Iterator<Item = Slot>, out: &mut Vec<u8>) {
         let mut state = lock(&self.state);
-        for (at, slot) in plan.drain(..) {
-            out[at..at + CELL_LEN].copy_from_slice(state.pool.cell_mut(slot));
+        for slot in slots {
+            out.extend_from_slice(state.pool.cell_mut(slot));
             state.pool.release(slot);
         }
-        for slot in garbage.drain(..) {
-            state.pool.release(slot);
+    }
+
+    /// Frees the places of cells of circuits that are gone.
+    pub(crate) fn free(&self, garbage: &mut Vec<Slot>) {
+        if !garbage.is_empty() {
+            let mut state = lock(&self.state);
+            garbage.drain(..).for_each(|slot| state.pool.release(slot));
         }
     }
 
@@ -194,9 +196,10 @@ mod tests {
         let (mut arrivals, mut mail) = (vec![], vec![]);
         inbox.take(&mut arrivals, &mut mail);
         assert_eq!(arrivals.len(), 10_000);
-        let mut out = vec![0; CELL_LEN];
+        let mut out = Vec::new();
         let mut garbage: Vec<_> = arrivals.iter().skip(1).map(|(_, slot)| *slot).collect();
-        inbox.unload(&mut vec![(0, arrivals[0].1)], &mut garbage, &mut out);
+        inbox.unload(std::iter::once(arrivals[0].1), &mut out);
+        inbox.free(&mut garbage);
         assert_eq!(out, cell);
         assert_eq!(inbox.stored_bytes(), KEPT_PAGES * PAGE_CELLS * CELL_LEN);
     }

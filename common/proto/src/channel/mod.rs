@@ -168,9 +168,6 @@ pub struct Channel {
 struct Scratch {
     arrivals: Vec<(CircKey, inbox::Slot)>,
     mail: Vec<Mail>,
-    /// Where in `out` which stored cell goes.
-    plan: Vec<(usize, inbox::Slot)>,
-    blocked: Vec<usize>,
     garbage: Vec<inbox::Slot>,
     /// Cells of this batch that go to other channels: whose, and where they are.
     transit: Vec<(CircKey, usize)>,
@@ -293,7 +290,7 @@ impl Channel {
 
     /// Frees the stored cells of circuits that are gone.
     fn free_garbage(&mut self) {
-        self.inbox.unload(&mut self.scratch.plan, &mut self.scratch.garbage, &mut []);
+        self.inbox.free(&mut self.scratch.garbage);
     }
 
     fn new_window(&self) -> Option<RecvWindow> {

@@ -7,7 +7,6 @@ use super::table::{Circuit, Kind};
 use crate::cell::{self, CELL_LEN, CREDITS_PER_CELL, Command, HEADER_LEN, PAYLOAD_LEN};
 use crate::circuit::Violation;
 use crate::crypto::layer::{Routing, inner_len};
-use crate::ids::CircId;
 use crate::message::{self, DestroyReason};
 
 /// Cells passed on that are worth telling the other channel, which grants credit for them.
@@ -37,10 +36,7 @@ impl Channel {
             let sent = self.take_turn(key, turn.min(room), out);
             self.table.end_turn(key, sent);
         }
-        self.inbox.unload(&mut self.scratch.plan, &mut self.scratch.garbage, out);
-        for at in self.scratch.blocked.drain(..) {
-            out[at + HEADER_LEN - 1] = Command::RelayBlocked as u8;
-        }
+        self.free_garbage();
         if self.control.capacity() > 4 * CREDITS_PER_CELL && self.control.is_empty() {
             self.control.shrink_to_fit();
         }
@@ -53,12 +49,7 @@ impl Channel {
         let result = match &circuit.kind {
             Kind::Endpoint(_) | Kind::Origin(_) => fill(circuit, limit, out),
             _ => {
-                while out.len() < start + limit * CELL_LEN
-                    && let Some(slot) = circuit.pop()
-                {
-                    self.scratch.plan.push((out.len(), slot));
-                    out.resize(out.len() + CELL_LEN, 0);
-                }
+                self.inbox.unload(circuit.pop(limit), out);
                 Ok(())
             }
         };
@@ -70,7 +61,8 @@ impl Channel {
         let sent = (out.len() - start) / CELL_LEN;
         circuit.credit.spend(sent);
         if circuit.credit.cells() == 0 && circuit.has_output() && sent > 0 {
-            self.scratch.blocked.push(out.len() - CELL_LEN);
+            let last = out.len() - CELL_LEN;
+            out[last + HEADER_LEN - 1] = Command::RelayBlocked as u8;
         }
         match &mut circuit.kind {
             Kind::Origin(origin) => origin.report_gone(),
@@ -120,8 +112,11 @@ fn fill(circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result<(), Vi
     };
     let room = inner_len(hop) - message::HEADER_LEN;
     streams.fill(limit, room, &mut |code, stream, data| {
-        let at = begin_cell(out, id);
-        message::write(&mut out[at + HEADER_LEN..][..inner_len(hop)], code, stream, data);
+        let at = out.len();
+        out.extend_from_slice(&id.0.to_be_bytes());
+        out.push(Command::Relay as u8);
+        message::append(out, code, stream, data);
+        out.resize(at + CELL_LEN, 0);
     });
     for cell in out[start..].as_chunks_mut::<CELL_LEN>().0 {
         let Some(payload) = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>() else { continue };
@@ -132,12 +127,4 @@ fn fill(circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result<(), Vi
         }
     }
     Ok(())
-}
-
-fn begin_cell(out: &mut Vec<u8>, id: CircId) -> usize {
-    let at = out.len();
-    out.resize(at + CELL_LEN, 0);
-    out[at..at + 4].copy_from_slice(&id.0.to_be_bytes());
-    out[at + 4] = Command::Relay as u8;
-    at
 }

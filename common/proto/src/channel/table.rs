@@ -98,13 +98,13 @@ impl Circuit {
             }
     }
 
-    /// Takes the next queued cell.
-    pub(super) fn pop(&mut self) -> Option<Slot> {
-        let slot = self.queue.pop_front();
+    /// Takes up to `limit` queued cells.
+    pub(super) fn pop(&mut self, limit: usize) -> impl Iterator<Item = Slot> {
         if self.queue.is_empty() {
             self.queue.shrink_to(KEPT_QUEUE);
         }
-        slot
+        let count = limit.min(self.queue.len());
+        self.queue.drain(..count)
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::{MAX_STREAMS, Violation};
+use crate::buffers;
 use crate::channel::CircKey;
 use crate::flow::{Budget, RecvWindow, SendCredit};
 use crate::ids::StreamId;
@@ -196,6 +197,7 @@ impl Streams {
                     return Ok(());
                 }
                 if stream.staged_cells == 0 {
+                    stream.staged = buffers::take();
                     self.staged.push(id);
                 }
                 stream.staged.extend_from_slice(data);
@@ -381,7 +383,7 @@ impl Streams {
 impl Stream {
     fn flush(&mut self) {
         if self.staged_cells > 0 {
-            self.io.deliver(&mut self.staged, std::mem::take(&mut self.staged_cells));
+            self.io.deliver(std::mem::take(&mut self.staged), std::mem::take(&mut self.staged_cells));
         }
     }
 }
