@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, ConfigError, Place};
 use tunic_proto::dir::AuthoritySet;
 
+use crate::core::front::leaks::{LEAKY_PORTS, LeakRules, Reaction};
+use crate::core::isolation::IsolateBy;
 use crate::core::network::Rules;
 use crate::core::pool::MAX_SPARES;
 
@@ -24,10 +26,20 @@ const MIN_MEMORY_BUDGET: usize = 4 * MIB;
 pub struct Config {
     /// Where applications connect.
     pub socks: SocketAddr,
+    /// A Unix socket where applications connect too.
+    pub unix_socket: Option<PathBuf>,
     /// Whether `socks` may be an address that other machines reach.
     pub allow_public_socks: bool,
     /// What applications must authenticate with, if anything.
     pub socks_password: Option<Password>,
+    /// What to do when an application asks for an address instead of a name.
+    pub safe_socks: Reaction,
+    /// Ports whose protocols give a person away.
+    pub leaky_ports: Vec<u16>,
+    /// What to do about those.
+    pub on_leaky_port: Reaction,
+    /// Whether streams to different hosts never share a circuit.
+    pub isolate_destinations: bool,
     /// Where guards and consensus are kept, mode 0700.
     pub state_dir: Option<PathBuf>,
     /// Circuits kept ready.
@@ -66,8 +78,13 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             socks: SocketAddr::from(([127, 0, 0, 1], 9150)),
+            unix_socket: None,
             allow_public_socks: false,
             socks_password: None,
+            safe_socks: Reaction::Warn,
+            leaky_ports: LEAKY_PORTS.to_vec(),
+            on_leaky_port: Reaction::Warn,
+            isolate_destinations: false,
             state_dir: None,
             spare_circuits: 2,
             memory_budget: 128 * MIB,
@@ -142,6 +159,20 @@ impl Config {
     /// What counts as two different networks.
     pub fn rules(&self) -> Rules {
         Rules { loopback_is_distinct: self.testing.loopback_is_distinct }
+    }
+
+    /// What counts as a leak, and what to do about it.
+    pub fn leak_rules(&self) -> LeakRules {
+        LeakRules {
+            bare_addresses: self.safe_socks,
+            ports: self.leaky_ports.clone(),
+            on_port: self.on_leaky_port,
+        }
+    }
+
+    /// What separates streams.
+    pub fn isolate_by(&self) -> IsolateBy {
+        IsolateBy { destination: self.isolate_destinations }
     }
 
     /// The identities of the authorities.

@@ -5,83 +5,19 @@
 mod support;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::{ECHO, TestNet, watched};
+use support::{Daemon, ECHO, PATIENCE, TestNet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tunic_client::{Client, Config, ConnectError, Isolation};
 use tunic_net::channel::CircuitStream;
 use tunic_net::daemon::{RunOptions, Status};
 use tunic_proto::dir::Response;
 use tunic_proto::message::{EndReason, Target};
-
-/// Far longer than anything here takes: the tests fail instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A daemon in this process.
-struct Daemon {
-    socks: SocketAddr,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<anyhow::Result<()>>,
-    told: Arc<Mutex<Vec<Status>>>,
-}
-
-impl Daemon {
-    /// Starts and waits until the first circuit is built.
-    async fn start(config: Config) -> Daemon {
-        let (options, mut statuses) = watched();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(tunic_client::run(config, options, async { drop(stopped.await) }));
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let mut socks = None;
-        let ready = async {
-            while let Some(status) = statuses.recv().await {
-                told.lock().unwrap().push(status);
-                match status {
-                    Status::Listening(address) => socks = Some(address),
-                    Status::CircuitReady => return,
-                    _ => {}
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, ready).await.expect("a circuit");
-        let log = told.clone();
-        tokio::spawn(async move {
-            while let Some(status) = statuses.recv().await {
-                log.lock().unwrap().push(status);
-            }
-        });
-        Daemon { socks: socks.expect("a port"), stop, task, told }
-    }
-
-    async fn stop(self) {
-        drop(self.stop);
-        tokio::time::timeout(PATIENCE, self.task).await.expect("an end").unwrap().unwrap();
-    }
-
-    /// Asks for a name, sending `early` behind the request at once. Returns the reply code and the connection.
-    async fn ask(&self, name: &str, port: u16, early: &[u8]) -> (u8, TcpStream) {
-        let address = [&[3, name.len() as u8][..], name.as_bytes()].concat();
-        self.ask_address(&address, port, early).await
-    }
-
-    async fn ask_address(&self, address: &[u8], port: u16, early: &[u8]) -> (u8, TcpStream) {
-        let mut tcp = TcpStream::connect(self.socks).await.unwrap();
-        let request = [&[5, 1, 0, 5, 1, 0], address, &port.to_be_bytes(), early].concat();
-        tcp.write_all(&request).await.unwrap();
-        let mut answer = [0; 12];
-        tokio::time::timeout(PATIENCE, tcp.read_exact(&mut answer)).await.expect("an answer").unwrap();
-        assert_eq!(answer[..3], [5, 0, 5]);
-        (answer[3], tcp)
-    }
-}
 
 async fn client(net: &TestNet, state: &str) -> Client {
     Client::start(net.config(state), RunOptions::default()).await.unwrap()
@@ -295,21 +231,6 @@ async fn after_the_shutdown_nothing_is_left() {
     assert!(stream.read(&mut [0; 1]).await.is_err());
     let outcome = client.connect(echo_target(), Isolation::default()).await;
     assert!(matches!(outcome, Err(ConnectError::ShutDown)));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_browser_that_takes_the_port_for_http_is_told() {
-    let net = TestNet::start(4).await;
-    let daemon = Daemon::start(net.config("a")).await;
-    let mut tcp = TcpStream::connect(daemon.socks).await.unwrap();
-    tcp.write_all(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    tcp.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.0 400 This is a SOCKS5 port\r\n"), "{answer}");
-    let (code, tcp) = daemon.ask(ECHO, 443, b"").await;
-    assert_eq!(code, 0);
-    exchange(tcp, b"still working".to_vec(), b"still working").await;
-    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,22 +1,46 @@
 //! What keeps the streams of different purposes on different circuits.
 
 use std::fmt;
+use std::net::IpAddr;
+
+use tunic_proto::message::Target;
 
 /// Streams share a circuit only when their isolation is equal: an exit, or a site that watches two of them arrive from
 /// one exit, shall not be able to link what the person keeps apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Isolation {
     /// Which listener the stream came through, or a number that the embedding program chose.
     pub listener: u16,
     /// What the application authenticated with, if it did.
     pub credentials: Option<Credentials>,
+    /// Where the application connected from: whoever shares the port with others shares no circuit with them.
+    pub address: Option<IpAddr>,
+    /// The host that it connects to, where that separates too.
+    pub destination: Option<String>,
+    /// A number of its own for what shares with nothing else; 0 for the rest.
+    pub alone: u64,
+}
+
+/// What separates streams beside listener, credentials and client address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IsolateBy {
+    /// The host that they lead to.
+    pub destination: bool,
 }
 
 impl Isolation {
     /// An isolation of its own for each name, for programs that embed the client.
     pub fn named(name: &str) -> Self {
         let credentials = Credentials { user: name.as_bytes().to_vec(), password: Vec::new() };
-        Isolation { listener: 0, credentials: Some(credentials) }
+        Isolation { credentials: Some(credentials), ..Isolation::default() }
+    }
+
+    /// What separates two destinations: the host, whatever the port.
+    pub fn host(target: &Target) -> String {
+        match target {
+            Target::Addr(address) => address.ip().to_string(),
+            Target::Name(name, _) => name.to_ascii_lowercase(),
+        }
     }
 }
 
@@ -27,6 +51,13 @@ pub struct Credentials {
     pub user: Vec<u8>,
     /// `PASSWD`.
     pub password: Vec<u8>,
+}
+
+/// Leaves out what tells who connects where.
+impl fmt::Debug for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Isolation(listener {}, …)", self.listener)
+    }
 }
 
 /// Says only that there are some: applications put secrets and site names there.

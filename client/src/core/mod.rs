@@ -1,6 +1,7 @@
 //! The client's decisions. Nothing here opens a socket, reads a clock or makes its own randomness.
 
 pub mod failures;
+pub mod front;
 pub mod guards;
 pub mod isolation;
 pub mod network;
@@ -8,7 +9,6 @@ pub mod path;
 pub mod planner;
 pub mod pool;
 pub mod schedule;
-pub mod socks;
 #[cfg(test)]
 mod testing;
 pub mod timeouts;

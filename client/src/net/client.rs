@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
 use tunic_net::channel::{CircuitStream, Node, NodeConfig};
 use tunic_net::daemon::RunOptions;
@@ -13,13 +13,18 @@ use tunic_proto::message::Target;
 
 use super::dial::{ConnectError, Early, dial};
 use super::directory::Directory;
+use super::front::{FrontServer, Listener};
 use super::manager::{Manager, ManagerHandle};
-use super::socks::{self, SocksServer};
+
 use super::state::State;
 use crate::config::Config;
 use crate::core::isolation::Isolation;
 use crate::core::path::Path;
 use crate::core::planner::Planner;
+
+/// The listeners' numbers in [`Isolation::listener`].
+const PORT: u16 = 1;
+const UNIX_PORT: u16 = 2;
 
 /// How long the relays are given to learn that the circuits are over.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -33,7 +38,7 @@ pub struct Client {
 struct Inner {
     node: Node,
     manager: ManagerHandle,
-    socks_password: Option<Vec<u8>>,
+    config: Config,
     /// Ends with the client.
     tasks: Mutex<JoinSet<()>>,
     /// Ends by itself when the tasks have.
@@ -42,7 +47,7 @@ struct Inner {
 
 impl Client {
     /// Starts to connect to the network, inside the tokio runtime that this is called in. Opens no port; see
-    /// [`Client::serve_socks`]. `options.status` is told how far it is.
+    /// [`Client::serve_applications`]. `options.status` is told how far it is.
     ///
     /// # Errors
     /// If the configuration is wrong, or the state directory cannot be used.
@@ -56,13 +61,12 @@ impl Client {
         let (writer, written) = state.start_writer();
         let (circuits, manager) =
             Manager::new(node.clone(), writer.clone(), options.clone(), planner, config.spare_circuits);
-        let socks_password = config.socks_password.as_ref().map(|password| password.0.as_bytes().to_vec());
         let directory = Directory::new(node.clone(), &config, (state, writer), options, manager.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(circuits.run());
         tasks.spawn(directory.run());
         let (tasks, written) = (Mutex::new(tasks), Mutex::new(Some(written)));
-        Ok(Client { inner: Arc::new(Inner { node, manager, socks_password, tasks, written }) })
+        Ok(Client { inner: Arc::new(Inner { node, manager, config, tasks, written }) })
     }
 
     /// Connects to the target through three relays, and tells which. Waits for circuits if there are none yet, for a
@@ -88,11 +92,22 @@ impl Client {
         dial(&self.inner.manager, target, isolation, early).await
     }
 
-    /// Serves SOCKS5 at this listener, with the configured password if there is one; never ends by itself. Dropping the
-    /// future ends its connections. Whether the listener's address may be public is the caller's business.
-    pub fn serve_socks(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + use<> {
-        let password = self.inner.socks_password.clone();
-        socks::serve(SocksServer { client: self.clone(), password }, listener)
+    /// Serves applications at this listener (SOCKS5, SOCKS4a, HTTP), with the configured password if there is one; never
+    /// ends by itself. Dropping the future ends its connections. Whether the listener's address may be public is the
+    /// caller's business.
+    pub fn serve_applications(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + use<> {
+        self.front(PORT).serve(Listener::Tcp(listener))
+    }
+
+    /// As [`Client::serve_applications`], at a Unix socket.
+    pub fn serve_unix(&self, listener: UnixListener) -> impl Future<Output = ()> + Send + use<> {
+        self.front(UNIX_PORT).serve(Listener::Unix(listener))
+    }
+
+    fn front(&self, listener: u16) -> FrontServer {
+        let config = &self.inner.config;
+        let password = config.socks_password.as_ref().map(|password| password.0.as_bytes().to_vec());
+        FrontServer::new(self.clone(), password, config.leak_rules(), config.isolate_by(), listener)
     }
 
     /// Ends all circuits and tells the relays so. Streams that are open break. What has to be stored is stored.

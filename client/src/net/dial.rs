@@ -14,17 +14,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tunic_net::channel::CircuitStream;
 use tunic_proto::ids::RelayId;
 use tunic_proto::message::{EndReason, Target};
 
+use super::front::Application;
 use super::manager::{Lease, ManagerHandle};
+use crate::core::front::socks5::ReplyCode;
 use crate::core::isolation::Isolation;
 use crate::core::path::{Path, PathError};
 use crate::core::pool::{BuildFailure, Want};
-use crate::core::socks::ReplyCode;
 
 /// Circuits that are tried for one stream.
 const MAX_TRIES: usize = 3;
@@ -74,7 +74,7 @@ impl ConnectError {
 
 /// What the application sends before the exit has answered.
 pub(super) struct Early<'a> {
-    source: Option<&'a mut TcpStream>,
+    source: Option<&'a mut Application>,
     bytes: Vec<u8>,
     sent: usize,
 }
@@ -82,11 +82,16 @@ pub(super) struct Early<'a> {
 impl<'a> Early<'a> {
     /// Nothing will come.
     pub(super) fn none() -> Self {
-        Early { source: None, bytes: Vec::new(), sent: 0 }
+        Early::only(Vec::new())
+    }
+
+    /// These bytes, and no more until the stream is open.
+    pub(super) fn only(bytes: Vec<u8>) -> Self {
+        Early { source: None, bytes, sent: 0 }
     }
 
     /// Begins with these bytes and reads more.
-    pub(super) fn new(source: &'a mut TcpStream, bytes: Vec<u8>) -> Self {
+    pub(super) fn new(source: &'a mut Application, bytes: Vec<u8>) -> Self {
         Early { source: Some(source), bytes, sent: 0 }
     }
 
@@ -224,7 +229,7 @@ fn verdict(reason: EndReason, circuit_is_open: bool) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tunic_proto::message::DestroyReason;
 
     #[test]
@@ -259,7 +264,7 @@ mod tests {
     async fn early_data_is_bounded_and_kept() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut accepted, _) = listener.accept().await.unwrap();
+        let mut accepted = Application::Tcp(listener.accept().await.unwrap().0);
         let writer = tokio::spawn(async move {
             let _ = application.write_all(&[7; 3 * MAX_EARLY]).await;
             application

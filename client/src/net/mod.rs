@@ -1,11 +1,11 @@
-//! The client's I/O: circuits over channels, the consensus from the network, the state on disk, the SOCKS5 port.
+//! The client's I/O: circuits over channels, the consensus from the network, the state on disk, the port for applications.
 
 mod build;
 mod client;
 mod dial;
 mod directory;
+mod front;
 mod manager;
-mod socks;
 mod state;
 
 use std::time::Instant;

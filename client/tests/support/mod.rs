@@ -1,11 +1,16 @@
 //! A network in this process: an authority and relays that are real nodes on loopback, with the directory and the exit
 //! played by a few lines, so that tests can make them misbehave.
 
+#![allow(dead_code, reason = "not every test uses all of it")]
+
+mod daemon;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use daemon::{Daemon, PATIENCE};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;

@@ -28,8 +28,17 @@ fn sent(bytes: &[u8]) -> Event {
     Event::Send(bytes.to_vec())
 }
 
-fn connect(target: Target) -> Event {
-    Event::Connect(Request { target, credentials: None })
+fn connect(target: Target, bare_address: bool) -> Event {
+    requested(target, None, bare_address)
+}
+
+fn requested(target: Target, credentials: Option<Credentials>, bare_address: bool) -> Event {
+    Event::Request(Request {
+        command: Command::Connect(target),
+        credentials,
+        dialect: Dialect::Socks5,
+        bare_address,
+    })
 }
 
 fn request(kind: u8, address: &[u8], port: u16) -> Vec<u8> {
@@ -41,13 +50,13 @@ fn named(name: &[u8], port: u16) -> Vec<u8> {
 }
 
 fn check_target(bytes: &[u8], target: Target) {
-    check(bytes, &[sent(&[5, 0]), connect(target)]);
+    check(bytes, &[sent(&[5, 0]), connect(target, bytes[6] != 3)]);
 }
 
-fn check_refused(request: &[u8], error: SocksError, code: u8) {
+fn check_refused(request: &[u8], error: FrontError, code: u8) {
     let bytes = [GREETING, request].concat();
     let answer = vec![5, code, 0, 1, 0, 0, 0, 0, 0, 0];
-    check(&bytes, &[sent(&[5, 0]), Event::Refuse { answer, error }]);
+    check(&bytes, &[sent(&[5, 0]), Event::Close { answer, error: Some(error) }]);
 }
 
 #[test]
@@ -75,31 +84,31 @@ fn names_that_no_host_has_are_refused() {
     for name in
         [&b"a b"[..], b"a\0b", b"caf\xc3\xa9", b"a/b", b"user@host", b".", b"a:b", b"\xff", b"[a]", b"a\r\nb"]
     {
-        check_refused(&named(name, 80)[3..], SocksError::Name, 1);
+        check_refused(&named(name, 80)[3..], FrontError::Name, 1);
     }
-    check_refused(&named(b"", 80)[3..8], SocksError::Name, 1);
-    check_refused(&named(b"example.com", 0)[3..], SocksError::Name, 1);
-    check_refused(&request(1, &[192, 0, 2, 1], 0)[3..], SocksError::Name, 1);
+    check_refused(&named(b"", 80)[3..8], FrontError::Name, 1);
+    check_refused(&named(b"example.com", 0)[3..], FrontError::Name, 1);
+    check_refused(&request(1, &[192, 0, 2, 1], 0)[3..], FrontError::Name, 1);
 }
 
 #[test]
 fn commands_other_than_connect_get_code_7() {
     for command in [0, 2, 3, 0xf0, 0xf1, 255] {
-        check_refused(&[5, command], SocksError::Command, 7);
+        check_refused(&[5, command], FrontError::Command, 7);
     }
 }
 
 #[test]
 fn unknown_address_types_get_code_8() {
     for kind in [0, 2, 5, 255] {
-        check_refused(&[5, 1, 0, kind], SocksError::AddressType, 8);
+        check_refused(&[5, 1, 0, kind], FrontError::AddressType, 8);
     }
 }
 
 #[test]
 fn malformed_requests_get_code_1() {
-    check_refused(&[4], SocksError::Malformed, 1);
-    check_refused(&[5, 1, 1], SocksError::Malformed, 1);
+    check_refused(&[4], FrontError::Malformed, 1);
+    check_refused(&[5, 1, 1], FrontError::Malformed, 1);
 }
 
 #[test]
@@ -108,7 +117,7 @@ fn credentials_are_preferred_and_isolate() {
     let bytes = [&[5, 3, 0, 1, 2][..], &auth, &named(b"example.com", 80)[3..]].concat();
     let credentials = Some(Credentials { user: b"alice".to_vec(), password: b"pw".to_vec() });
     let target = Target::Name("example.com".into(), 80);
-    let expect = [sent(&[5, 2]), sent(&[1, 0]), Event::Connect(Request { target, credentials })];
+    let expect = [sent(&[5, 2]), sent(&[1, 0]), requested(target, credentials, false)];
     check(&bytes, &expect);
 }
 
@@ -118,7 +127,7 @@ fn the_longest_credentials_fit() {
     let auth = [&[1, 255][..], &long, &[255], &long].concat();
     let bytes = [&[5, 1, 2][..], &auth, &named(b"a", 80)[3..]].concat();
     let (events, _) = feed(None, bytes.chunks(1));
-    let Some(Event::Connect(request)) = events.last() else { panic!("{events:?}") };
+    let Some(Event::Request(request)) = events.last() else { panic!("{events:?}") };
     let credentials = Some(Credentials { user: long.to_vec(), password: long.to_vec() });
     assert_eq!(request.credentials, credentials);
 }
@@ -128,48 +137,30 @@ fn a_required_password_is_required() {
     let auth = |password: &[u8]| [&[5, 2, 0, 2, 1, 0, password.len() as u8][..], password].concat();
     assert_eq!(feed(Some("secret"), [&auth(b"secret")[..]]).0, [sent(&[5, 2]), sent(&[1, 0])]);
     for wrong in [&b""[..], b"secreT", b"secret ", b"secre"] {
-        let refused = Event::Refuse { answer: vec![1, 1], error: SocksError::Password };
+        let refused = Event::Close { answer: vec![1, 1], error: Some(FrontError::Password) };
         assert_eq!(feed(Some("secret"), [&auth(wrong)[..]]).0, [sent(&[5, 2]), refused]);
     }
-    let refused = Event::Refuse { answer: vec![5, 255], error: SocksError::NoMethod };
+    let refused = Event::Close { answer: vec![5, 255], error: Some(FrontError::NoMethod) };
     assert_eq!(feed(Some("secret"), [GREETING]).0, [refused]);
 }
 
 #[test]
 fn greetings_without_a_usable_method_are_refused() {
     for greeting in [&[5, 0][..], &[5, 1, 1], &[5, 2, 3, 0x80]] {
-        check(greeting, &[Event::Refuse { answer: vec![5, 255], error: SocksError::NoMethod }]);
+        check(greeting, &[Event::Close { answer: vec![5, 255], error: Some(FrontError::NoMethod) }]);
     }
 }
 
 #[test]
 fn a_malformed_authentication_is_refused() {
-    let refused = Event::Refuse { answer: vec![1, 1], error: SocksError::Auth };
+    let refused = Event::Close { answer: vec![1, 1], error: Some(FrontError::Auth) };
     check(&[5, 1, 2, 5], &[sent(&[5, 2]), refused]);
 }
 
 #[test]
-fn whoever_speaks_http_is_told_what_this_port_is() {
-    for text in
-        ["GET / HTTP/1.1\r\n\r\n", "CONNECT example.com:443 HTTP/1.1\r\n", "POST /", "HEAD /", "OPTIONS *"]
-    {
-        let (events, _) = feed(None, [text.as_bytes()]);
-        let [Event::Refuse { answer, error: SocksError::Http }] = &events[..] else { panic!("{events:?}") };
-        let answer = std::str::from_utf8(answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.0 400 ") && !head.contains("\n\n"));
-        assert!(body.contains("SOCKS5") && body.contains("--socks5-hostname"));
-    }
-}
-
-#[test]
 fn other_protocols_are_refused() {
-    check(
-        &[4, 1, 0, 80],
-        &[Event::Refuse { answer: vec![0, 0x5b, 0, 0, 0, 0, 0, 0], error: SocksError::Socks4 }],
-    );
-    for first in (0..=255).filter(|byte| !matches!(byte, 4 | 5 | b'A'..=b'Z')) {
-        check(&[first], &[Event::Refuse { answer: vec![], error: SocksError::NotSocks }]);
+    for first in (0..=255).filter(|byte| *byte != 5) {
+        check(&[first], &[Event::Close { answer: vec![], error: Some(FrontError::Unknown) }]);
     }
 }
 
@@ -199,7 +190,7 @@ fn over_long_input_is_refused_and_not_kept() {
         server.handle_input(&[5; 1_000]);
     }
     assert!(server.buffer.len() <= MAX_BUFFERED + 1);
-    assert_eq!(server.poll_event(), Some(Event::Refuse { answer: vec![], error: SocksError::TooLong }));
+    assert_eq!(server.poll_event(), Some(Event::Close { answer: vec![], error: Some(FrontError::TooLong) }));
     assert_eq!(server.poll_event(), None);
 }
 

@@ -12,13 +12,14 @@
 
 mod reply;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use reply::{ReplyCode, reply};
 use subtle::ConstantTimeEq as _;
 use tunic_proto::message::Target;
 
-use super::isolation::Credentials;
+use super::{Command, Decoded, Dialect, Event, FrontError, MAX_BUFFERED, Request, addr, keep, parse_host};
+use crate::core::isolation::Credentials;
 
 const VERSION: u8 = 5;
 const AUTH_VERSION: u8 = 1;
@@ -26,72 +27,9 @@ const METHOD_NONE: u8 = 0x00;
 const METHOD_PASSWORD: u8 = 0x02;
 const METHOD_UNACCEPTABLE: u8 = 0xff;
 const COMMAND_CONNECT: u8 = 1;
-
-/// Most bytes that are kept undecoded: the longest message is RFC 1929's, 513 bytes, and one read may follow it.
-pub const MAX_BUFFERED: usize = 16 * 1024;
-
-/// What came of the bytes so far.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Send these bytes and go on.
-    Send(Vec<u8>),
-    /// Connect to the target, then answer with [`reply()`]. The last event.
-    Connect(Request),
-    /// Send the answer, which may be empty, and close. The last event.
-    Refuse {
-        /// What to send before closing.
-        answer: Vec<u8>,
-        /// Why.
-        error: SocksError,
-    },
-}
-
-/// A `CONNECT` request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// Where to.
-    pub target: Target,
-    /// What the client authenticated with, if it did.
-    pub credentials: Option<Credentials>,
-}
-
-/// Why a client was refused. The client, or whoever configured it, is to blame for all of these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum SocksError {
-    /// It spoke HTTP.
-    #[error("spoke HTTP to a SOCKS5 port")]
-    Http,
-    /// It spoke SOCKS4, which would look names up on this machine.
-    #[error("spoke SOCKS4 to a SOCKS5 port")]
-    Socks4,
-    /// It spoke something else.
-    #[error("is not SOCKS5")]
-    NotSocks,
-    /// It offered no authentication method that we have.
-    #[error("offered no usable authentication method")]
-    NoMethod,
-    /// Its authentication message is malformed.
-    #[error("malformed authentication")]
-    Auth,
-    /// The password is wrong.
-    #[error("wrong password")]
-    Password,
-    /// Its request is malformed.
-    #[error("malformed request")]
-    Malformed,
-    /// It asked for `BIND`, `UDP ASSOCIATE` or an extension.
-    #[error("command not supported")]
-    Command,
-    /// RFC 1928 has no such address type.
-    #[error("address type not supported")]
-    AddressType,
-    /// The host name is empty or has characters that no host name has, or the port is zero.
-    #[error("not a host name and port")]
-    Name,
-    /// More than [`MAX_BUFFERED`] bytes at once.
-    #[error("sent too much before it was asked")]
-    TooLong,
-}
+const TYPE_IPV4: u8 = 1;
+const TYPE_NAME: u8 = 3;
+const TYPE_IPV6: u8 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -110,9 +48,6 @@ pub struct Server {
     required_password: Option<Vec<u8>>,
 }
 
-/// A message decoded from the start of the buffer and its length; `None`: more bytes are needed.
-type Decoded<T> = Result<Option<(T, usize)>, SocksError>;
-
 impl Server {
     /// Waits for a greeting. With `required_password`, only clients that authenticate with it (and any user name) pass.
     pub fn new(required_password: Option<Vec<u8>>) -> Self {
@@ -124,15 +59,14 @@ impl Server {
         if self.state == State::Refused {
             return;
         }
-        let room = (MAX_BUFFERED + 1).saturating_sub(self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        keep(&mut self.buffer, bytes);
     }
 
     /// The next event; `None` when more input is needed, or after the last one.
     pub fn poll_event(&mut self) -> Option<Event> {
         let step = match self.state {
             State::Greeting | State::Auth | State::Request if self.buffer.len() > MAX_BUFFERED => {
-                Err(SocksError::TooLong)
+                Err(FrontError::TooLong)
             }
             State::Greeting => self.poll_greeting(),
             State::Auth => self.poll_auth(),
@@ -147,7 +81,7 @@ impl Server {
         self.buffer
     }
 
-    fn poll_greeting(&mut self) -> Result<Option<Event>, SocksError> {
+    fn poll_greeting(&mut self) -> Result<Option<Event>, FrontError> {
         let Some((method, length)) = decode_greeting(&self.buffer, self.required_password.is_some())? else {
             return Ok(None);
         };
@@ -156,14 +90,14 @@ impl Server {
         Ok(Some(Event::Send(vec![VERSION, method])))
     }
 
-    fn poll_auth(&mut self) -> Result<Option<Event>, SocksError> {
+    fn poll_auth(&mut self) -> Result<Option<Event>, FrontError> {
         let Some((credentials, length)) = decode_auth(&self.buffer)? else {
             return Ok(None);
         };
         if let Some(required) = &self.required_password
             && !bool::from(required.ct_eq(&credentials.password))
         {
-            return Err(SocksError::Password);
+            return Err(FrontError::Password);
         }
         self.buffer.drain(..length);
         self.credentials = Some(credentials);
@@ -171,27 +105,31 @@ impl Server {
         Ok(Some(Event::Send(vec![AUTH_VERSION, 0])))
     }
 
-    fn poll_request(&mut self) -> Result<Option<Event>, SocksError> {
+    fn poll_request(&mut self) -> Result<Option<Event>, FrontError> {
         let Some((target, length)) = decode_request(&self.buffer)? else {
             return Ok(None);
         };
+        let bare_address = self.buffer.get(3) != Some(&TYPE_NAME);
         self.buffer.drain(..length);
         self.state = State::Connecting;
-        Ok(Some(Event::Connect(Request { target, credentials: self.credentials.take() })))
+        Ok(Some(Event::Request(Request {
+            command: Command::Connect(target),
+            credentials: self.credentials.take(),
+            dialect: Dialect::Socks5,
+            bare_address,
+        })))
     }
 
-    fn refuse(&mut self, error: SocksError) -> Event {
+    fn refuse(&mut self, error: FrontError) -> Event {
         let answer = match (self.state, error) {
-            (_, SocksError::Http) => reply::HTTP_ANSWER.as_bytes().to_vec(),
-            (_, SocksError::Socks4) => reply::SOCKS4_REJECTED.to_vec(),
-            (_, SocksError::NoMethod) => vec![VERSION, METHOD_UNACCEPTABLE],
+            (_, FrontError::NoMethod) => vec![VERSION, METHOD_UNACCEPTABLE],
             (State::Auth, _) => vec![AUTH_VERSION, 1],
             (State::Request, error) => reply(error.into()),
             _ => Vec::new(),
         };
         self.state = State::Refused;
         self.buffer.clear();
-        Event::Refuse { answer, error }
+        Event::Close { answer, error: Some(error) }
     }
 }
 
@@ -200,13 +138,11 @@ fn decode_greeting(bytes: &[u8], password_required: bool) -> Decoded<u8> {
     match bytes.first() {
         None => return Ok(None),
         Some(&VERSION) => {}
-        Some(4) => return Err(SocksError::Socks4),
-        Some(b'A'..=b'Z') => return Err(SocksError::Http),
-        Some(_) => return Err(SocksError::NotSocks),
+        Some(_) => return Err(FrontError::Unknown),
     }
     let Some(&count) = bytes.get(1) else { return Ok(None) };
     if count == 0 {
-        return Err(SocksError::NoMethod);
+        return Err(FrontError::NoMethod);
     }
     let length = 2 + usize::from(count);
     let Some(methods) = bytes.get(2..length) else { return Ok(None) };
@@ -216,13 +152,13 @@ fn decode_greeting(bytes: &[u8], password_required: bool) -> Decoded<u8> {
     if methods.contains(&METHOD_NONE) && !password_required {
         return Ok(Some((METHOD_NONE, length)));
     }
-    Err(SocksError::NoMethod)
+    Err(FrontError::NoMethod)
 }
 
 /// RFC 1929 §2: `VER ULEN UNAME PLEN PASSWD`. Empty ones are taken too, because some clients send them.
 fn decode_auth(bytes: &[u8]) -> Decoded<Credentials> {
     if bytes.first().is_some_and(|version| *version != AUTH_VERSION) {
-        return Err(SocksError::Auth);
+        return Err(FrontError::Auth);
     }
     let Some((user, user_end)) = counted(bytes, 1) else { return Ok(None) };
     let Some((password, end)) = counted(bytes, user_end) else { return Ok(None) };
@@ -233,33 +169,29 @@ fn decode_auth(bytes: &[u8]) -> Decoded<Credentials> {
 fn decode_request(bytes: &[u8]) -> Decoded<Target> {
     let wrong = |at: usize, expect: u8| bytes.get(at).is_some_and(|byte| *byte != expect);
     if wrong(0, VERSION) {
-        return Err(SocksError::Malformed);
+        return Err(FrontError::Malformed);
     }
     if wrong(1, COMMAND_CONNECT) {
-        return Err(SocksError::Command);
+        return Err(FrontError::Command);
     }
     if wrong(2, 0) {
-        return Err(SocksError::Malformed);
+        return Err(FrontError::Malformed);
     }
     match bytes.get(3) {
         None => Ok(None),
-        Some(1) => {
+        Some(&TYPE_IPV4) => {
             Ok(decode_address::<4>(bytes).map(|(ip, port, end)| (addr(Ipv4Addr::from(ip), port), end)))
         }
-        Some(4) => {
+        Some(&TYPE_IPV6) => {
             Ok(decode_address::<16>(bytes).map(|(ip, port, end)| (addr(Ipv6Addr::from(ip), port), end)))
         }
-        Some(3) => decode_name(bytes),
-        Some(_) => Err(SocksError::AddressType),
+        Some(&TYPE_NAME) => decode_name(bytes),
+        Some(_) => Err(FrontError::AddressType),
     }
     .and_then(|decoded| match decoded {
-        Some((target, _)) if target.port() == 0 => Err(SocksError::Name),
+        Some((target, _)) if target.port() == 0 => Err(FrontError::Name),
         decoded => Ok(decoded),
     })
-}
-
-fn addr(ip: impl Into<IpAddr>, port: u16) -> Target {
-    Target::Addr(SocketAddr::new(ip.into(), port))
 }
 
 fn decode_address<const N: usize>(bytes: &[u8]) -> Option<([u8; N], u16, usize)> {
@@ -269,11 +201,11 @@ fn decode_address<const N: usize>(bytes: &[u8]) -> Option<([u8; N], u16, usize)>
 
 fn decode_name(bytes: &[u8]) -> Decoded<Target> {
     if bytes.get(4) == Some(&0) {
-        return Err(SocksError::Name);
+        return Err(FrontError::Name);
     }
     let Some((name, end)) = counted(bytes, 4) else { return Ok(None) };
     let Some(port) = port_at(bytes, end) else { return Ok(None) };
-    let target = parse_host(name, port).ok_or(SocksError::Name)?;
+    let target = parse_host(name, port).ok_or(FrontError::Name)?;
     Ok(Some((target, end + 2)))
 }
 
@@ -285,19 +217,6 @@ fn port_at(bytes: &[u8], at: usize) -> Option<u16> {
 fn counted(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let end = at + 1 + usize::from(*bytes.get(at)?);
     Some((bytes.get(at + 1..end)?, end))
-}
-
-/// A host as applications write it: an address literal (IPv6 also in brackets) becomes an address, so that no exit is
-/// asked to look it up; a name consists of letters, digits, `-`, `_` and `.` (other scripts arrive as Punycode).
-fn parse_host(host: &[u8], port: u16) -> Option<Target> {
-    let host = std::str::from_utf8(host).ok()?;
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    if let Ok(ip) = bare.parse::<IpAddr>() {
-        return Some(addr(ip, port));
-    }
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let has_label = host.bytes().any(|byte| byte != b'.');
-    (has_label && host.len() <= 255 && host.bytes().all(legal)).then(|| Target::Name(host.to_owned(), port))
 }
 
 #[cfg(test)]

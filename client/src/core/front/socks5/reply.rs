@@ -2,7 +2,8 @@
 
 use tunic_proto::message::{DestroyReason, EndReason};
 
-use super::{SocksError, VERSION};
+use super::VERSION;
+use crate::core::front::FrontError;
 
 /// `REP` of RFC 1928 §6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,20 +61,18 @@ impl From<DestroyReason> for ReplyCode {
     }
 }
 
-impl From<SocksError> for ReplyCode {
-    fn from(error: SocksError) -> Self {
+impl From<FrontError> for ReplyCode {
+    fn from(error: FrontError) -> Self {
         match error {
-            SocksError::Command => ReplyCode::CommandNotSupported,
-            SocksError::AddressType => ReplyCode::AddressTypeNotSupported,
-            SocksError::Password => ReplyCode::NotAllowed,
-            SocksError::Http
-            | SocksError::Socks4
-            | SocksError::NotSocks
-            | SocksError::NoMethod
-            | SocksError::Auth
-            | SocksError::Malformed
-            | SocksError::Name
-            | SocksError::TooLong => ReplyCode::GeneralFailure,
+            FrontError::Command => ReplyCode::CommandNotSupported,
+            FrontError::AddressType => ReplyCode::AddressTypeNotSupported,
+            FrontError::Password | FrontError::Foreign => ReplyCode::NotAllowed,
+            FrontError::Unknown
+            | FrontError::NoMethod
+            | FrontError::Auth
+            | FrontError::Malformed
+            | FrontError::Name
+            | FrontError::TooLong => ReplyCode::GeneralFailure,
         }
     }
 }
@@ -82,16 +81,3 @@ impl From<SocksError> for ReplyCode {
 pub fn reply(code: ReplyCode) -> Vec<u8> {
     vec![VERSION, code as u8, 0, 1, 0, 0, 0, 0, 0, 0]
 }
-
-/// SOCKS4's "request rejected or failed".
-pub(super) const SOCKS4_REJECTED: [u8; 8] = [0, 0x5b, 0, 0, 0, 0, 0, 0];
-
-/// What a browser shows when somebody entered the port as an HTTP proxy or opened it as a page.
-pub(super) const HTTP_ANSWER: &str = "HTTP/1.0 400 This is a SOCKS5 port\r\n\
-    Content-Type: text/plain; charset=utf-8\r\n\
-    Connection: close\r\n\
-    \r\n\
-    This is Tunic's SOCKS5 port, and this program spoke HTTP to it.\n\
-    \n\
-    Set it up as a SOCKS5 proxy (\"SOCKS v5\"), not as an HTTP proxy, and let the proxy\n\
-    resolve host names. With curl: curl --socks5-hostname HOST:PORT https://example.com/\n";

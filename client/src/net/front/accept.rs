@@ -1,0 +1,117 @@
+//! Accepting applications, so many at a time.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+
+use super::application::Application;
+
+/// Connections at a time; those beyond wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 4_096;
+/// Connections that have not said what they want; with one more, the oldest of them is closed.
+const MAX_HANDSHAKES: usize = 1_024;
+/// The pause after a connection could not be accepted, most likely for lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Held while a connection has not said what it wants.
+pub(super) type InHandshake = Arc<()>;
+
+/// Where applications connect.
+pub(in crate::net) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Application> {
+        match self {
+            Listener::Tcp(tcp) => tcp.accept().await.map(|(tcp, _)| Application::Tcp(tcp)),
+            Listener::Unix(unix) => unix.accept().await.map(|(unix, _)| Application::Unix(unix)),
+        }
+    }
+}
+
+/// Accepts connections for ever and has `handle` care for each.
+pub(super) async fn accept_all<F>(listener: Listener, handle: impl Fn(Application, InHandshake) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    let mut handshakes = Handshakes::default();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok(application) => {
+                let in_handshake = InHandshake::default();
+                let alive = Arc::downgrade(&in_handshake);
+                let work = handle(application, in_handshake);
+                let task = connections.spawn(async move {
+                    work.await;
+                    drop(place);
+                });
+                handshakes.began(alive, task);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept applications; is the limit of open files reached?");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The connections that have not said what they want, oldest first (and some that have).
+#[derive(Default)]
+struct Handshakes(VecDeque<(Weak<()>, AbortHandle)>);
+
+impl Handshakes {
+    fn began(&mut self, alive: Weak<()>, task: AbortHandle) {
+        self.0.push_back((alive, task));
+        if self.0.len() <= MAX_HANDSHAKES {
+            return;
+        }
+        self.0.retain(|(alive, _)| alive.strong_count() > 0);
+        if self.0.len() > MAX_HANDSHAKES
+            && let Some((_, oldest)) = self.0.pop_front()
+        {
+            oldest.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn too_many_handshakes_cost_the_oldest_one_only() {
+        let mut handshakes = Handshakes::default();
+        let mut tasks = Vec::new();
+        let said = InHandshake::default();
+        let finished = tokio::spawn(std::future::pending::<()>());
+        handshakes.began(Arc::downgrade(&said), finished.abort_handle());
+        drop(said);
+        for _ in 0..=MAX_HANDSHAKES {
+            let in_handshake = InHandshake::default();
+            let alive = Arc::downgrade(&in_handshake);
+            let task = tokio::spawn(async move {
+                let _held = in_handshake;
+                std::future::pending::<()>().await;
+            });
+            handshakes.began(alive, task.abort_handle());
+            tasks.push(task);
+        }
+        assert!(tasks.remove(0).await.unwrap_err().is_cancelled());
+        assert!(!finished.is_finished(), "who has said what it wants is left alone");
+        assert!(tasks.iter().all(|task| !task.is_finished()));
+        assert!(handshakes.0.len() <= MAX_HANDSHAKES);
+    }
+}

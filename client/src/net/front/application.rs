@@ -1,0 +1,117 @@
+//! A connection from an application, over TCP or a Unix socket.
+
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tunic_net::channel::{CircuitStream, splice};
+
+const READ_LEN: usize = 4 * 1024;
+/// Bytes that are read and thrown away, and for how long, so that a refusal arrives before the connection is reset.
+const MAX_DRAINED: usize = 64 * 1024;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One end of the connection.
+pub(in crate::net) enum Application {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Application {
+    /// Where it comes from; `None` for a Unix socket.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Application::Tcp(tcp) => tcp.peer_addr().ok().map(|address| address.ip().to_canonical()),
+            Application::Unix(_) => None,
+        }
+    }
+
+    pub(super) fn as_tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Application::Tcp(tcp) => Some(tcp),
+            Application::Unix(_) => None,
+        }
+    }
+
+    /// Moves bytes in both directions until both have ended.
+    pub(super) async fn splice(self, mut stream: CircuitStream) -> io::Result<()> {
+        match self {
+            Application::Tcp(tcp) => splice(stream, tcp).await,
+            Application::Unix(mut unix) => copy_bidirectional(&mut stream, &mut unix).await.map(drop),
+        }
+    }
+
+    /// Passes on the rest of a request's body and then the answer; what comes behind the body is not the target's.
+    pub(super) async fn forward(mut self, stream: CircuitStream, body: u64) -> io::Result<()> {
+        let (mut from_target, mut to_target) = tokio::io::split(stream);
+        let (read, mut write) = tokio::io::split(&mut self);
+        let up = async {
+            tokio::io::copy(&mut read.take(body), &mut to_target).await?;
+            // No half-close: some servers take it for the end of the whole connection.
+            std::future::pending().await
+        };
+        let down = async {
+            tokio::io::copy(&mut from_target, &mut write).await?;
+            write.shutdown().await
+        };
+        tokio::select! {
+            result = up => result,
+            result = down => result,
+        }
+    }
+
+    /// Answers and closes. Closing with unread bytes would reset the connection, and the answer might not be seen.
+    pub(super) async fn close_with(&mut self, answer: &[u8]) -> io::Result<()> {
+        self.write_all(answer).await?;
+        self.shutdown().await?;
+        let mut buffer = [0; READ_LEN];
+        let drain = async {
+            let mut drained = 0;
+            while drained < MAX_DRAINED {
+                match self.read(&mut buffer).await? {
+                    0 => break,
+                    count => drained += count,
+                }
+            }
+            io::Result::Ok(())
+        };
+        timeout(DRAIN_TIMEOUT, drain).await.unwrap_or(Ok(()))
+    }
+}
+
+impl AsyncRead for Application {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Application::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Application::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Application {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Application::Tcp(tcp) => Pin::new(tcp).poll_write(cx, data),
+            Application::Unix(unix) => Pin::new(unix).poll_write(cx, data),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Application::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Application::Unix(unix) => Pin::new(unix).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Application::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Application::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
+    }
+}

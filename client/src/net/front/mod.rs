@@ -1,0 +1,198 @@
+//! The port for applications: the codecs of `core::front` over TCP and Unix sockets.
+
+mod accept;
+mod application;
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+pub(super) use self::accept::Listener;
+use self::accept::{InHandshake, accept_all};
+pub(super) use self::application::Application;
+use super::client::Client;
+use super::dial::Early;
+use crate::core::front::leaks::{Leak, LeakRules, Reaction};
+use crate::core::front::socks5::ReplyCode;
+use crate::core::front::{Command, Dialect, Event, Front, FrontError, Request, Settings};
+use crate::core::isolation::{IsolateBy, Isolation};
+use tunic_proto::message::Target;
+
+/// How long an application may take to say what it wants.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_LEN: usize = 4 * 1024;
+
+/// What the port needs to know.
+#[derive(Clone)]
+pub(super) struct FrontServer {
+    client: Client,
+    password: Option<Vec<u8>>,
+    rules: Arc<LeakRules>,
+    isolate: IsolateBy,
+    /// Tells the streams of this port from those of others, and of an embedding program, which are 0 unless it says
+    /// otherwise.
+    listener: u16,
+    warned: Arc<Mutex<HashSet<Leak>>>,
+}
+
+impl FrontServer {
+    pub(super) fn new(
+        client: Client,
+        password: Option<Vec<u8>>,
+        rules: LeakRules,
+        isolate: IsolateBy,
+        listener: u16,
+    ) -> Self {
+        FrontServer { client, password, rules: Arc::new(rules), isolate, listener, warned: Arc::default() }
+    }
+
+    /// Serves for ever.
+    pub(super) async fn serve(self, listener: Listener) {
+        let handle = |application, in_handshake| {
+            let server = self.clone();
+            async move {
+                if let Err(error) = server.handle(application, in_handshake).await {
+                    tracing::debug!(%error, "application connection ended");
+                }
+            }
+        };
+        accept_all(listener, handle).await;
+    }
+
+    async fn handle(&self, mut application: Application, in_handshake: InHandshake) -> io::Result<()> {
+        let tcp = application.as_tcp();
+        tcp.map_or(Ok(()), |tcp| tcp.set_nodelay(true))?;
+        let local = tcp.map(|tcp| tcp.local_addr()).transpose()?;
+        let settings = Settings { password: self.password.clone(), local };
+        let greeted = timeout(HANDSHAKE_TIMEOUT, handshake(&mut application, settings)).await;
+        let Some((request, early)) = greeted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? else {
+            return Ok(());
+        };
+        drop(in_handshake);
+        if let Some(why) = self.leaks(&request) {
+            let answer = request.dialect.failed(ReplyCode::NotAllowed, why);
+            return application.close_with(&answer).await;
+        }
+        match &request.command {
+            Command::Connect(target) => self.connect(application, target.clone(), &request, early).await,
+        }
+    }
+
+    async fn connect(
+        &self,
+        mut application: Application,
+        target: Target,
+        request: &Request,
+        early: Vec<u8>,
+    ) -> io::Result<()> {
+        let isolation = self.isolation(&application, request, Some(&target));
+        let early = match request.dialect {
+            Dialect::HttpForward { .. } => Early::only(early),
+            _ => Early::new(&mut application, early),
+        };
+        match self.client.connect_early(target, isolation, early).await {
+            Ok((stream, _)) => {
+                application.write_all(&request.dialect.opened()).await?;
+                match request.dialect {
+                    Dialect::HttpForward { body } => application.forward(stream, body).await,
+                    _ => application.splice(stream).await,
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "application refused");
+                let answer = request.dialect.failed(error.reply_code(), &error.to_string());
+                application.close_with(&answer).await
+            }
+        }
+    }
+
+    /// With whom a request may share a circuit.
+    fn isolation(&self, application: &Application, request: &Request, target: Option<&Target>) -> Isolation {
+        let mut credentials = request.credentials.clone();
+        // A required password keeps others out; it says nothing about whom to keep apart.
+        if let (Some(credentials), true) = (&mut credentials, self.password.is_some()) {
+            credentials.password.clear();
+        }
+        Isolation {
+            listener: self.listener,
+            credentials,
+            address: application.address(),
+            destination: target.filter(|_| self.isolate.destination).map(Isolation::host),
+            ..Isolation::default()
+        }
+    }
+
+    /// Warns of a leak, once of each kind; says why when the request is to be refused.
+    fn leaks(&self, request: &Request) -> Option<&'static str> {
+        let (leak, reaction) = self.rules.judge(&request.command, request.bare_address)?;
+        if self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(leak) {
+            warn(leak, reaction);
+        }
+        (reaction == Reaction::Refuse).then_some(match leak {
+            Leak::BareAddress => "addresses are refused here (safe_socks): let the proxy resolve names",
+            Leak::Port(_) => "this port gives you away (leaky_ports)",
+        })
+    }
+}
+
+fn warn(leak: Leak, reaction: Reaction) {
+    let what = if reaction == Reaction::Refuse { "refused" } else { "let through" };
+    match leak {
+        Leak::BareAddress => tracing::warn!(
+            "{what}: an application asks for an address instead of a name. If it looks names up itself, whoever runs \
+             the resolver sees where you go: set it up to resolve names through the proxy (socks5h, SOCKS4a, remote \
+             DNS). See the setting safe_socks"
+        ),
+        Leak::Port(port) => tracing::warn!(
+            port,
+            "{what}: what usually runs on this port tells the exit who you are, or all that you say. See the \
+             settings leaky_ports and on_leaky_port"
+        ),
+    }
+}
+
+/// Talks until the application has said what it wants, and what it sent behind that; `None` if it got its answer.
+async fn handshake(
+    application: &mut Application,
+    settings: Settings,
+) -> io::Result<Option<(Request, Vec<u8>)>> {
+    let mut front = Front::new(settings);
+    let mut buffer = [0; READ_LEN];
+    loop {
+        let count = application.read(&mut buffer).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        front.handle_input(&buffer[..count]);
+        while let Some(event) = front.poll_event() {
+            match event {
+                Event::Send(bytes) => application.write_all(&bytes).await?,
+                Event::Request(request) => return Ok(Some((request, front.into_early_data()))),
+                Event::Close { answer, error } => {
+                    explain(error);
+                    application.close_with(&answer).await?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// A wrongly set up application is something that a person wants to know about.
+fn explain(error: Option<FrontError>) {
+    match error {
+        None => {}
+        Some(error @ (FrontError::Password | FrontError::Command)) => {
+            tracing::warn!("an application was refused: {error}");
+        }
+        Some(error @ FrontError::Foreign) => tracing::warn!("a request to this port {error}: refused"),
+        Some(error) => tracing::debug!(%error, "application refused"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

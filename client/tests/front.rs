@@ -1,0 +1,133 @@
+//! The port for applications against real nodes on loopback: every dialect, and what misuses it.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, reason = "tests make their own keys")]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use support::{Daemon, ECHO, PATIENCE, TestNet};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+/// Sends this, half-closes where it says so, and gives what comes back until the end.
+async fn ask(daemon: &Daemon, request: &[u8], half_close: bool) -> String {
+    let mut tcp = TcpStream::connect(daemon.socks).await.unwrap();
+    tcp.write_all(request).await.unwrap();
+    if half_close {
+        tcp.shutdown().await.unwrap();
+    }
+    let mut answer = Vec::new();
+    timeout(PATIENCE, tcp.read_to_end(&mut answer)).await.expect("an end").unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_dialect_reaches_the_target_half_close_included() {
+    let net = TestNet::start(4).await;
+    let daemon = Daemon::start(net.config("a")).await;
+    let connect = format!("CONNECT {ECHO}:443 HTTP/1.1\r\nHost: {ECHO}:443\r\n\r\nearly");
+    let answer = ask(&daemon, connect.as_bytes(), true).await;
+    assert_eq!(answer, "HTTP/1.1 200 Connection established\r\n\r\nearly");
+
+    let socks4a = [&[4, 1, 1, 0xbb, 0, 0, 0, 1][..], b"me\0", ECHO.as_bytes(), b"\0early"].concat();
+    assert_eq!(ask(&daemon, &socks4a, true).await, "\0Z\0\0\0\0\0\0early");
+
+    let get = format!("POST http://{ECHO}:443/path HTTP/1.1\r\nContent-Length: 4\r\n\r\nbodyGET /next");
+    let mut tcp = TcpStream::connect(daemon.socks).await.unwrap();
+    tcp.write_all(get.as_bytes()).await.unwrap();
+    let expect = format!(
+        "POST /path HTTP/1.1\r\nHost: {ECHO}:443\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody"
+    );
+    let mut echoed = vec![0; expect.len()];
+    timeout(PATIENCE, tcp.read_exact(&mut echoed)).await.expect("an answer").unwrap();
+    assert_eq!(String::from_utf8(echoed).unwrap(), expect);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_are_told_in_every_dialect() {
+    let net = TestNet::start(4).await;
+    let daemon = Daemon::start(net.config("a")).await;
+    let answer = ask(&daemon, b"CONNECT nowhere.test:443 HTTP/1.1\r\n\r\n", false).await;
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("name not found"), "{answer}");
+    let answer = ask(&daemon, b"CONNECT nowhere.test:25 HTTP/1.1\r\n\r\n", false).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("port 25"), "{answer}");
+    let answer = ask(&daemon, b"\x04\x01\x01\xbb\0\0\0\x01\0nowhere.test\0", false).await;
+    assert_eq!(answer, "\0[\0\0\0\0\0\0");
+    let answer = ask(&daemon, b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", false).await;
+    assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+    let answer =
+        ask(&daemon, format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.socks).as_bytes(), false).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("Tunic"), "{answer}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaks_are_refused_where_that_is_wanted() {
+    let net = TestNet::start(4).await;
+    let mut config = net.config("a");
+    config.safe_socks = tunic_client::core::front::leaks::Reaction::Refuse;
+    config.on_leaky_port = config.safe_socks;
+    let daemon = Daemon::start(config).await;
+    let answer = ask(&daemon, b"\x05\x01\x00\x05\x01\x00\x01\xc0\x00\x02\x01\x01\xbb", false).await;
+    assert_eq!(answer.as_bytes()[2..4], [5, 2]);
+    assert_eq!(ask(&daemon, b"\x04\x01\x01\xbb\xc0\x00\x02\x01\0", false).await.as_bytes()[1], b'[');
+    let answer = ask(&daemon, format!("CONNECT {ECHO}:25 HTTP/1.1\r\n\r\n").as_bytes(), false).await;
+    assert!(answer.contains("leaky_ports"), "{answer}");
+    let answer = ask(&daemon, format!("CONNECT {ECHO}:443 HTTP/1.1\r\n\r\nx").as_bytes(), true).await;
+    assert!(answer.ends_with("\r\n\r\nx"), "{answer}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_unix_socket_is_for_its_owner_and_works() {
+    let net = TestNet::start(4).await;
+    let mut config = net.config("a");
+    let path = config.state_dir.as_ref().unwrap().with_extension("sock");
+    // Left behind by a client that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    config.unix_socket = Some(path.clone());
+    let daemon = Daemon::start(config).await;
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let mut unix = UnixStream::connect(&path).await.unwrap();
+    unix.write_all(format!("CONNECT {ECHO}:443 HTTP/1.1\r\n\r\necho").as_bytes()).await.unwrap();
+    unix.shutdown().await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, unix.read_to_string(&mut answer)).await.expect("an end").unwrap();
+    assert!(answer.ends_with("\r\n\r\necho"), "{answer}");
+    daemon.stop().await;
+}
+
+/// More than the port keeps waiting, without using up the files of this process.
+const SLOW: usize = 300;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_and_slow_handshakes_do_not_keep_others_out() {
+    let net = TestNet::start(4).await;
+    let daemon = Daemon::start(net.config("a")).await;
+    let mut slow = Vec::new();
+    for number in 0..SLOW {
+        let mut tcp = TcpStream::connect(daemon.socks).await.unwrap();
+        let start: &[u8] =
+            [&b"\x05"[..], b"\x04\x01", b"GET / HTTP/1.1\r\n", b"\x05\x01\x00\x05\x01"][number % 4];
+        tcp.write_all(start).await.unwrap();
+        slow.push(tcp);
+    }
+    for round in 0..200_u32 {
+        let mut tcp = TcpStream::connect(daemon.socks).await.unwrap();
+        let garbage: Vec<u8> = (0..round % 97).map(|at| (round * 31 + at * 7) as u8).collect();
+        // It may be closed while this is written.
+        let _ = tcp.write_all(&garbage).await;
+    }
+    let connect = format!("CONNECT {ECHO}:443 HTTP/1.1\r\n\r\nstill here");
+    let answer = timeout(Duration::from_secs(20), ask(&daemon, connect.as_bytes(), true)).await.unwrap();
+    assert!(answer.ends_with("still here"), "{answer}");
+    for mut tcp in slow {
+        // None was forgotten: each can still go on or was told.
+        let _ = tcp.write_all(b"\r\n").await;
+    }
+    daemon.stop().await;
+}
