@@ -169,7 +169,7 @@ fn announce(network: &Network, options: &Options, json: bool, started: Instant) 
     let startup = now().duration_since(started);
     let socks = network.socks().context("the network has no client")?;
     let text = match json {
-        true => screen::json_line(network, socks, startup),
+        true => screen::json_line(network, socks, startup)?,
         false => screen::screen(network, options, socks, startup),
     };
     // Whoever started this may have closed the pipe already, and then the network is of no use to them.

@@ -8,5 +8,5 @@ pub mod cli;
 mod demo;
 pub mod launch;
 mod role;
-mod screen;
+pub mod screen;
 pub mod sim;

@@ -1,16 +1,16 @@
 //! What `up` says when the network works.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
-use crate::launch::Network;
 use crate::launch::plan::{Options, logs_dir};
+use crate::launch::{Network, Pids};
 
 /// The screen for a person.
-pub fn screen(network: &Network, options: &Options, socks: SocketAddr, startup: Duration) -> String {
+pub(crate) fn screen(network: &Network, options: &Options, socks: SocketAddr, startup: Duration) -> String {
     let (authorities, relays, exits) = (options.authorities, options.relays, options.exits);
     let mut text = format!(
         "A private Tunic network is up after {:.1} s: {}, {} ({} of them exits) and a client.\n\n",
@@ -58,13 +58,29 @@ fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
+/// What `up --json` tells a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Where the client's SOCKS5 port is.
+    pub socks: SocketAddr,
+    /// Where the network lies.
+    pub dir: PathBuf,
+    /// From the start of the process to the first byte through three hops.
+    pub startup_ms: u64,
+    /// The processes.
+    pub pids: Pids,
+}
+
 /// The line for a program.
-pub fn json_line(network: &Network, socks: SocketAddr, startup: Duration) -> String {
-    json!({
-        "socks": socks.to_string(),
-        "dir": network.dir().display().to_string(),
-        "startup_ms": startup.as_millis() as u64,
-        "pids": network.pids(),
-    })
-    .to_string()
+///
+/// # Errors
+/// If the folder's name is no text.
+pub(crate) fn json_line(
+    network: &Network,
+    socks: SocketAddr,
+    startup: Duration,
+) -> serde_json::Result<String> {
+    let startup_ms = u64::try_from(startup.as_millis()).unwrap_or(u64::MAX);
+    let dir = network.dir().to_path_buf();
+    serde_json::to_string(&Announcement { socks, dir, startup_ms, pids: network.pids() })
 }

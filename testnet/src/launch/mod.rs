@@ -14,7 +14,6 @@ pub mod process;
 pub mod progress;
 pub mod ready;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -23,6 +22,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tunic_net::daemon;
 
@@ -54,6 +54,24 @@ pub struct Network {
     milestones: Milestones,
     folder: Folder,
     page: Page,
+}
+
+/// The process ids of a network by role, as `up --json` tells them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pids {
+    /// Authorities.
+    pub directory: Vec<u32>,
+    /// Relays.
+    pub relay: Vec<u32>,
+    /// One client, or none.
+    pub client: Vec<u32>,
+}
+
+impl Pids {
+    /// Every node.
+    pub fn all(&self) -> Vec<u32> {
+        [&self.directory[..], &self.relay, &self.client].concat()
+    }
 }
 
 /// A node that ended though nobody asked it to.
@@ -180,12 +198,12 @@ impl Network {
     }
 
     /// Process ids by role, in the order of the names.
-    pub fn pids(&self) -> BTreeMap<&'static str, Vec<u32>> {
-        let mut pids = BTreeMap::from([("directory", vec![]), ("relay", vec![]), ("client", vec![])]);
-        for (node, process) in self.nodes.iter().zip(&self.processes) {
-            pids.entry(node.role.word()).or_default().push(process.pid());
-        }
-        pids
+    pub fn pids(&self) -> Pids {
+        let of = |word: &str| {
+            let nodes = self.nodes.iter().zip(&self.processes);
+            nodes.filter(|(node, _)| node.role.word() == word).map(|(_, process)| process.pid()).collect()
+        };
+        Pids { directory: of("directory"), relay: of("relay"), client: of("client") }
     }
 
     /// Ends every node: in order if they listen, by force if not. A temporary folder is gone afterwards.

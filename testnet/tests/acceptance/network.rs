@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use tunic_testnet::screen::Announcement;
 
 use crate::processes::{self, wait_until};
 
@@ -21,28 +20,6 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 pub fn shared() -> &'static TestNetwork {
     static SHARED: LazyLock<TestNetwork> = LazyLock::new(|| TestNetwork::start(&[]));
     &SHARED
-}
-
-/// The line that `up --json` prints.
-#[derive(Debug, Deserialize)]
-pub struct Announcement {
-    pub socks: SocketAddr,
-    pub dir: PathBuf,
-    pub startup_ms: u64,
-    pub pids: Pids,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Pids {
-    pub directory: Vec<u32>,
-    pub relay: Vec<u32>,
-    pub client: Vec<u32>,
-}
-
-impl Pids {
-    pub fn all(&self) -> Vec<u32> {
-        [&self.directory[..], &self.relay, &self.client].concat()
-    }
 }
 
 pub struct TestNetwork {
