@@ -7,6 +7,7 @@ use std::time::Duration;
 use support::{client, echo, echo_server, relays};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, advance, pause};
 use tunic_net::channel::{ConnectError, Peer};
 use tunic_proto::counters::Incident;
 use tunic_proto::ids::RelayId;
@@ -92,4 +93,70 @@ async fn a_shutdown_ends_circuits_and_channels() {
     relays[0].node.shutdown(Duration::from_secs(5)).await;
     channel.closed().await;
     assert!(!channel.is_open());
+}
+
+/// Somewhere that takes connections and says nothing.
+async fn silent_listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_wait_for_a_relay_that_does_not_answer_wait_once() {
+    let silent = silent_listener().await;
+    let peer = Peer { id: RelayId([7; 32]), addresses: vec![silent.local_addr().unwrap()] };
+    let client = client();
+    let started = Instant::now();
+    let waiting: Vec<_> = (0..20)
+        .map(|_| {
+            let (client, peer) = (client.clone(), peer.clone());
+            tokio::spawn(async move { client.connect(&peer).await.map(drop) })
+        })
+        .collect();
+    for waiter in waiting {
+        assert!(matches!(waiter.await.unwrap(), Err(ConnectError::Timeout)));
+    }
+    assert!(started.elapsed() < Duration::from_secs(31), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_so_many_wait_for_one_relay() {
+    let silent = silent_listener().await;
+    let peer = Peer { id: RelayId([7; 32]), addresses: vec![silent.local_addr().unwrap()] };
+    let client = client();
+    let waiting: Vec<_> = (0..1_000)
+        .map(|_| {
+            let (client, peer) = (client.clone(), peer.clone());
+            tokio::spawn(async move { client.connect(&peer).await.map(drop) })
+        })
+        .collect();
+    let mut refused = 0;
+    for waiter in waiting {
+        refused += usize::from(matches!(waiter.await.unwrap(), Err(ConnectError::Refused)));
+    }
+    assert!((800..1_000).contains(&refused), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_where_nothing_answers_leaves_time_for_the_next() {
+    let (relays, silent) = (relays(1).await, silent_listener().await);
+    let mut peer = relays[0].peer.clone();
+    peer.addresses.insert(0, silent.local_addr().unwrap());
+    peer.addresses.push(peer.addresses[1]);
+    client().connect(&peer).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_channel_without_circuits_is_closed_and_one_with_a_circuit_is_not() {
+    let relays = relays(2).await;
+    let client = client();
+    let idle = client.connect(&relays[0].peer).await.unwrap();
+    let used = client.connect(&relays[1].peer).await.unwrap();
+    let circuit = used.create_circuit(vec![relays[1].hop.clone()]).await.unwrap();
+    pause();
+    for _ in 0..4 {
+        advance(Duration::from_secs(181)).await;
+    }
+    idle.closed().await;
+    assert!(circuit.is_open());
+    assert!(client.connect(&relays[0].peer).await.unwrap().is_open(), "a new one takes its place");
 }

@@ -89,6 +89,11 @@ impl Driver {
         Poll::Pending
     }
 
+    /// Circuits on this channel.
+    pub(super) fn circuit_count(&self) -> usize {
+        self.core.circuit_count()
+    }
+
     /// Ends every circuit, for an orderly shutdown; then [`Driver::poll_flushed`].
     pub(super) fn end_all(&mut self) {
         self.core.end_all();

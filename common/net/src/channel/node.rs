@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -12,7 +13,7 @@ use rand::rngs::StdRng;
 use rustls::Connection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{debug, warn};
 use tunic_proto::channel::{ChannelConfig, ExtendJob, HandshakeJob, PeerInfo, Role};
 use tunic_proto::counters::{Counters, Incident};
@@ -23,8 +24,8 @@ use tunic_proto::keys::Signer;
 use tunic_proto::message::{DestroyReason, Target};
 use tunic_proto::stream::StreamIo;
 
-use super::driver::Driver;
-use super::open::{OPEN_TIMEOUT, open};
+use super::driver::{Driver, DriverError};
+use super::open::{OPEN_TIMEOUT, configure, open};
 use super::tls::Tls;
 use super::{Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
 use crate::clock;
@@ -39,17 +40,49 @@ const MAX_PENDING_HANDSHAKES: usize = 512;
 const MAX_PENDING_EXTENDS: usize = 1_024;
 /// Handshakes remembered against replay.
 const REPLAY_CAPACITY: usize = 1 << 18;
+/// Callers that may wait for the channel to one relay; more are refused. A relay that does not answer would otherwise
+/// hold every place that there is for extensions.
+const MAX_WAITING: usize = 128;
+/// A channel that had no circuit when it was looked at twice in a row, so long apart, is closed: whoever opens channels
+/// and does nothing with them must not use up those that there are.
+const IDLE_CHECK: Duration = Duration::from_secs(180);
 /// How long to wait for the last bytes of a channel.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after the system refused to accept a connection (too many files, most often).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// While that goes on, it is told so often.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A running node: it opens channels, keeps them for reuse, and accepts them. Cheap to clone.
 #[derive(Clone)]
 pub struct Node(Arc<NodeInner>);
 
-/// The channel to one relay: the lock is held while it is being opened, so that it is opened once.
-type Slot = Arc<tokio::sync::Mutex<Option<Channel>>>;
+/// The way to one relay: the lock is held while a channel is being opened, so that it is opened once.
+type Slot = Arc<tokio::sync::Mutex<Way>>;
+
+#[derive(Default)]
+struct Way {
+    channel: Option<Channel>,
+    failure: Option<Failure>,
+}
+
+/// The last attempt, if it failed: it answers all who waited for it, lest each of them waits as long again.
+struct Failure {
+    at: Instant,
+    addresses: Vec<SocketAddr>,
+    error: ConnectError,
+}
+
+impl Way {
+    fn open_channel(&self) -> Option<&Channel> {
+        self.channel.as_ref().filter(|channel| channel.is_open())
+    }
+
+    fn failure_since(&self, asked: Instant, addresses: &[SocketAddr]) -> Option<ConnectError> {
+        let failure = self.failure.as_ref()?;
+        (failure.at >= asked && failure.addresses == addresses).then(|| failure.error.repeat())
+    }
+}
 
 pub(super) struct NodeInner {
     responder: Option<Arc<dyn Responder>>,
@@ -118,6 +151,7 @@ impl Node {
     /// Accepts channels until the node is shut down. An error of one connection ends only that one.
     pub async fn serve(&self, listener: TcpListener) {
         let mut ending = self.0.ending.subscribe();
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -126,7 +160,11 @@ impl Node {
             match accepted {
                 Ok((tcp, from)) => self.0.accept(tcp, from),
                 Err(error) => {
-                    warn!("cannot accept connections: {error}");
+                    let now = Instant::now();
+                    if told.is_none_or(|told| now.duration_since(told) >= TELL_INTERVAL) {
+                        warn!("cannot accept connections: {error}; is the limit of open files reached?");
+                        told = Some(now);
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -156,28 +194,46 @@ impl NodeInner {
 
     async fn connect(self: &Arc<Self>, peer: &Peer) -> Result<Channel, ConnectError> {
         let slot = self.slot(peer.id);
-        let mut slot = slot.lock().await;
-        if let Some(channel) = slot.as_ref().filter(|channel| channel.is_open()) {
+        if let Some(channel) = slot.try_lock().ok().and_then(|way| way.open_channel().cloned()) {
+            return Ok(channel);
+        }
+        // The map holds one.
+        if Arc::strong_count(&slot) > MAX_WAITING + 1 {
+            return Err(ConnectError::Refused);
+        }
+        let asked = Instant::now();
+        let mut way = slot.lock().await;
+        if let Some(channel) = way.open_channel() {
             return Ok(channel.clone());
         }
+        if let Some(error) = way.failure_since(asked, &peer.addresses) {
+            return Err(error);
+        }
+        let opened = self.open_to(peer).await;
+        way.failure = opened.as_ref().err().map(|error| Failure {
+            at: Instant::now(),
+            addresses: peer.addresses.clone(),
+            error: error.repeat(),
+        });
+        way.channel = opened.as_ref().ok().cloned();
+        opened
+    }
+
+    async fn open_to(self: &Arc<Self>, peer: &Peer) -> Result<Channel, ConnectError> {
         let permit = self.permit()?;
-        let opened = timeout(OPEN_TIMEOUT, self.call(peer)).await.unwrap_or(Err(ConnectError::Timeout));
+        let opened = self.call(peer).await;
         if matches!(opened, Err(ConnectError::WrongIdentity)) {
             self.counters.count(Incident::WrongIdentity);
         }
         let (tcp, tls, info) = opened?;
-        let channel = self.start(tcp, tls, Role::Initiator, info, permit);
-        *slot = Some(channel.clone());
-        Ok(channel)
+        Ok(self.start(tcp, tls, Role::Initiator, info, permit))
     }
 
-    /// The slot of a relay; those whose channel has closed are dropped now and then.
+    /// The slot of a relay; those without a channel are dropped now and then.
     fn slot(&self, id: RelayId) -> Slot {
         let mut channels = lock(&self.channels);
         if channels.len() > MAX_CHANNELS {
-            channels.retain(|_, slot| {
-                slot.try_lock().map_or(true, |slot| slot.as_ref().is_some_and(Channel::is_open))
-            });
+            channels.retain(|_, slot| slot.try_lock().map_or(true, |way| way.open_channel().is_some()));
         }
         channels.entry(id).or_default().clone()
     }
@@ -191,8 +247,11 @@ impl NodeInner {
 
     async fn call(&self, peer: &Peer) -> Result<(TcpStream, Connection, PeerInfo), ConnectError> {
         let mut result = Err(ConnectError::NoAddress);
+        // An address where nothing answers leaves time for the others.
+        let share = OPEN_TIMEOUT / peer.addresses.len().max(1) as u32;
         for address in &peer.addresses {
-            result = self.call_at(*address, peer.id).await;
+            let called = timeout(share, self.call_at(*address, peer.id)).await;
+            result = called.unwrap_or(Err(ConnectError::Timeout));
             if result.is_ok() {
                 break;
             }
@@ -206,6 +265,7 @@ impl NodeInner {
         id: RelayId,
     ) -> Result<(TcpStream, Connection, PeerInfo), ConnectError> {
         let tcp = TcpStream::connect(at).await?;
+        configure(&tcp)?;
         let mut tls = self.tls.initiate()?;
         let signer = self.signer();
         let info = open(&tcp, &mut tls, Role::Initiator, signer.as_deref(), Some(id)).await?;
@@ -220,7 +280,10 @@ impl NodeInner {
         tokio::spawn(async move {
             let Ok(mut tls) = node.tls.respond() else { return };
             let signer = node.signer();
-            let opening = open(&tcp, &mut tls, Role::Responder, signer.as_deref(), None);
+            let opening = async {
+                configure(&tcp)?;
+                open(&tcp, &mut tls, Role::Responder, signer.as_deref(), None).await
+            };
             let opened = timeout(OPEN_TIMEOUT, opening).await;
             match opened.unwrap_or(Err(ConnectError::Timeout)) {
                 Ok(info) => {
@@ -243,10 +306,10 @@ impl NodeInner {
     /// Lets circuits to a relay that called us go over its channel.
     fn keep(&self, id: Option<RelayId>, channel: Channel) {
         if let Some(id) = id
-            && let Ok(mut slot) = self.slot(id).try_lock()
-            && !slot.as_ref().is_some_and(Channel::is_open)
+            && let Ok(mut way) = self.slot(id).try_lock()
+            && way.open_channel().is_none()
         {
-            *slot = Some(channel);
+            way.channel = Some(channel);
         }
     }
 
@@ -275,12 +338,15 @@ impl NodeInner {
         let mut ending = self.ending.subscribe();
         tokio::spawn(async move {
             let _held = (permit, alive);
-            tokio::select! {
-                error = poll_fn(|cx| driver.poll(cx)) => debug!("channel ended: {error}"),
-                () = ended(&mut ending) => {
-                    driver.end_all();
-                    let _ = timeout(GOODBYE_TIMEOUT, poll_fn(|cx| driver.poll_flushed(cx))).await;
-                }
+            let broken = tokio::select! {
+                broken = run_until_idle(&mut driver) => broken,
+                () = ended(&mut ending) => None,
+            };
+            if let Some(error) = broken {
+                debug!("channel ended: {error}");
+            } else {
+                driver.end_all();
+                let _ = timeout(GOODBYE_TIMEOUT, poll_fn(|cx| driver.poll_flushed(cx))).await;
             }
             // Before `alive`: whoever learns that the channel has ended finds its inbox closed.
             drop(driver);
@@ -328,6 +394,7 @@ impl NodeInner {
             let channel = self.connect(&peer).await;
             job.answer(match channel {
                 Ok(channel) => Ok(channel.inbox().clone()),
+                Err(ConnectError::Refused) => Err(DestroyReason::Resources),
                 Err(_) => Err(DestroyReason::ConnectFailed),
             });
         });
@@ -348,6 +415,27 @@ impl NodeInner {
             None => responder.begin_dir(stream),
         }
     }
+}
+
+/// Runs a channel until it breaks, or until it had no circuit for a while (`None`).
+async fn run_until_idle(driver: &mut Driver) -> Option<DriverError> {
+    let mut checks = interval_at(Instant::now() + IDLE_CHECK, IDLE_CHECK);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_idle = false;
+    poll_fn(|cx| {
+        if let Poll::Ready(error) = driver.poll(cx) {
+            return Poll::Ready(Some(error));
+        }
+        while checks.poll_tick(cx).is_ready() {
+            let is_idle = driver.circuit_count() == 0;
+            if is_idle && was_idle {
+                return Poll::Ready(None);
+            }
+            was_idle = is_idle;
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Completes when the node shuts down.

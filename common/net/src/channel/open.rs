@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use rustls::Connection;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tunic_proto::cell::CELL_LEN;
 use tunic_proto::channel::handshake::{EXPORTER_LABEL, EXPORTER_LEN, Handshake, HandshakeError, Local, Step};
@@ -19,6 +19,13 @@ use crate::daemon::unix_now;
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes that the kernel holds unsent before it takes no more: what waits, waits where the scheduler sees it.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// After this much silence TCP asks whether the peer's machine is still there, and so often from then on.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
+/// How long the peer's machine may acknowledge nothing before the connection counts as lost. The system's own limit is a
+/// quarter of an hour for what was sent, and none for a silent connection: a client whose network has changed would
+/// wait that long for its guard, and a relay would keep the channels of clients that have vanished for ever.
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A channel could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +62,31 @@ impl From<HandshakeError> for ConnectError {
     }
 }
 
+impl ConnectError {
+    /// The same once more, for the next one who asked.
+    pub(super) fn repeat(&self) -> ConnectError {
+        match self {
+            ConnectError::NoAddress => ConnectError::NoAddress,
+            ConnectError::Io(error) => io::Error::new(error.kind(), error.to_string()).into(),
+            ConnectError::Tls(error) => error.clone().into(),
+            ConnectError::WrongIdentity => ConnectError::WrongIdentity,
+            ConnectError::Handshake(error) => ConnectError::Handshake(*error),
+            ConnectError::Timeout => ConnectError::Timeout,
+            ConnectError::Refused => ConnectError::Refused,
+        }
+    }
+}
+
+/// Sets a channel's socket up.
+pub(super) fn configure(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = SockRef::from(tcp);
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    let (time, interval) = KEEPALIVE;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(interval))?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))
+}
+
 /// Runs both handshakes.
 ///
 /// # Errors
@@ -66,8 +98,6 @@ pub(super) async fn open(
     signer: Option<&Signer>,
     expected: Option<RelayId>,
 ) -> Result<PeerInfo, ConnectError> {
-    tcp.set_nodelay(true)?;
-    SockRef::from(tcp).set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
     while tls.is_handshaking() {
         exchange(tcp, tls).await?;
     }
@@ -150,5 +180,22 @@ impl Write for NonBlocking<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_peer_whose_machine_has_vanished_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        configure(&tcp).unwrap();
+        let socket = SockRef::from(&tcp);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE.0);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_TIMEOUT));
     }
 }
