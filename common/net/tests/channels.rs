@@ -96,11 +96,13 @@ async fn a_shutdown_ends_circuits_and_channels() {
 }
 
 /// Somewhere that takes connections and says nothing.
+#[expect(clippy::unwrap_used, reason = "a failed setup is a failed test")]
 async fn silent_listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "measures virtual time")]
 async fn all_who_wait_for_a_relay_that_does_not_answer_wait_once() {
     let silent = silent_listener().await;
     let peer = Peer { id: RelayId([7; 32]), addresses: vec![silent.local_addr().unwrap()] };

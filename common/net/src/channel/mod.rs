@@ -9,6 +9,7 @@ mod node;
 mod open;
 mod stream;
 mod tls;
+mod way;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

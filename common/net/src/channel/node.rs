@@ -27,6 +27,7 @@ use tunic_proto::stream::StreamIo;
 use super::driver::{Driver, DriverError};
 use super::open::{OPEN_TIMEOUT, configure, open};
 use super::tls::Tls;
+use super::way::{Failure, Slot};
 use super::{Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
 use crate::clock;
 
@@ -56,33 +57,6 @@ const TELL_INTERVAL: Duration = Duration::from_secs(60);
 /// A running node: it opens channels, keeps them for reuse, and accepts them. Cheap to clone.
 #[derive(Clone)]
 pub struct Node(Arc<NodeInner>);
-
-/// The way to one relay: the lock is held while a channel is being opened, so that it is opened once.
-type Slot = Arc<tokio::sync::Mutex<Way>>;
-
-#[derive(Default)]
-struct Way {
-    channel: Option<Channel>,
-    failure: Option<Failure>,
-}
-
-/// The last attempt, if it failed: it answers all who waited for it, lest each of them waits as long again.
-struct Failure {
-    at: Instant,
-    addresses: Vec<SocketAddr>,
-    error: ConnectError,
-}
-
-impl Way {
-    fn open_channel(&self) -> Option<&Channel> {
-        self.channel.as_ref().filter(|channel| channel.is_open())
-    }
-
-    fn failure_since(&self, asked: Instant, addresses: &[SocketAddr]) -> Option<ConnectError> {
-        let failure = self.failure.as_ref()?;
-        (failure.at >= asked && failure.addresses == addresses).then(|| failure.error.repeat())
-    }
-}
 
 pub(super) struct NodeInner {
     responder: Option<Arc<dyn Responder>>,
@@ -160,10 +134,9 @@ impl Node {
             match accepted {
                 Ok((tcp, from)) => self.0.accept(tcp, from),
                 Err(error) => {
-                    let now = Instant::now();
-                    if told.is_none_or(|told| now.duration_since(told) >= TELL_INTERVAL) {
+                    if told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) {
                         warn!("cannot accept connections: {error}; is the limit of open files reached?");
-                        told = Some(now);
+                        told = Some(now());
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -201,7 +174,7 @@ impl NodeInner {
         if Arc::strong_count(&slot) > MAX_WAITING + 1 {
             return Err(ConnectError::Refused);
         }
-        let asked = Instant::now();
+        let asked = now();
         let mut way = slot.lock().await;
         if let Some(channel) = way.open_channel() {
             return Ok(channel.clone());
@@ -211,7 +184,7 @@ impl NodeInner {
         }
         let opened = self.open_to(peer).await;
         way.failure = opened.as_ref().err().map(|error| Failure {
-            at: Instant::now(),
+            at: now(),
             addresses: peer.addresses.clone(),
             error: error.repeat(),
         });
@@ -419,7 +392,7 @@ impl NodeInner {
 
 /// Runs a channel until it breaks, or until it had no circuit for a while (`None`).
 async fn run_until_idle(driver: &mut Driver) -> Option<DriverError> {
-    let mut checks = interval_at(Instant::now() + IDLE_CHECK, IDLE_CHECK);
+    let mut checks = interval_at(now() + IDLE_CHECK, IDLE_CHECK);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_idle = false;
     poll_fn(|cx| {
@@ -436,6 +409,10 @@ async fn run_until_idle(driver: &mut Driver) -> Option<DriverError> {
         Poll::Pending
     })
     .await
+}
+
+fn now() -> Instant {
+    Instant::from_std(clock::now())
 }
 
 /// Completes when the node shuts down.
