@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
-use tunic_net::channel::{Circuit, Node};
+use tunic_net::channel::{Circuit, CircuitStatus, Node};
 use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_proto::message::DestroyReason;
 
@@ -272,8 +272,14 @@ impl Manager {
         self.pool.built(id, &path);
         let watched = circuit.clone();
         let watcher = self.tasks.spawn(async move {
-            let reason = watched.closed().await;
-            tracing::debug!(circuit = id.0, %reason, "circuit ended");
+            match watched.closed().await {
+                CircuitStatus::Tampered(hop) => tracing::warn!(
+                    circuit = id.0,
+                    "somebody changed what came back through hop {} or from behind it; the circuit was ended",
+                    hop + 1
+                ),
+                ended => tracing::debug!(circuit = id.0, ?ended, "circuit ended"),
+            }
             Event::Closed(id)
         });
         self.live.insert(id, Live { circuit, path, watcher });

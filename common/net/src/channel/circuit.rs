@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tunic_proto::channel::Inbox;
 use tunic_proto::circuit::{BuildError, CircuitHandle, CircuitStatus, HopSpec};
-use tunic_proto::message::{DestroyReason, EndReason, Target};
+use tunic_proto::message::{EndReason, Target};
 
 use super::CircuitStream;
 
@@ -82,12 +82,8 @@ impl Circuit {
         self.0.stream_count()
     }
 
-    /// Completes when the circuit has ended, with the reason.
-    pub async fn closed(&self) -> DestroyReason {
-        match poll_fn(|cx| self.0.poll_status(CircuitStatus::Open, cx)).await {
-            CircuitStatus::Closed(reason) => reason,
-            CircuitStatus::Failed(error) => error.reason,
-            CircuitStatus::Building | CircuitStatus::Open => DestroyReason::None,
-        }
+    /// Completes when the circuit has ended, with how: [`CircuitStatus::Closed`] or [`CircuitStatus::Tampered`].
+    pub async fn closed(&self) -> CircuitStatus {
+        poll_fn(|cx| self.0.poll_status(CircuitStatus::Open, cx)).await
     }
 }

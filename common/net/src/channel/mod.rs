@@ -22,7 +22,7 @@ pub use circuit::{Channel, Circuit};
 pub use node::Node;
 pub use open::ConnectError;
 pub use stream::{CircuitStream, IncomingStream, splice};
-pub use tunic_proto::circuit::{BuildError, HopSpec};
+pub use tunic_proto::circuit::{BuildError, CircuitStatus, HopSpec};
 
 /// What a node answers to the circuits that reach it. Calls must not block: spawn what takes time.
 pub trait Responder: Send + Sync + 'static {

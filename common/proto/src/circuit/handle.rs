@@ -43,6 +43,9 @@ pub enum CircuitStatus {
     Failed(BuildError),
     /// It was open and has ended.
     Closed(DestroyReason),
+    /// It was open, and a cell came back whose layer of this hop (an index in the path) did not open: that hop, one
+    /// behind it or a channel between them changed, lost or repeated a cell.
+    Tampered(usize),
 }
 
 pub(crate) struct CircuitShared {
@@ -71,9 +74,13 @@ impl CircuitShared {
         !state.released
     }
 
+    pub(crate) fn status(&self) -> CircuitStatus {
+        lock(&self.state).status
+    }
+
     pub(crate) fn set_status(&self, status: CircuitStatus) {
         let mut state = lock(&self.state);
-        if matches!(state.status, CircuitStatus::Failed(_) | CircuitStatus::Closed(_)) {
+        if !matches!(state.status, CircuitStatus::Building | CircuitStatus::Open) {
             return;
         }
         state.status = status;
@@ -115,7 +122,7 @@ impl CircuitHandle {
 
     /// The state of the circuit.
     pub fn status(&self) -> CircuitStatus {
-        lock(&self.0.state).status
+        self.0.status()
     }
 
     /// Ready with the next state that differs from `seen`.

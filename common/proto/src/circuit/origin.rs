@@ -27,6 +27,8 @@ pub(crate) struct Origin {
     waiting: Option<Waiting>,
     /// Told by the hop that could not extend; the `DESTROY` that follows says nothing.
     failure: Option<DestroyReason>,
+    /// The hop whose layer did not open.
+    tampered: Option<HopNum>,
 }
 
 enum Waiting {
@@ -53,6 +55,7 @@ impl Origin {
             backward: BackwardLayers::new(),
             waiting: Some(Waiting::Created(handshake, Created::new())),
             failure: None,
+            tampered: None,
         };
         Some((origin, cells))
     }
@@ -127,7 +130,7 @@ impl Origin {
         payload: &mut [u8; PAYLOAD_LEN],
         rng: &mut dyn CryptoRng,
     ) -> Result<(), Violation> {
-        let hop = self.backward.open(payload)?;
+        let hop = self.backward.open(payload).inspect_err(|error| self.tampered = Some(error.hop))?;
         let message = Backward::parse(&payload[..inner_len(hop)])?;
         let from_last = hop.index() + 1 == self.built();
         match message {
@@ -163,8 +166,9 @@ impl Origin {
     pub(crate) fn close(&mut self, reason: DestroyReason) {
         self.streams.close(EndReason::Reset);
         self.report_gone();
-        let status = if self.built() == self.hops.len() {
-            CircuitStatus::Closed(reason)
+        // A failed layer has wiped the others: whether the circuit was open is in its status.
+        let status = if self.shared.status() == CircuitStatus::Open {
+            self.tampered.map_or(CircuitStatus::Closed(reason), |hop| CircuitStatus::Tampered(hop.index()))
         } else {
             CircuitStatus::Failed(BuildError { hop: self.built(), reason: self.failure.unwrap_or(reason) })
         };
