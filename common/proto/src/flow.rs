@@ -60,6 +60,40 @@ impl Budget {
     }
 }
 
+/// A part of the budget, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    cells: u32,
+    budget: Budget,
+}
+
+impl Reservation {
+    /// So many cells; `None` if there is no room for them.
+    pub(crate) fn new(budget: &Budget, cells: u32) -> Option<Reservation> {
+        budget.reserve(cells).then(|| Reservation { cells, budget: budget.clone() })
+    }
+
+    /// Doubles it if there is room to spare.
+    pub(crate) fn double(&mut self) -> bool {
+        let more = self.budget.reserve_spare(self.cells);
+        if more {
+            self.cells *= 2;
+        }
+        more
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.cells as usize * CELL_LEN
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.release(self.cells);
+    }
+}
+
 /// More credit than [`MAX_CREDIT_CELLS`], or a cell beyond the credit: the peer broke the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("flow control violated")]

@@ -8,14 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
 use crate::buffers;
+use crate::cell::CELL_LEN;
 use crate::channel::{CircKey, Inbox, Mail};
-use crate::flow::INITIAL_CELLS;
+use crate::flow::{INITIAL_CELLS, Reservation};
 use crate::ids::StreamId;
 use crate::message::{ConnectedAddr, EndReason};
 use crate::sync::lock;
 
-/// Bytes that an application can hand over before it has to wait.
+/// Bytes that an application can hand over before it has to wait, once its channel has shown that it sends as fast.
 pub const SEND_BUFFER_LEN: usize = 64 * 1024;
+/// The same at first, in cells' worth of memory.
+pub const INITIAL_SEND_CELLS: u32 = 16;
 /// Cells that the application took which are worth telling the channel: a quarter of the smallest window.
 const FREED_CELLS: u32 = INITIAL_CELLS / 4;
 
@@ -38,6 +41,8 @@ pub(crate) struct State {
     received_eof: bool,
     outgoing: Vec<u8>,
     outgoing_at: usize,
+    /// What `outgoing` may hold; `None` before the channel knows the stream.
+    pub(crate) send_buffer: Option<Reservation>,
     finished: bool,
     ended: Option<EndReason>,
     notified: bool,
@@ -73,6 +78,7 @@ impl StreamShared {
             received_eof: false,
             outgoing: Vec::new(),
             outgoing_at: 0,
+            send_buffer: None,
             finished: false,
             ended: None,
             notified: false,
@@ -152,6 +158,7 @@ impl StreamShared {
             state.phase = Phase::Ended(reason);
         }
         state.place = None;
+        state.send_buffer = None;
         state.outgoing = Vec::new();
         state.outgoing_at = 0;
         let (reader, writer) = (state.reader.take(), state.writer.take());
@@ -179,6 +186,10 @@ impl State {
         self.outgoing.len() - self.outgoing_at
     }
 
+    fn send_limit(&self) -> usize {
+        self.send_buffer.as_ref().map_or(INITIAL_SEND_CELLS as usize * CELL_LEN, Reservation::bytes)
+    }
+
     /// Whether everything is sent and the application has no more to say.
     pub(crate) fn is_finished(&self) -> bool {
         self.finished && self.unsent() == 0
@@ -189,8 +200,15 @@ impl State {
         if self.unsent() == 0 {
             buffers::give(std::mem::take(&mut self.outgoing));
             self.outgoing_at = 0;
+            // The application waits for room, and everything is sent: more room lets it keep up.
+            if self.writer.is_some()
+                && self.send_limit() < SEND_BUFFER_LEN
+                && let Some(buffer) = &mut self.send_buffer
+            {
+                buffer.double();
+            }
         }
-        if self.unsent() < SEND_BUFFER_LEN / 2 { self.writer.take() } else { None }
+        if self.unsent() < self.send_limit() / 2 { self.writer.take() } else { None }
     }
 
     /// Counts bytes that the application took back into cells.
@@ -309,7 +327,7 @@ impl StreamIo {
         if state.finished || state.ended.is_some() {
             return Poll::Ready(Err(StreamEnded(state.ended.unwrap_or(EndReason::Done))));
         }
-        match SEND_BUFFER_LEN.saturating_sub(state.unsent()) {
+        match state.send_limit().saturating_sub(state.unsent()) {
             0 => park(&mut state.writer, cx),
             room => Poll::Ready(Ok(room)),
         }

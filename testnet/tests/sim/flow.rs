@@ -8,7 +8,7 @@ use tunic_proto::cell::{self, CELL_LEN, Command};
 use tunic_proto::circuit::{BuildError, CircuitStatus};
 use tunic_proto::counters::Incident;
 use tunic_proto::message::{DestroyReason, EndReason};
-use tunic_proto::stream::StreamIo;
+use tunic_proto::stream::{INITIAL_SEND_CELLS, StreamIo};
 use tunic_testnet::sim::{App, LinkSpec, Next, Report, World, service, source};
 
 use crate::support::{MIB, MINUTE, Network, complete, read};
@@ -134,16 +134,17 @@ fn windows_do_not_grow_for_a_slow_reader() {
     let stream = circuit.begin(source(1 << 30)).unwrap();
     net.world.spawn(Box::new(SlowReader { stream, bytes: 5_000 }));
     net.world.run_for(5 * MINUTE);
-    // The stream's own window; and the first burst, which the client takes at once, doubles the circuit's.
-    assert!(net.world.used_cells(net.client) - idle <= 2 * 64);
+    // The stream's own window and send buffer; and the first burst, which the client takes at once, doubles the
+    // circuit's window.
+    assert!(net.world.used_cells(net.client) - idle <= 2 * 64 + INITIAL_SEND_CELLS as usize);
 }
 
 #[test]
 fn a_full_budget_refuses_new_circuits_and_streams_and_recovers() {
     let mut world = World::new(16);
     let client = world.client();
-    // Four circuits and eight streams: each reserves 64 cells.
-    let relay = world.relay_with_budget(12 * 64 * CELL_LEN);
+    // Four circuits and eight streams: each reserves a window, and a stream what its application may hand over.
+    let relay = world.relay_with_budget((12 * 64 + 8 * INITIAL_SEND_CELLS as usize) * CELL_LEN);
     let end = world.open(client, relay, LinkSpec::delay_ms(5));
     let mut circuits: Vec<_> = (0..4).map(|_| world.build(end, &[relay])).collect();
     let streams: Vec<_> = (0..9).map(|n| circuits[n % 4].begin(service("stalled")).unwrap()).collect();

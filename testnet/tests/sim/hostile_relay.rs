@@ -57,7 +57,11 @@ fn circuit_ends(incident: Incident, act: impl FnOnce(&mut RawHop) -> Vec<Cell>) 
     let stream = circuit.begin(service("echo")).unwrap();
     net.received();
     net.send(&act(&mut hop));
-    assert_eq!(circuit.status(), CircuitStatus::Closed(DestroyReason::Protocol));
+    let ended = match incident {
+        Incident::Tampered => CircuitStatus::Tampered(0),
+        _ => CircuitStatus::Closed(DestroyReason::Protocol),
+    };
+    assert_eq!(circuit.status(), ended);
     assert!(stream.end_reason().is_some());
     assert_eq!(circuit.stream_count(), 0);
     assert_eq!(net.world.count(net.client, incident), 1);

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use super::{MAX_STREAMS, Violation};
 use crate::buffers;
 use crate::channel::CircKey;
-use crate::flow::{Budget, RecvWindow, SendCredit};
+use crate::flow::{Budget, RecvWindow, Reservation, SendCredit};
 use crate::ids::StreamId;
 use crate::message::{self, Code, ConnectedAddr, EndReason, StreamMessage, Target};
-use crate::stream::StreamShared;
+use crate::stream::{INITIAL_SEND_CELLS, StreamShared};
 
 /// Cells that one stream sends before the next has its turn.
 const RUN_CELLS: usize = 16;
@@ -44,6 +44,12 @@ struct Stream {
     received_eof: bool,
     sent_end: bool,
     ready: bool,
+}
+
+/// What a stream may store: what arrives, and what its application hands over.
+struct Memory {
+    window: RecvWindow,
+    send_buffer: Option<Reservation>,
 }
 
 /// The streams of one end.
@@ -89,12 +95,21 @@ impl Streams {
         self.control.push_back((code, StreamId(0), data));
     }
 
-    fn insert(&mut self, id: StreamId, io: Arc<StreamShared>, place: CircKey, window: RecvWindow) {
-        io.lock().place = Some((place, id));
+    fn reserve(&self) -> Option<Memory> {
+        let send_buffer = Reservation::new(&self.budget, INITIAL_SEND_CELLS);
+        Some(Memory { window: RecvWindow::new(&self.budget)?, send_buffer: Some(send_buffer?) })
+    }
+
+    fn insert(&mut self, id: StreamId, io: Arc<StreamShared>, place: CircKey, memory: Memory) {
+        {
+            let mut state = io.lock();
+            state.place = Some((place, id));
+            state.send_buffer = memory.send_buffer;
+        }
         let stream = Stream {
             io,
             credit: SendCredit::new(),
-            window,
+            window: memory.window,
             staged: Vec::new(),
             staged_cells: 0,
             granted: 0,
@@ -110,9 +125,9 @@ impl Streams {
     /// Client: begins a stream.
     pub(crate) fn begin(&mut self, io: Arc<StreamShared>, place: CircKey, target: Option<&Target>) {
         match self.prepare_begin(target) {
-            Ok((code, data, window)) => {
+            Ok((code, data, memory)) => {
                 let id = self.free_id();
-                self.insert(id, io, place, window);
+                self.insert(id, io, place, memory);
                 self.control.push_back((code, id, data));
                 self.notified(id);
             }
@@ -123,7 +138,7 @@ impl Streams {
         }
     }
 
-    fn prepare_begin(&self, target: Option<&Target>) -> Result<(Code, Vec<u8>, RecvWindow), EndReason> {
+    fn prepare_begin(&self, target: Option<&Target>) -> Result<(Code, Vec<u8>, Memory), EndReason> {
         let (code, data) = match target {
             Some(target) => (Code::Begin, target.encode().ok_or(EndReason::NameNotFound)?),
             None => (Code::BeginDir, Vec::new()),
@@ -131,8 +146,8 @@ impl Streams {
         if self.streams.len() >= MAX_STREAMS {
             return Err(EndReason::Resources);
         }
-        let window = RecvWindow::new(&self.budget).ok_or(EndReason::Resources)?;
-        Ok((code, data, window))
+        let memory = self.reserve().ok_or(EndReason::Resources)?;
+        Ok((code, data, memory))
     }
 
     /// An id that no stream has. There is one: ids are many more than [`MAX_STREAMS`].
@@ -159,9 +174,10 @@ impl Streams {
         {
             return Err(Violation::State);
         }
-        let window = RecvWindow::new(&self.budget);
-        let has_room = window.is_some();
-        self.insert(id, io, place, window.unwrap_or_else(|| RecvWindow::unreserved(&self.budget)));
+        let memory = self.reserve();
+        let has_room = memory.is_some();
+        let none = || Memory { window: RecvWindow::unreserved(&self.budget), send_buffer: None };
+        self.insert(id, io, place, memory.unwrap_or_else(none));
         if !has_room {
             self.send_end(id, EndReason::Resources);
         }
