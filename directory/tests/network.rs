@@ -37,6 +37,27 @@ async fn three_authorities_list_three_relays_and_serve_what_they_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_claims_an_address_of_somebody_else_is_not_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut alone = authorities(1, dir.path(), 2).await.remove(0);
+    let list = alone.config.authorities.clone();
+    let (honest, mut greedy) = (relay(0).await, relay(1).await);
+    // A site that exits shall no more connect to.
+    greedy.descriptor.addresses.push(honest.descriptor.addresses[0]);
+    greedy.upload(&list).await;
+    honest.upload(&list).await;
+    relay(2).await.upload(&list).await;
+    alone.wait_for(|status| matches!(status, Status::Consensus { .. })).await;
+    let Response::Ok(bytes) = ask(&client(), &list[0], &NO_CONSENSUS).await else { panic!("no consensus") };
+    let mut store = ConsensusStore::new(set(&list));
+    store.accept(&bytes, unix_now()).unwrap();
+    let consensus = store.current(unix_now()).unwrap();
+    assert!(consensus.relay(&honest.descriptor.identity).is_some());
+    assert!(consensus.relay(&greedy.descriptor.identity).is_none());
+    alone.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_authority_alone_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut alone = authorities(1, dir.path(), 1).await.remove(0);
