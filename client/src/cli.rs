@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use tunic_net::daemon::{Exit, RunOptions, shutdown_signal};
+use tunic_net::daemon::{Exit, RunOptions, run_to_end, shutdown_signal};
 use tunic_net::{config, telemetry};
 
 use crate::config::{Config, EXAMPLE};
@@ -78,8 +78,8 @@ fn finish(result: anyhow::Result<()>) -> Exit {
 fn run_file(file: &Path) -> anyhow::Result<()> {
     let config: Config = config::load(file, EXAMPLE)?;
     telemetry::init(&config.log);
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(async { crate::run(config, RunOptions::default(), shutdown_signal()).await })
+    run_to_end(async { crate::run(config, RunOptions::default(), shutdown_signal()).await })
+        .context("the runtime cannot be started")?
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tunic_net::config::{self, ConfigError};
-use tunic_net::daemon::{Exit, RunOptions, shutdown_signal, unix_now};
+use tunic_net::daemon::{Exit, RunOptions, run_to_end, shutdown_signal, unix_now};
 use tunic_net::keys::NodeKeys;
 use tunic_net::{keyfile, telemetry};
 
@@ -85,8 +85,8 @@ fn load(path: &Path) -> Result<Config, ConfigError> {
 fn run(path: &Path) -> anyhow::Result<()> {
     let config = load(path)?;
     telemetry::init(&config.log);
-    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
-    runtime.block_on(async { crate::run(config, RunOptions::default(), shutdown_signal()).await })
+    run_to_end(async { crate::run(config, RunOptions::default(), shutdown_signal()).await })
+        .context("the runtime cannot be started")?
 }
 
 fn keygen(path: &Path) -> anyhow::Result<()> {

@@ -3,13 +3,12 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use tunic_net::daemon::Exit;
+use tunic_net::daemon::{Exit, open_file_limit};
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::{KeysError, NodeKeys};
 use tunic_proto::time::UnixTime;
 
 use crate::config::Config;
-use crate::net::open_file_limit;
 
 /// Open files that channels to other relays and to clients may take.
 const FILES_FOR_CHANNELS: u64 = 4_096;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use tunic_net::daemon::{Exit, RunOptions, Status, shutdown_signal};
+use tunic_net::daemon::{Exit, RunOptions, Status, run_to_end, shutdown_signal};
 use tunic_net::{config, telemetry};
 
 #[derive(Debug, Args)]
@@ -56,9 +56,8 @@ fn die_with_parent(parent: i32) -> anyhow::Result<()> {
 fn run_role(args: RoleArgs) -> anyhow::Result<()> {
     let options =
         RunOptions { listener: Some(Arc::new(inherited_listener()?)), status: Some(Arc::new(report)) };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let path = &args.config;
-    runtime.block_on(async {
+    run_to_end(async {
         let shutdown = shutdown_signal();
         match args.role {
             RoleName::Directory => {
@@ -78,7 +77,7 @@ fn run_role(args: RoleArgs) -> anyhow::Result<()> {
                 tunic_client::run(config, options, shutdown).await
             }
         }
-    })
+    })?
 }
 
 /// The parent bound the socket and passed it as stdin.

@@ -1,10 +1,12 @@
 //! What every daemon does the same way: signals, exit codes, telling its starter how far it is, the wall clock.
 
+use std::io;
 use std::net::SocketAddr;
 use std::process::{ExitCode, Termination};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tunic_proto::time::UnixTime;
@@ -93,6 +95,32 @@ impl Exit {
     }
 }
 
+/// How long threads that are stuck in the system, such as in a slow name server's lookup, may hold up the end.
+const BLOCKED_GRACE: Duration = Duration::from_millis(200);
+
+/// Runs a daemon on all cores until it has ended, with as many open files as the system allows.
+///
+/// # Errors
+/// If the runtime cannot be started.
+pub fn run_to_end<T>(daemon: impl Future<Output = T>) -> io::Result<T> {
+    open_file_limit();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let ended = runtime.block_on(daemon);
+    // Dropping it would wait for every lookup, however long a name server takes.
+    runtime.shutdown_timeout(BLOCKED_GRACE);
+    Ok(ended)
+}
+
+/// Raises the limit of open files as far as allowed, and tells it; `None` if there is no limit.
+pub fn open_file_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Where this fails the old limit stays, and is told.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+    getrlimit(Resource::Nofile).current
+}
+
 /// Completes at the first SIGINT or SIGTERM after the call (not after the first poll). Where signals cannot be caught,
 /// never: then the system's own way of ending a process is in force. To be called inside a tokio runtime.
 pub fn shutdown_signal() -> impl Future<Output = ()> + Send {
@@ -118,6 +146,32 @@ pub fn unix_now() -> UnixTime {
 mod tests {
     use super::*;
     use anyhow::Context;
+
+    #[test]
+    fn a_lookup_that_hangs_does_not_hold_up_the_end() {
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let daemon = async {
+                let (starting, started) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || {
+                    let _ = starting.send(());
+                    let _ = hangs.recv();
+                });
+                started.await.unwrap();
+            };
+            done.send(run_to_end(daemon)).unwrap();
+        });
+        ended.recv_timeout(Duration::from_secs(30)).expect("it waits for the lookup").unwrap();
+        drop(release);
+    }
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        open_file_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+    }
 
     #[track_caller]
     fn check(error: impl Into<anyhow::Error>, expect: Exit) {

@@ -16,7 +16,7 @@ pub mod view;
 
 use std::time::Instant;
 
-pub use run::{open_file_limit, run};
+pub use run::run;
 
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock for the pure schedules")]
 fn clock() -> Instant {

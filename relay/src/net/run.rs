@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -51,7 +50,6 @@ pub async fn run(
     if let Some(message) = config.problems(Some(listening)).into_iter().next() {
         return Err(ConfigError::Invalid { place: Place::default(), message }.into());
     }
-    open_file_limit();
     let relay = Relay::new(config, options, listening)?;
     let mut tasks = relay.start();
     let serving = relay.node.serve(listener);
@@ -81,16 +79,6 @@ fn listen(config: &Config, options: &RunOptions) -> anyhow::Result<TcpListener> 
     };
     listener.set_nonblocking(true).context("the listening socket cannot be used")?;
     TcpListener::from_std(listener).context("the listening socket cannot be used")
-}
-
-/// Raises the limit of open files as far as allowed, and tells it; `None` if there is no limit.
-pub fn open_file_limit() -> Option<u64> {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        // Where this fails the old limit stays, and is told.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    }
-    getrlimit(Resource::Nofile).current
 }
 
 struct Relay {
