@@ -137,6 +137,16 @@ impl Default for SendCredit {
     }
 }
 
+/// Whether the window held its sender up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blocked {
+    No,
+    /// It did, and nothing was granted since. Cells that still arrive were sent on earlier grants, so they say nothing.
+    Ungranted,
+    /// It did, and something was granted since; the next cell tells that the sender goes on.
+    Granted,
+}
+
 /// What a receiver lets its peer send, and how much of it is where.
 ///
 /// Invariant: `outstanding + queued + owed == window`, each cell being with the sender (or under way), queued here, or
@@ -147,7 +157,7 @@ pub struct RecvWindow {
     outstanding: u32,
     queued: u32,
     owed: u32,
-    blocked: bool,
+    blocked: Blocked,
     reserved: u32,
     budget: Budget,
 }
@@ -160,7 +170,7 @@ impl RecvWindow {
             outstanding: INITIAL_CELLS,
             queued: 0,
             owed: 0,
-            blocked: false,
+            blocked: Blocked::No,
             reserved: 0,
             budget: budget.clone(),
         }
@@ -182,8 +192,11 @@ impl RecvWindow {
     pub fn received(&mut self, blocked: bool) -> Result<(), CreditError> {
         self.outstanding = self.outstanding.checked_sub(1).ok_or(CreditError)?;
         self.queued += 1;
-        // A later cell says that the sender is no longer held up.
-        self.blocked = blocked;
+        self.blocked = match (blocked, self.blocked) {
+            (true, _) => Blocked::Ungranted,
+            (false, Blocked::Granted) => Blocked::No,
+            (false, before) => before,
+        };
         Ok(())
     }
 
@@ -204,12 +217,16 @@ impl RecvWindow {
         }
         let keeps_up = self.queued * 4 <= self.window;
         let mut grant = std::mem::take(&mut self.owed);
-        if self.blocked
+        let held_up = self.blocked != Blocked::No;
+        if held_up {
+            self.blocked = Blocked::Granted;
+        }
+        if held_up
             && keeps_up
             && self.window < MAX_WINDOW_CELLS
             && self.budget.reserve_spare(self.window)
         {
-            self.blocked = false;
+            self.blocked = Blocked::No;
             grant += self.window;
             self.reserved += self.window;
             self.window *= 2;
@@ -290,6 +307,18 @@ mod tests {
         receive(&mut window, 1, false);
         window.consumed(33);
         assert_eq!(window.poll_grant(), Some(33), "the sender goes on and has enough");
+    }
+
+    #[test]
+    fn a_window_doubles_however_marks_and_grants_interleave() {
+        let mut window = RecvWindow::new(&Budget::new(1 << 20)).unwrap();
+        receive(&mut window, 20, false);
+        window.consumed(20);
+        assert_eq!(window.poll_grant(), Some(20));
+        receive(&mut window, 44, true);
+        receive(&mut window, 1, false);
+        window.consumed(45);
+        assert_eq!(window.poll_grant(), Some(45 + 64), "the later cell went out on the first grant");
     }
 
     #[test]
