@@ -59,8 +59,8 @@ pub struct Config {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Testing {
-    /// Loopback addresses count as different networks.
-    pub loopback_is_distinct: bool,
+    /// Loopback and private addresses count as different networks.
+    pub private_is_distinct: bool,
 }
 
 /// A password. Its debug form does not show it.
@@ -158,7 +158,7 @@ impl Config {
 
     /// What counts as two different networks.
     pub fn rules(&self) -> Rules {
-        Rules { loopback_is_distinct: self.testing.loopback_is_distinct }
+        Rules { private_is_distinct: self.testing.private_is_distinct }
     }
 
     /// What counts as a leak, and what to do about it.

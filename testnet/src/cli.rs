@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tunic_net::daemon::{Exit, shutdown_signal};
 
 use crate::launch::milestones::Step;
+use crate::launch::place::Place;
 use crate::launch::plan::{Options, PlanError};
 use crate::launch::progress::Progress;
 use crate::launch::{Network, now};
@@ -24,6 +25,7 @@ Examples:
   tunic-testnet up --socks 127.0.0.1:0        any free port; run as many networks as you like
   tunic-testnet up --relays 20 --exits 5      a larger one
   tunic-testnet up --dir /tmp/net --seed 1    keep the files; the same keys every time
+  tunic-testnet up --place netns:a,b,c        each node in a network namespace (Linux, root)
   tunic-testnet up --json                     for scripts: one line of JSON when it works
   tunic-testnet demo                          one page, and what each relay learned about it";
 
@@ -87,6 +89,15 @@ struct UpArgs {
     /// Where programs connect to, a loopback address; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9150")]
     socks: SocketAddr,
+    /// Put the nodes in network namespaces: netns:NAME,NAME,…
+    #[arg(
+        long,
+        value_name = "PLACE",
+        long_help = "Put the nodes in network namespaces: netns:NAME,NAME,…\n\nAuthorities, relays and client, in this \
+        order, go to the namespace of the next name, and the names begin again when there are more nodes. Authorities \
+        and relays listen on the address of their namespace; the client's port is on loopback there. Takes root"
+    )]
+    place: Option<Place>,
     /// Say nothing on stdout but one line of JSON when the network works
     #[arg(long)]
     json: bool,
@@ -114,6 +125,16 @@ impl SizeArgs {
     }
 }
 
+impl UpArgs {
+    fn options(&self) -> Options {
+        Options {
+            socks: Some(self.socks),
+            place: self.place.clone().unwrap_or_default(),
+            ..self.size.options()
+        }
+    }
+}
+
 /// Runs the command line.
 pub fn main() -> Exit {
     let started = now();
@@ -136,7 +157,7 @@ fn on_this_thread(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Res
 }
 
 async fn up(args: UpArgs, started: Instant) -> anyhow::Result<()> {
-    let options = Options { socks: Some(args.socks), ..args.size.options() };
+    let options = args.options();
     let mut stop = std::pin::pin!(asked_to_stop(args.until_stdin_closes));
     let program = std::env::current_exe().context("cannot find this program itself")?;
     let mut network = Network::start(&options, program).await?;
@@ -235,7 +256,6 @@ mod tests {
         let Command::Up(args) = Cli::parse_from(["tunic-testnet", "up"]).command else {
             panic!("`up` is `up`");
         };
-        let options = Options { socks: Some(args.socks), ..args.size.options() };
-        assert_eq!(options, Options::default());
+        assert_eq!(args.options(), Options::default());
     }
 }

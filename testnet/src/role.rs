@@ -15,6 +15,8 @@ use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tunic_net::daemon::{Exit, RunOptions, Status, run_to_end, shutdown_signal};
 use tunic_net::{config, telemetry};
 
+use crate::launch::place::Namespace;
+
 #[derive(Debug, Args)]
 pub(crate) struct RoleArgs {
     /// What to be
@@ -25,6 +27,9 @@ pub(crate) struct RoleArgs {
     /// The process that started this one
     #[arg(long)]
     parent: i32,
+    /// The network namespace to be in
+    #[arg(long)]
+    netns: Option<Namespace>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -35,7 +40,9 @@ enum RoleName {
 }
 
 pub(crate) fn run(args: RoleArgs) -> Exit {
-    match die_with_parent(args.parent).and_then(|()| run_role(args)) {
+    // Before there is any other thread, which would stay behind.
+    let moved = args.netns.as_ref().map_or(Ok(()), Namespace::enter);
+    match moved.and_then(|()| die_with_parent(args.parent)).and_then(|()| run_role(args)) {
         Ok(()) => Exit::Success,
         Err(error) => {
             eprintln!("error: {error:#}");

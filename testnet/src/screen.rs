@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::launch::place::Namespace;
 use crate::launch::plan::{Options, logs_dir};
 use crate::launch::{Network, Pids};
 
@@ -19,7 +20,10 @@ pub(crate) fn screen(network: &Network, options: &Options, socks: SocketAddr, st
         counted(relays, "relay", "relays"),
         exits,
     );
-    text.push_str(&how_to(socks));
+    match network.client().and_then(|client| client.namespace.as_ref()) {
+        Some(namespace) => text.push_str(&how_to_there(socks, namespace)),
+        None => text.push_str(&how_to(socks)),
+    }
     text.push_str(&whereabouts(network.dir(), options));
     text
 }
@@ -36,6 +40,15 @@ Chromium:  chromium --proxy-server=socks5://{socks} --user-data-dir=\"$(mktemp -
 
 What you send goes through three of the relays, and your computer resolves no name. But all relays run
 on this machine: this network shows how Tunic works; it hides nothing from anybody.
+
+"
+    )
+}
+
+fn how_to_there(socks: SocketAddr, namespace: &Namespace) -> String {
+    format!(
+        "The client is in the network namespace {namespace}. Try it:
+  ip netns exec {namespace} curl --socks5-hostname {socks} http://ADDRESS/
 
 "
     )

@@ -19,8 +19,8 @@ pub struct Network(Consensus);
 /// What counts as two different networks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Every loopback address counts as a network of its own. For networks on one machine only.
-    pub loopback_is_distinct: bool,
+    /// Every loopback or private address counts as a network of its own. For private networks only.
+    pub private_is_distinct: bool,
 }
 
 impl Network {
@@ -76,7 +76,7 @@ impl Rules {
     /// Shape: the address family, then the first two bytes (IPv4) or four (IPv6).
     fn network_of(&self, ip: IpAddr) -> Option<(u8, [u8; 4])> {
         let ip = ip.to_canonical();
-        if self.loopback_is_distinct && ip.is_loopback() {
+        if self.private_is_distinct && is_private(ip) {
             return None;
         }
         Some(match ip {
@@ -84,6 +84,14 @@ impl Rules {
             IpAddr::V6(ip) => (6, [ip.octets()[0], ip.octets()[1], ip.octets()[2], ip.octets()[3]]),
         })
     }
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    ip.is_loopback()
+        || match ip {
+            IpAddr::V4(ip) => ip.is_private(),
+            IpAddr::V6(ip) => ip.is_unique_local(),
+        }
 }
 
 /// Each must list the other. If one listing were enough, a hostile relay could list every honest one: whoever has it on a

@@ -161,10 +161,10 @@ fn pair(a: &str, b: &str) -> [RelayEntry; 2] {
     [first, second]
 }
 
-fn check_networks(a: &str, b: &str, strict: bool, loopback_is_distinct: bool) {
+fn check_networks(a: &str, b: &str, strict: bool, private_is_distinct: bool) {
     let [a, b] = pair(a, b);
     assert_eq!(Rules::default().conflict(&a, &b), strict);
-    assert_eq!(Rules { loopback_is_distinct: true }.conflict(&a, &b), loopback_is_distinct);
+    assert_eq!(Rules { private_is_distinct: true }.conflict(&a, &b), private_is_distinct);
 }
 
 #[test]
@@ -177,6 +177,8 @@ fn networks_are_a_16_or_a_32() {
     check_networks("[::ffff:192.0.2.1]:1", "192.0.3.3:1", true, true);
     check_networks("127.0.0.1:1", "127.0.0.1:2", true, false);
     check_networks("[::1]:1", "[::1]:2", true, false);
+    check_networks("10.77.0.1:1", "10.77.0.2:1", true, false);
+    check_networks("[fd00::1]:1", "[fd00::2]:1", true, false);
     check_networks("127.0.0.1:1 192.0.2.1:1", "127.0.0.1:2 192.0.2.1:2", true, true);
 }
 

@@ -182,7 +182,7 @@ impl TestNet {
         Config {
             socks: ([127, 0, 0, 1], 0).into(),
             state_dir: Some(self.dir.path().join(state)),
-            testing: Testing { loopback_is_distinct: true },
+            testing: Testing { private_is_distinct: true },
             authorities: vec![self.authority_config.clone()],
             ..Config::default()
         }

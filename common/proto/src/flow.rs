@@ -221,11 +221,7 @@ impl RecvWindow {
         if held_up {
             self.blocked = Blocked::Granted;
         }
-        if held_up
-            && keeps_up
-            && self.window < MAX_WINDOW_CELLS
-            && self.budget.reserve_spare(self.window)
-        {
+        if held_up && keeps_up && self.window < MAX_WINDOW_CELLS && self.budget.reserve_spare(self.window) {
             self.blocked = Blocked::No;
             grant += self.window;
             self.reserved += self.window;

@@ -83,7 +83,8 @@ pub fn write_embedded_client(dir: &Path, nodes: &[NodePlan]) -> anyhow::Result<P
     let is_authority = |node: &&NodePlan| node.role == Role::Directory;
     let describe = |node| describe(node, &NodeKeys::load(&keys_dir(node, dir), daemon::unix_now())?);
     let authorities = nodes.iter().filter(is_authority).map(describe).collect::<anyhow::Result<Vec<_>>>()?;
-    let client = NodePlan { name: "embedded".to_owned(), role: Role::Client, address: UNUSED };
+    let client =
+        NodePlan { name: "embedded".to_owned(), role: Role::Client, address: UNUSED, namespace: None };
     write_config(&client, dir, 0, &authorities)
 }
 
@@ -167,7 +168,7 @@ fn relay(config: &mut Table, node: &NodePlan, exit: bool) {
 
 fn client(config: &mut Table, node: &NodePlan) {
     config.insert("socks".into(), node.address.to_string().into());
-    let testing = [("loopback_is_distinct".to_owned(), Value::Boolean(true))];
+    let testing = [("private_is_distinct".to_owned(), Value::Boolean(true))];
     config.insert("testing".into(), Value::Table(testing.into_iter().collect()));
 }
 

@@ -1,4 +1,4 @@
-//! Starts a whole network on loopback, each node a process of its own, and ends it.
+//! Starts a whole network on this machine, each node a process of its own, and ends it.
 //!
 //! 1. [`plan`] says which nodes there are; a socket is bound for each.
 //! 2. [`files`] makes keys and writes one ordinary configuration per node.
@@ -9,6 +9,7 @@
 pub mod files;
 pub mod milestones;
 pub mod observed;
+pub mod place;
 pub mod plan;
 pub mod process;
 pub mod progress;
@@ -16,18 +17,20 @@ pub mod ready;
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tunic_net::daemon;
 
 use files::Folder;
 use milestones::{Milestones, Step};
+use place::Namespace;
 use plan::{NodePlan, Options, Role};
 use process::{Event, Launcher, NodeProcess, Order};
 use progress::Progress;
@@ -121,7 +124,7 @@ impl Network {
             let started = launcher.spawn(number, node, listener, log, sender.clone());
             processes.push(started.with_context(|| format!("cannot start {}", node.name))?);
         }
-        let page = Page::serve().await.context("cannot serve a page on loopback")?;
+        let page = serve_page(&nodes).context("cannot serve a page")?;
         Ok(Network { milestones: Milestones::new(&nodes), nodes, processes, events, folder, page })
     }
 
@@ -142,8 +145,8 @@ impl Network {
             self.take(event, progress)?;
         }
         if step == Step::FirstByte {
-            let socks = self.socks().context("the network has no client")?;
-            let mut fetch = std::pin::pin!(fetch_until_it_works(socks, self.page.address()));
+            let client = self.client().context("the network has no client")?.clone();
+            let mut fetch = std::pin::pin!(fetch_until_it_works(client, self.page.address()));
             loop {
                 tokio::select! {
                     () = &mut fetch => break,
@@ -179,7 +182,12 @@ impl Network {
 
     /// Where the client's SOCKS5 port is, if there is a client.
     pub fn socks(&self) -> Option<SocketAddr> {
-        self.nodes.iter().find(|node| node.role == Role::Client).map(|node| node.address)
+        self.client().map(|client| client.address)
+    }
+
+    /// The client, if there is one.
+    pub fn client(&self) -> Option<&NodePlan> {
+        client(&self.nodes)
     }
 
     /// Where the network lies.
@@ -244,32 +252,64 @@ impl Network {
     }
 }
 
+fn client(nodes: &[NodePlan]) -> Option<&NodePlan> {
+    nodes.iter().find(|node| node.role == Role::Client)
+}
+
+/// Binds a node's socket where the node is going to be. The client's SOCKS port stays on loopback there.
 fn bind(node: &mut NodePlan) -> anyhow::Result<TcpListener> {
-    let listener = match TcpListener::bind(node.address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            return Err(error).with_context(|| {
-                let address = node.address;
-                format!(
+    if let Some(namespace) = node.namespace.as_ref().filter(|_| node.role != Role::Client) {
+        node.address.set_ip(namespace.address()?);
+    }
+    let address = node.address;
+    let bound = made_in(node.namespace.as_ref(), || TcpListener::bind(address));
+    let listener =
+        bound.with_context(|| format!("cannot listen on {address}")).map_err(|error| {
+            match error.root_cause().downcast_ref().map(io::Error::kind) {
+                Some(io::ErrorKind::AddrInUse) => error.context(format!(
                     "{address} is taken, perhaps by another network; --socks 127.0.0.1:0 picks a free port"
-                )
-            });
-        }
-        other => other.with_context(|| format!("cannot listen on {}", node.address))?,
-    };
+                )),
+                _ => error,
+            }
+        })?;
     node.address = listener.local_addr()?;
     Ok(listener)
 }
 
+/// What `make` makes in the namespace, or here without one.
+fn made_in<T: Send>(
+    namespace: Option<&Namespace>,
+    make: impl FnOnce() -> io::Result<T> + Send,
+) -> anyhow::Result<T> {
+    match namespace {
+        Some(namespace) => namespace.inside(make),
+        None => Ok(make()?),
+    }
+}
+
+/// The page lies beside the client, where exits can reach it.
+fn serve_page(nodes: &[NodePlan]) -> anyhow::Result<Page> {
+    let namespace = client(nodes).and_then(|client| client.namespace.as_ref());
+    let ip = namespace.map_or(Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)), Namespace::address)?;
+    Ok(Page::serve(made_in(namespace, || TcpListener::bind((ip, 0)))?)?)
+}
+
 /// The client may have reported a circuit that ended right away, so one failure proves nothing.
-async fn fetch_until_it_works(socks: SocketAddr, page: SocketAddr) {
+async fn fetch_until_it_works(client: NodePlan, page: SocketAddr) {
     loop {
-        match tokio::time::timeout(TRY_LIMIT, ready::fetch_first_byte(socks, page)).await {
+        match tokio::time::timeout(TRY_LIMIT, fetch(&client, page)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => tracing::debug!(%error, "no first byte yet"),
             Err(_) => tracing::debug!("no first byte in time"),
         }
         tokio::time::sleep(RETRY).await;
     }
+}
+
+async fn fetch(client: &NodePlan, page: SocketAddr) -> anyhow::Result<()> {
+    let new_socket = if client.address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+    let socket = made_in(client.namespace.as_ref(), new_socket)?;
+    Ok(ready::fetch_first_byte(socket, client.address, page).await?)
 }
 
 async fn all_ended(processes: &mut [NodeProcess]) {

@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::place::{Namespace, Place};
+
 /// The most authorities that a plan may have.
 pub const MAX_AUTHORITIES: usize = 15;
 /// The most relays that a plan may have: each is a process, and a laptop should survive them.
@@ -25,6 +27,8 @@ pub struct Options {
     pub dir: Option<PathBuf>,
     /// Makes every key from this number.
     pub seed: Option<u64>,
+    /// Where the nodes are put, in the order of [`Options::nodes`].
+    pub place: Place,
     /// What relays log, as `TUNIC_LOG` says it; `None` for what their configuration says.
     pub relay_log: Option<String>,
 }
@@ -38,6 +42,7 @@ impl Default for Options {
             socks: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9150))),
             dir: None,
             seed: None,
+            place: Place::Loopback,
             relay_log: None,
         }
     }
@@ -92,19 +97,20 @@ impl Options {
     /// the first ones are guards and middles.
     pub fn nodes(&self) -> Vec<NodePlan> {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let authorities = (1..=self.authorities).map(|n| NodePlan {
-            name: format!("authority{n}"),
-            role: Role::Directory,
-            address: loopback,
-        });
-        let relays = (1..=self.relays).map(|n| NodePlan {
-            name: format!("relay{n}"),
-            role: Role::Relay { exit: n > self.relays - self.exits },
-            address: loopback,
-        });
-        let client =
-            self.socks.map(|address| NodePlan { name: "client".to_owned(), role: Role::Client, address });
-        authorities.chain(relays).chain(client).collect()
+        let first_exit = self.relays - self.exits + 1;
+        let authorities =
+            (1..=self.authorities).map(|n| (format!("authority{n}"), Role::Directory, loopback));
+        let relays =
+            (1..=self.relays).map(|n| (format!("relay{n}"), Role::Relay { exit: n >= first_exit }, loopback));
+        let client = self.socks.map(|address| ("client".to_owned(), Role::Client, address));
+        let all = authorities.chain(relays).chain(client).enumerate();
+        all.map(|(number, (name, role, address))| NodePlan {
+            name,
+            role,
+            address,
+            namespace: self.place.of(number),
+        })
+        .collect()
     }
 }
 
@@ -142,6 +148,8 @@ pub struct NodePlan {
     pub role: Role,
     /// Where it listens; port 0 until a socket is bound.
     pub address: SocketAddr,
+    /// Where it runs, if not beside the launcher.
+    pub namespace: Option<Namespace>,
 }
 
 impl NodePlan {

@@ -86,6 +86,9 @@ impl Launcher {
         let mut command = Command::new(&self.program);
         command.args(["role", node.role.word(), "--parent", &std::process::id().to_string(), "--config"]);
         command.arg(node.config_path(&self.dir));
+        if let Some(namespace) = &node.namespace {
+            command.args(["--netns", &namespace.to_string()]);
+        }
         command.stdin(OwnedFd::from(listener)).stdout(Stdio::piped()).stderr(log_file(node, &self.dir)?);
         command.process_group(0).kill_on_drop(true);
         if let Some(log) = log {

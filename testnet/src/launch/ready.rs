@@ -1,10 +1,10 @@
 //! Whether the network works, measured: a byte is fetched through it from a page that the launcher itself serves.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 /// What the launcher's page says.
@@ -12,19 +12,20 @@ pub const PAGE: &str = "You see this page through three relays.\n";
 
 const MAX_REQUEST_LEN: usize = 8 << 10;
 
-/// A page on loopback, served until this is dropped.
+/// A page, served until this is dropped.
 pub struct Page {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Page {
-    /// Serves [`PAGE`] at a free port of 127.0.0.1.
+    /// Serves [`PAGE`] at this socket.
     ///
     /// # Errors
-    /// If no port can be had.
-    pub async fn serve() -> io::Result<Page> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    /// If the socket cannot be used.
+    pub fn serve(listener: std::net::TcpListener) -> io::Result<Page> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
@@ -65,12 +66,12 @@ pub fn request(page: SocketAddr) -> String {
     format!("GET / HTTP/1.1\r\nHost: {page}\r\nConnection: close\r\n\r\n")
 }
 
-/// Fetches the first byte of the page through the SOCKS5 port (RFC 1928).
+/// Fetches the first byte of the page through the SOCKS5 port (RFC 1928), over a fresh socket.
 ///
 /// # Errors
 /// If the port does not answer, refuses, or the page does not come.
-pub async fn fetch_first_byte(socks: SocketAddr, page: SocketAddr) -> io::Result<()> {
-    let mut connection = TcpStream::connect(socks).await?;
+pub async fn fetch_first_byte(socket: TcpSocket, socks: SocketAddr, page: SocketAddr) -> io::Result<()> {
+    let mut connection = socket.connect(socks).await?;
     connection.write_all(&[5, 1, 0]).await?;
     let mut chosen = [0; 2];
     connection.read_exact(&mut chosen).await?;
@@ -103,7 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_page_is_served_to_more_than_one_visitor() {
-        let page = Page::serve().await.unwrap();
+        let page = Page::serve(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
         for _ in 0..2 {
             let mut connection = TcpStream::connect(page.address()).await.unwrap();
             connection.write_all(request(page.address()).as_bytes()).await.unwrap();
@@ -124,7 +125,9 @@ mod tests {
             connection.read_exact(&mut request).await.unwrap();
             connection.write_all(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
         });
-        let error = fetch_first_byte(socks, "127.0.0.1:80".parse().unwrap()).await.unwrap_err();
+        let error = fetch_first_byte(TcpSocket::new_v4().unwrap(), socks, "127.0.0.1:80".parse().unwrap())
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("code 4"), "{error}");
         server.await.unwrap();
     }
