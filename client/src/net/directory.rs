@@ -116,8 +116,10 @@ impl Directory {
 
     async fn load(&mut self) {
         let state = self.state.clone();
-        let Ok(Some(bytes)) = tokio::task::spawn_blocking(move || state.load_consensus()).await else {
-            return;
+        let bytes = match tokio::task::spawn_blocking(move || state.load_consensus()).await {
+            Ok(Ok(Some(bytes))) => bytes,
+            Ok(Err(error)) => return tracing::warn!("the stored list of relays is not used: {error}"),
+            Ok(Ok(None)) | Err(_) => return,
         };
         match self.store.accept(&bytes, unix_now()) {
             Ok(_) => self.publish().await,

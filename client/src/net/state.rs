@@ -1,13 +1,11 @@
 //! What the client keeps on disk: its guards and the last consensus.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tunic_net::keyfile::{KeyFileError, ensure_private_dir, read_private, write_private};
+use tunic_net::keyfile::{KeyFileError, ensure_private_dir, read_private, read_state, write_private};
 use tunic_proto::dir::Kind;
 
 use crate::core::guards::GuardSet;
@@ -51,14 +49,11 @@ impl State {
     }
 
     /// The consensus of the last run as it was stored: unchecked.
-    pub(super) fn load_consensus(&self) -> Option<Vec<u8>> {
-        let limit = Kind::Consensus.max_len() as u64 + 1;
-        let read = |path: &Path| -> io::Result<Vec<u8>> {
-            let mut bytes = Vec::new();
-            File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        read(&self.dir.join(CONSENSUS_FILE)).ok()
+    ///
+    /// # Errors
+    /// If others can access the file, or it cannot be read.
+    pub(super) fn load_consensus(&self) -> Result<Option<Vec<u8>>, KeyFileError> {
+        read_state(&self.dir.join(CONSENSUS_FILE), Kind::Consensus.max_len() + 1)
     }
 
     /// Starts the task that writes. It ends once all its writers are gone and everything is written.
@@ -118,7 +113,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let dir = base.path().join("a/state");
         let state = State::open(&dir).unwrap();
-        assert!(state.load_consensus().is_none());
+        assert!(state.load_consensus().unwrap().is_none());
         let (writer, written) = state.start_writer();
         writer.consensus(b"older".as_slice().into());
         writer.consensus(b"document".as_slice().into());
@@ -129,7 +124,7 @@ mod tests {
             (mode(&dir), mode(&dir.join("guards.json")), mode(&dir.join("consensus"))),
             (0o700, 0o600, 0o600)
         );
-        assert_eq!(State::open(&dir).unwrap().load_consensus().unwrap(), b"document");
+        assert_eq!(State::open(&dir).unwrap().load_consensus().unwrap().unwrap(), b"document");
     }
 
     #[test]

@@ -115,6 +115,32 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), KeyFileError> {
 /// If it is not there, is a symbolic link or no plain file, is not ours, others can access it, or it is larger than
 /// [`MAX_FILE_LEN`].
 pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+    let file = open_private(path)?;
+    // The whole capacity at once: growing would leave copies that nobody wipes.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_LEN + 1));
+    file.take(MAX_FILE_LEN as u64 + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
+    if bytes.len() > MAX_FILE_LEN {
+        return Err(KeyFileError::TooLarge { path: path.to_path_buf() });
+    }
+    Ok(bytes)
+}
+
+/// Reads stored state that is no secret but shows what its owner does, at most `limit` bytes of it; `None` if there is
+/// none.
+///
+/// # Errors
+/// As [`read_private`], but for the size.
+pub fn read_state(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, KeyFileError> {
+    let file = match open_private(path) {
+        Err(KeyFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let mut bytes = Vec::new();
+    file.take(limit as u64).read_to_end(&mut bytes).map_err(io_error("read", path))?;
+    Ok(Some(bytes))
+}
+
+fn open_private(path: &Path) -> Result<File, KeyFileError> {
     // Non-blocking, so that a named pipe in this place is refused below and not waited for.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits();
     let opened = OpenOptions::new().read(true).custom_flags(flags as i32).open(path);
@@ -129,13 +155,7 @@ pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
         return Err(KeyFileError::WrongKind { path: path.to_path_buf(), expected: "a plain file" });
     }
     check_private(path, &metadata, FILE_MODE)?;
-    // The whole capacity at once: growing would leave copies that nobody wipes.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_LEN + 1));
-    file.take(MAX_FILE_LEN as u64 + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
-    if bytes.len() > MAX_FILE_LEN {
-        return Err(KeyFileError::TooLarge { path: path.to_path_buf() });
-    }
-    Ok(bytes)
+    Ok(file)
 }
 
 /// Writes a private file: all of it or, after a crash, what was there before.
@@ -291,5 +311,16 @@ mod tests {
         };
         let error = check_private(foreign.0, &foreign.1, FILE_MODE).unwrap_err();
         assert!(matches!(error, KeyFileError::WrongOwner { .. }), "{error}");
+    }
+
+    #[test]
+    fn stored_state_that_others_can_read_is_refused_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("consensus");
+        assert!(read_state(&path, 9).unwrap().is_none());
+        write_private(&path, b"0123456789").unwrap();
+        assert_eq!(read_state(&path, 9).unwrap().unwrap(), b"012345678");
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(matches!(read_state(&path, 9), Err(KeyFileError::TooOpen { .. })));
     }
 }

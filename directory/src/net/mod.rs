@@ -48,7 +48,7 @@ pub async fn run(
 
     let mut authority = Authority::new(settings, keys.signer.clone(), authorities, service::now())
         .map_err(anyhow::Error::new)?;
-    state::restore(&mut authority, &config);
+    state::restore(&mut authority, &config)?;
     let service = Arc::new(Service::new(authority, keys.onion));
     let node = Node::new(NodeConfig {
         signer: Some(keys.signer),

@@ -1,11 +1,9 @@
 //! What a restart must not lose: the newest consensus, and the descriptors, which relays upload only now and then.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use tracing::{info, warn};
-use tunic_net::keyfile;
+use tunic_net::keyfile::{self, KeyFileError};
 use tunic_proto::dir::{Kind, UncheckedDescriptor};
 
 use super::service;
@@ -16,13 +14,16 @@ use crate::core::{Authority, MAX_DESCRIPTOR_BYTES};
 const HEADER: &[u8] = b"tunic-descriptor ";
 
 /// Brings back what was stored. It is checked like what was fetched or posted, so what is in the files is not trusted.
-pub(super) fn restore(authority: &mut Authority, config: &Config) {
-    if let Some(bytes) = load(&config.consensus_file(), Kind::Consensus.max_len())
+///
+/// # Errors
+/// If others can access a file, or the system refuses.
+pub(super) fn restore(authority: &mut Authority, config: &Config) -> Result<(), KeyFileError> {
+    if let Some(bytes) = keyfile::read_state(&config.consensus_file(), Kind::Consensus.max_len())?
         && let Err(error) = authority.handle_consensus(service::now(), &bytes)
     {
         info!("the stored consensus is of no more use: {error}");
     }
-    let stored = load(&config.descriptor_file(), MAX_DESCRIPTOR_BYTES).unwrap_or_default();
+    let stored = keyfile::read_state(&config.descriptor_file(), MAX_DESCRIPTOR_BYTES)?.unwrap_or_default();
     let refused = split(&stored).into_iter().filter(|bytes| {
         let descriptor = UncheckedDescriptor::parse(bytes).map_err(Into::into);
         descriptor.and_then(|descriptor| authority.restore_descriptor(service::now(), descriptor)).is_err()
@@ -31,6 +32,7 @@ pub(super) fn restore(authority: &mut Authority, config: &Config) {
         0 => {}
         count => info!("{count} stored descriptors are of no more use"),
     }
+    Ok(())
 }
 
 /// Takes stored descriptors apart.
@@ -39,23 +41,6 @@ fn split(stored: &[u8]) -> Vec<&[u8]> {
     let starts: Vec<_> = (0..stored.len()).filter(is_start).collect();
     let ends = starts.iter().skip(1).copied().chain([stored.len()]);
     starts.iter().zip(ends).map(|(start, end)| &stored[*start..end]).collect()
-}
-
-fn load(path: &Path, limit: usize) -> Option<Vec<u8>> {
-    match read(path, limit) {
-        Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            warn!("stored state cannot be read: {error}");
-            None
-        }
-    }
-}
-
-fn read(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(limit as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Stores bytes in place of those before.

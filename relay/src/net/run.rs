@@ -100,7 +100,7 @@ impl Relay {
         let authorities = AuthoritySet::new(config.authorities.iter().map(|authority| authority.identity));
         let view = DirectoryView::new(keys.signer().id(), authorities, config.allow_private_relays);
         let view = Arc::new(SharedView::new(view, config.data_dir.join("consensus")));
-        view.load(unix_now());
+        view.load(unix_now())?;
         let addresses = config.advertised(listening);
         let own = [addresses.as_slice(), &[listening]].concat();
         let rules = ExitRules::new(config.exit.policy.clone(), config.exit.allow_private, &own);

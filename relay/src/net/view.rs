@@ -1,11 +1,9 @@
 //! The view of the network that all tasks of a relay share, and its copy on disk.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tunic_net::keyfile::{KeyFileError, write_private};
+use tunic_net::keyfile::{KeyFileError, read_state, write_private};
 use tunic_proto::dir::{Accepted, DirError, MAX_RESPONSE_BODY};
 use tunic_proto::time::UnixTime;
 
@@ -49,17 +47,15 @@ impl SharedView {
     }
 
     /// Takes the consensus that an earlier run stored, if there is one that is still usable.
-    pub fn load(&self, now: UnixTime) {
-        let Ok(bytes) = read_bounded(&self.file) else { return };
+    ///
+    /// # Errors
+    /// If others can access the file, or the system refuses.
+    pub fn load(&self, now: UnixTime) -> Result<(), KeyFileError> {
+        // One byte more than allowed: the parser then refuses it as too long.
+        let Some(bytes) = read_state(&self.file, MAX_RESPONSE_BODY + 1)? else { return Ok(()) };
         if let Err(error) = self.handle_consensus(&bytes, now) {
             tracing::debug!("the stored consensus is not used: {error}");
         }
+        Ok(())
     }
-}
-
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    // One byte more than allowed: the parser then refuses it as too long.
-    File::open(path)?.take(MAX_RESPONSE_BODY as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
