@@ -11,13 +11,32 @@ use crate::socks;
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
-fn http_spoken_to_the_socks_port_gets_a_helpful_answer() {
-    let mut connection = socks::raw(shared().up.socks);
-    connection.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+fn a_browser_that_opens_the_socks_port_is_told_what_it_is_for() {
+    let socks = shared().up.socks;
+    let answer = http(socks, &format!("GET / HTTP/1.1\r\nHost: {socks}\r\n\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("SOCKS5"), "{answer}");
+}
+
+#[test]
+fn pages_of_other_sites_get_nothing_from_the_socks_port() {
+    let socks = shared().up.socks;
+    let rebound = http(socks, "GET / HTTP/1.1\r\nHost: attacker.example\r\n\r\n");
+    assert!(rebound.starts_with("HTTP/1.1 421 "), "{rebound}");
+    let origin = "Origin: http://attacker.example";
+    let crossed = http(socks, &format!("GET / HTTP/1.1\r\nHost: {socks}\r\n{origin}\r\n\r\n"));
+    assert!(crossed.starts_with("HTTP/1.1 403 "), "{crossed}");
+    for answer in [rebound, crossed] {
+        assert!(!answer.contains("SOCKS5"), "{answer}");
+    }
+}
+
+fn http(socks: SocketAddr, request: &str) -> String {
+    let mut connection = socks::raw(socks);
+    connection.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1."), "{answer}");
-    assert!(answer.contains("SOCKS5"), "{answer}");
+    answer
 }
 
 #[test]
