@@ -10,8 +10,8 @@ use crate::cell::CELL_LEN;
 
 /// Cells that may be sent before any credit came back.
 pub const INITIAL_CELLS: u32 = 64;
-/// The largest window that a receiver grants, in cells.
-pub const MAX_WINDOW_CELLS: u32 = 8_192;
+/// The largest window that a receiver grants, in cells: 100 Mbit/s over a round trip of 600 ms.
+pub const MAX_WINDOW_CELLS: u32 = 16_384;
 /// The largest credit that a sender may hold, in cells.
 pub const MAX_CREDIT_CELLS: u32 = 65_535;
 
