@@ -22,6 +22,7 @@ pub use circuit::{Channel, Circuit};
 pub use node::Node;
 pub use open::ConnectError;
 pub use stream::{CircuitStream, IncomingStream, splice};
+pub use tls::Tls;
 pub use tunic_proto::circuit::{BuildError, CircuitStatus, HopSpec};
 
 /// What a node answers to the circuits that reach it. Calls must not block: spawn what takes time.

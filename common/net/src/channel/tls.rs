@@ -20,17 +20,19 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme,
 };
 
-/// TLS for both directions.
-pub(super) struct Tls {
+/// TLS as channels use it, for both directions.
+pub struct Tls {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     name: ServerName<'static>,
 }
 
 impl Tls {
+    /// With a key that is made for it.
+    ///
     /// # Errors
     /// If the cryptographic library cannot be set up.
-    pub(super) fn new() -> io::Result<Tls> {
+    pub fn new() -> io::Result<Tls> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         Ok(Tls {
             client: Arc::new(client_config(provider.clone()).map_err(io::Error::other)?),
@@ -39,12 +41,20 @@ impl Tls {
         })
     }
 
-    pub(super) fn initiate(&self) -> io::Result<rustls::Connection> {
+    /// The side that opens the connection.
+    ///
+    /// # Errors
+    /// If the cryptographic library refuses.
+    pub fn initiate(&self) -> io::Result<rustls::Connection> {
         let tls = ClientConnection::new(self.client.clone(), self.name.clone()).map_err(io::Error::other)?;
         Ok(rustls::Connection::Client(tls))
     }
 
-    pub(super) fn respond(&self) -> io::Result<rustls::Connection> {
+    /// The side that accepts it.
+    ///
+    /// # Errors
+    /// As [`Tls::initiate`].
+    pub fn respond(&self) -> io::Result<rustls::Connection> {
         let tls = ServerConnection::new(self.server.clone()).map_err(io::Error::other)?;
         Ok(rustls::Connection::Server(tls))
     }

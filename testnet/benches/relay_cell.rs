@@ -1,0 +1,332 @@
+//! What a relay spends on one cell that passes through it, beside what its cryptography alone costs, in one process and
+//! one run: `cargo bench -p tunic-testnet --bench relay_cell`. The ratio is printed last.
+//!
+//! 1. A client uploads over two relays; between them all are real TLS sessions and real channels, without sockets.
+//! 2. Timed is the first relay alone: TLS records in, a layer opened, the header rewritten, the cells handed to the other
+//!    channel, TLS records out; and the credit that comes back.
+//! 3. Beside it: opening one layer of a cell, and a cell's share of decrypting and encrypting a full TLS record.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
+use std::hint::black_box;
+use std::io::{BufRead, Write};
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use criterion::{Criterion, Throughput};
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
+use rustls::{CipherSuite, Connection};
+use tunic_net::channel::Tls;
+use tunic_proto::buffers;
+use tunic_proto::cell::{CELL_LEN, Netinfo, PAYLOAD_LEN};
+use tunic_proto::channel::{Channel, ChannelConfig, Event, PeerInfo, Role};
+use tunic_proto::circuit::{CircuitHandle, CircuitStatus, HopSpec};
+use tunic_proto::counters::Counters;
+use tunic_proto::crypto::handshake::respond;
+use tunic_proto::crypto::layer::sealed_len;
+use tunic_proto::flow::Budget;
+use tunic_proto::ids::{HopNum, RelayId};
+use tunic_proto::keys::OnionSecret;
+use tunic_proto::message::Target;
+use tunic_proto::stream::StreamIo;
+
+/// Cells of one batch: what a relay reads and writes at once.
+const BATCH: usize = 128;
+/// Plaintext of a full TLS record (RFC 8446 §5.1): 32 cells.
+const RECORD_LEN: usize = 16 * 1024;
+const MEMORY: usize = 64 << 20;
+const IDS: [RelayId; 2] = [RelayId([1; 32]), RelayId([2; 32])];
+
+/// One end of a channel: the state machine, its TLS session and what has been written and not delivered.
+struct End {
+    core: Channel,
+    tls: Connection,
+    wire: Vec<u8>,
+    plain: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl End {
+    fn new(role: Role, peer: Option<RelayId>, tls: Connection, seed: u8) -> End {
+        let netinfo = Netinfo { time: None, observed: None };
+        let config = ChannelConfig {
+            role,
+            peer: PeerInfo { id: peer, netinfo },
+            accepts_circuits: true,
+            max_circuits: 100,
+            budget: Budget::new(MEMORY),
+            counters: Arc::new(Counters::default()),
+            rng: Box::new(ChaCha20Rng::from_seed([seed; 32])),
+        };
+        End { core: Channel::new(config), tls, wire: vec![], plain: vec![], out: vec![] }
+    }
+
+    /// Takes TLS records, as the driver does after a read.
+    fn receive(&mut self, mut wire: &[u8]) {
+        self.plain.clear();
+        while !wire.is_empty() {
+            self.tls.read_tls(&mut wire).unwrap();
+            let mut left = self.tls.process_new_packets().unwrap().plaintext_bytes_to_read();
+            let mut reader = self.tls.reader();
+            while left > 0 {
+                let chunk = reader.fill_buf().unwrap();
+                let count = chunk.len();
+                self.plain.extend_from_slice(chunk);
+                reader.consume(count);
+                left -= count;
+            }
+        }
+        assert_eq!(self.plain.len() % CELL_LEN, 0);
+        if !self.plain.is_empty() {
+            self.core.handle_cells(Instant::now(), &mut self.plain).unwrap();
+        }
+    }
+
+    /// Takes what the other channel left, and appends TLS records to `wire`, as the driver does before a write.
+    fn send(&mut self) {
+        self.core.handle_inbox(Instant::now());
+        while self.core.has_output() {
+            self.out.clear();
+            self.core.poll_output(&mut self.out, BATCH);
+            self.tls.writer().write_all(&self.out).unwrap();
+            while self.tls.wants_write() {
+                self.tls.write_tls(&mut self.wire).unwrap();
+            }
+        }
+    }
+}
+
+/// A client, a relay with two channels, and the relay where the circuit ends.
+struct Chain {
+    client: End,
+    near: End,
+    far: End,
+    end: End,
+    onion: [OnionSecret; 2],
+    rng: ChaCha20Rng,
+    sink: Option<StreamIo>,
+}
+
+impl Chain {
+    fn new() -> Chain {
+        let tls = Tls::new().unwrap();
+        let (client, near) = sessions(&tls);
+        let (far, end) = sessions(&tls);
+        let mut rng = ChaCha20Rng::from_seed([9; 32]);
+        Chain {
+            client: End::new(Role::Initiator, Some(IDS[0]), client, 1),
+            near: End::new(Role::Responder, None, near, 2),
+            far: End::new(Role::Initiator, Some(IDS[1]), far, 3),
+            end: End::new(Role::Responder, Some(IDS[0]), end, 4),
+            onion: [OnionSecret::generate(&mut rng), OnionSecret::generate(&mut rng)],
+            rng,
+            sink: None,
+        }
+    }
+
+    /// An open stream over both relays.
+    fn stream(&mut self) -> StreamIo {
+        let hop = |n: usize| HopSpec { id: IDS[n], onion_key: self.onion[n].public() };
+        let circuit = CircuitHandle::create(self.client.core.inbox(), vec![hop(0), hop(1)]);
+        while circuit.status() == CircuitStatus::Building {
+            self.turn();
+        }
+        assert_eq!(circuit.status(), CircuitStatus::Open);
+        let stream = circuit.begin(Some(Target::Name("sink".to_owned(), 1))).unwrap();
+        while self.sink.is_none() {
+            self.turn();
+        }
+        // The circuit lives as long as its handle.
+        std::mem::forget(circuit);
+        stream
+    }
+
+    /// Everyone sends and receives once. Returns how long the relay in the middle took, and how many cells it passed on
+    /// away from the client.
+    fn turn(&mut self) -> (Duration, usize) {
+        self.client.send();
+        self.end.send();
+        let (up, down) = (std::mem::take(&mut self.client.wire), std::mem::take(&mut self.end.wire));
+        let started = Instant::now();
+        self.near.receive(&up);
+        let cells = self.near.plain.len() / CELL_LEN;
+        self.far.receive(&down);
+        self.near.send();
+        self.far.send();
+        let spent = started.elapsed();
+        let (down, up) = (std::mem::take(&mut self.near.wire), std::mem::take(&mut self.far.wire));
+        self.client.receive(&down);
+        self.end.receive(&up);
+        self.answer();
+        self.drain();
+        (spent, cells)
+    }
+
+    /// What the relays' shells do.
+    fn answer(&mut self) {
+        for (number, end) in [&mut self.near, &mut self.end].into_iter().enumerate() {
+            while let Some(event) = end.core.poll_event() {
+                match event {
+                    Event::Handshake(job) => {
+                        let onion = std::slice::from_ref(&self.onion[number]);
+                        let answer = respond(&job.request, IDS[number], onion, &mut self.rng).ok();
+                        job.answer(answer);
+                    }
+                    Event::Extend(job) => job.answer(Ok(self.far.core.inbox().clone())),
+                    Event::Begin(_, stream) => {
+                        stream.accept(None);
+                        self.sink = Some(stream);
+                    }
+                }
+            }
+        }
+    }
+
+    fn drain(&self) {
+        let Some(sink) = &self.sink else { return };
+        let mut cx = Context::from_waker(Waker::noop());
+        while let std::task::Poll::Ready(Ok(Some(bytes))) = sink.poll_take(&mut cx) {
+            buffers::give(bytes);
+        }
+    }
+
+    /// The relay's time for this many cells, at least.
+    fn pass(&mut self, stream: &StreamIo, cells: u64) -> Duration {
+        let data = [7; 64 * 1024];
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut total, mut passed) = (Duration::ZERO, 0);
+        while passed < cells {
+            let _ = stream.poll_write(&mut cx, &data);
+            let (spent, count) = self.turn();
+            total += spent;
+            passed += count as u64;
+        }
+        // What criterion divides by is what it asked for.
+        total.mul_f64(cells as f64 / passed as f64)
+    }
+}
+
+fn sessions(tls: &Tls) -> (Connection, Connection) {
+    let (mut client, mut server) = (tls.initiate().unwrap(), tls.respond().unwrap());
+    for session in [&mut client, &mut server] {
+        session.set_buffer_limit(None);
+    }
+    while client.is_handshaking() || server.is_handshaking() {
+        carry(&mut client, &mut server);
+        carry(&mut server, &mut client);
+    }
+    (client, server)
+}
+
+fn carry(from: &mut Connection, to: &mut Connection) {
+    let mut wire = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut wire).unwrap();
+    }
+    let mut wire = &wire[..];
+    while !wire.is_empty() {
+        to.read_tls(&mut wire).unwrap();
+        to.process_new_packets().unwrap();
+    }
+}
+
+/// A cell's share of the cryptography: one layer, one record in, one record out.
+struct Primitives {
+    layer: LessSafeKey,
+    record: LessSafeKey,
+    sealed_layer: Vec<u8>,
+    sealed_record: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+const ONE_RECORD: usize = RECORD_LEN / CELL_LEN;
+
+impl Primitives {
+    fn new(suite: CipherSuite) -> Primitives {
+        let algorithm = match suite {
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => &CHACHA20_POLY1305,
+            _ => &AES_256_GCM,
+        };
+        let layer = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[3; 32]).unwrap());
+        let record = LessSafeKey::new(UnboundKey::new(algorithm, &[4; 32]).unwrap());
+        let inner = sealed_len(HopNum::FIRST).min(PAYLOAD_LEN) - 16;
+        let (sealed_layer, sealed_record) = (sealed(&layer, inner), sealed(&record, RECORD_LEN + 1));
+        Primitives { layer, record, sealed_layer, sealed_record, scratch: Vec::new() }
+    }
+
+    /// The cryptography of one record's worth of cells. Copies come in, as sealed bytes can be opened but once.
+    fn record_of_cells(&mut self) -> Duration {
+        let mut total = Duration::ZERO;
+        self.scratch.clone_from(&self.sealed_record);
+        let started = Instant::now();
+        self.record.open_in_place(nonce(), Aad::from([23; 5]), &mut self.scratch).unwrap();
+        self.scratch.truncate(RECORD_LEN + 1);
+        self.record.seal_in_place_append_tag(nonce(), Aad::from([23; 5]), &mut self.scratch).unwrap();
+        total += started.elapsed();
+        let mut layers = vec![self.sealed_layer.clone(); ONE_RECORD];
+        let started = Instant::now();
+        for layer in &mut layers {
+            self.layer.open_in_place(nonce(), Aad::empty(), black_box(layer)).unwrap();
+        }
+        total + started.elapsed()
+    }
+}
+
+fn nonce() -> Nonce {
+    Nonce::assume_unique_for_key([0; 12])
+}
+
+fn sealed(key: &LessSafeKey, len: usize) -> Vec<u8> {
+    let mut bytes = vec![5; len];
+    let aad: &[u8] = if len > RECORD_LEN { &[23; 5] } else { &[] };
+    key.seal_in_place_append_tag(nonce(), Aad::from(aad), &mut bytes).unwrap();
+    bytes
+}
+
+/// Sums of what criterion asked to be measured.
+#[derive(Default)]
+struct Mean {
+    spent: Duration,
+    cells: u64,
+}
+
+impl Mean {
+    fn add(&mut self, spent: Duration, cells: u64) -> Duration {
+        self.spent += spent;
+        self.cells += cells;
+        spent
+    }
+
+    fn ns_per_cell(&self) -> f64 {
+        self.spent.as_secs_f64() * 1e9 / self.cells.max(1) as f64
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args().measurement_time(Duration::from_secs(5));
+    let (mut relay, mut primitives) = (Mean::default(), Mean::default());
+    let mut group = criterion.benchmark_group("one cell");
+    group.throughput(Throughput::Bytes(CELL_LEN as u64));
+    let mut chain = Chain::new();
+    let stream = chain.stream();
+    let suite = chain.near.tls.negotiated_cipher_suite().unwrap().suite();
+    group.bench_function("through a relay", |bencher| {
+        bencher.iter_custom(|cells| relay.add(chain.pass(&stream, cells), cells));
+    });
+    let mut alone = Primitives::new(suite);
+    group.bench_function("its cryptography", |bencher| {
+        bencher.iter_custom(|cells| {
+            let records = cells.div_ceil(ONE_RECORD as u64);
+            let spent: Duration = (0..records).map(|_| alone.record_of_cells()).sum();
+            primitives.add(spent.mul_f64(cells as f64 / (records * ONE_RECORD as u64) as f64), cells)
+        });
+    });
+    group.finish();
+    let (relay, primitives) = (relay.ns_per_cell(), primitives.ns_per_cell());
+    println!("through a relay {relay:.0} ns a cell; its cryptography {primitives:.0} ns ({suite:?})");
+    println!("ratio: {:.2}", relay / primitives);
+}
