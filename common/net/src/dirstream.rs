@@ -1,10 +1,13 @@
 //! The directory exchange over a stream (docs/protocol.md §8): one request, one response, then the stream is over.
 //!
-//! What a stranger can make this process hold is bounded: so many exchanges at a time, of which only a few may have a
-//! large request, each for so long and no longer.
+//! What a stranger can make this process hold is bounded: so many exchanges at a time, few of them from one network, none
+//! with a large request, each for so long and no longer. Peers whose identity the handler trusts have places of their own, so
+//! that strangers who fill theirs do not keep authorities from agreeing.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,27 +15,33 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::debug;
 use tunic_proto::dir::{DirError, Kind, Request, RequestDecoder, Response, ResponseDecoder};
+use tunic_proto::ids::RelayId;
 use tunic_proto::message::EndReason;
 
-use crate::channel::{Circuit, IncomingStream};
+use crate::channel::{Caller, Circuit, IncomingStream};
 
 /// How long a whole exchange may take that was begun here.
 pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(180);
-/// How long a request may take to come in.
+/// How long a request of a trusted peer may take to come in: 8 MiB at 140 KB/s.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same of a stranger's, which is short.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a response may take to go out: 16 MiB at 93 KB/s.
 const RESPOND_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long a requester that was refused may take to notice.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Exchanges that are answered at a time; further streams are rejected.
+/// Exchanges of strangers that are answered at a time; further streams are rejected.
 const MAX_EXCHANGES: usize = 256;
-/// Requests longer than a descriptor that are read at a time (8 MiB each at most); further ones are answered *busy*.
-const MAX_LARGE_EXCHANGES: usize = 8;
+/// Of these, so many from one network (IPv4 /24, IPv6 /48).
+const MAX_PER_NETWORK: usize = 64;
+/// Exchanges of trusted peers that are answered at a time, which may be large (8 MiB each at most).
+const MAX_TRUSTED_EXCHANGES: usize = 32;
 /// Bytes that are read at once.
 const PIECE_LEN: usize = 16 * 1024;
 
 static FREE: Semaphore = Semaphore::const_new(MAX_EXCHANGES);
-static FREE_LARGE: Semaphore = Semaphore::const_new(MAX_LARGE_EXCHANGES);
+static FREE_TRUSTED: Semaphore = Semaphore::const_new(MAX_TRUSTED_EXCHANGES);
+static NETWORKS: Mutex<BTreeMap<IpAddr, usize>> = Mutex::new(BTreeMap::new());
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +64,58 @@ pub enum RequestError {
 pub trait DirHandler: Send + Sync + 'static {
     /// The response to a request. May take its time: it is called where blocking is allowed.
     fn handle(&self, request: Request) -> Response;
+
+    /// Whether this peer may send large requests and has places of its own: for authorities, their fellows.
+    fn trusts(&self, peer: RelayId) -> bool {
+        let _ = peer;
+        false
+    }
+}
+
+/// A place among those of strangers, or of trusted peers. Held while an exchange is answered.
+struct Place {
+    _permit: SemaphorePermit<'static>,
+    network: Option<IpAddr>,
+}
+
+impl Place {
+    fn take(caller: Caller, trusted: bool) -> Option<Place> {
+        if trusted {
+            return Some(Place { _permit: FREE_TRUSTED.try_acquire().ok()?, network: None });
+        }
+        let permit = FREE.try_acquire().ok()?;
+        let network = caller.address.map(|address| network_of(address.ip()));
+        if let Some(network) = network {
+            let mut networks = NETWORKS.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = networks.entry(network).or_default();
+            if *count >= MAX_PER_NETWORK {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Place { _permit: permit, network })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(network) = self.network else { return };
+        let mut networks = NETWORKS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = networks.get_mut(&network) {
+            *count -= 1;
+            if *count == 0 {
+                networks.remove(&network);
+            }
+        }
+    }
+}
+
+/// The /24 of an IPv4 address, the /48 of an IPv6 one.
+fn network_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() & !0xff).into()),
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !((1 << 80) - 1)).into()),
+    }
 }
 
 /// Asks the directory of the circuit's last hop.
@@ -89,27 +150,28 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Answers the request that comes on this stream, in a task of its own.
 pub fn serve(stream: IncomingStream, handler: Arc<dyn DirHandler>) {
-    let Ok(permit) = FREE.try_acquire() else {
+    let trusted = stream.caller().id.is_some_and(|id| handler.trusts(id));
+    let Some(place) = Place::take(stream.caller(), trusted) else {
         return stream.reject(EndReason::Resources);
     };
     tokio::spawn(async move {
-        let _held = permit;
+        let _held = place;
         let mut stream = stream.accept(None);
-        if let Err(error) = answer(&mut stream, handler).await {
+        if let Err(error) = answer(&mut stream, handler, trusted).await {
             debug!("directory exchange failed: {error}");
         }
     });
 }
 
-async fn answer<S>(stream: &mut S, handler: Arc<dyn DirHandler>) -> io::Result<()>
+async fn answer<S>(stream: &mut S, handler: Arc<dyn DirHandler>, trusted: bool) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let received = timeout(RECEIVE_TIMEOUT, receive(stream)).await?;
+    let limit = if trusted { RECEIVE_TIMEOUT } else { STRANGER_TIMEOUT };
+    let received = timeout(limit, receive(stream, trusted)).await?;
     let (response, is_complete) = match received? {
-        Ok((request, permit)) => {
+        Ok(request) => {
             let handled = tokio::task::spawn_blocking(move || handler.handle(request)).await;
-            drop(permit);
             (handled.map_err(io::Error::other)?, true)
         }
         Err(refusal) => (refusal, false),
@@ -125,24 +187,21 @@ where
 /// The request, or the response to something that is none.
 async fn receive<S: AsyncRead + Unpin>(
     stream: &mut S,
-) -> io::Result<Result<(Request, Option<SemaphorePermit<'static>>), Response>> {
+    trusted: bool,
+) -> io::Result<Result<Request, Response>> {
     let mut decoder = RequestDecoder::default();
-    let mut permit = None;
     let mut piece = vec![0; PIECE_LEN];
     loop {
         let count = stream.read(&mut piece).await?;
         if count == 0 {
-            return Ok(decoder.finish().map(|request| (request, permit)).map_err(|_| Response::Malformed));
+            return Ok(decoder.finish().map_err(|_| Response::Malformed));
         }
         if decoder.handle_bytes(&piece[..count]).is_err() {
             return Ok(Err(Response::Malformed));
         }
         let is_large = decoder.announced_len().is_some_and(|len| len > Kind::Descriptor.max_len());
-        if is_large && permit.is_none() {
-            match FREE_LARGE.try_acquire() {
-                Ok(free) => permit = Some(free),
-                Err(_) => return Ok(Err(Response::Busy)),
-            }
+        if is_large && !trusted {
+            return Ok(Err(Response::Refused("only authorities send as much".into())));
         }
     }
 }
@@ -173,8 +232,35 @@ mod tests {
     }
 
     fn server() -> (DuplexStream, tokio::task::JoinHandle<io::Result<()>>) {
+        server_of(true)
+    }
+
+    fn server_of(trusted: bool) -> (DuplexStream, tokio::task::JoinHandle<io::Result<()>>) {
         let (near, mut far) = duplex(1_000);
-        (near, tokio::spawn(async move { answer(&mut far, Arc::new(Echo)).await }))
+        (near, tokio::spawn(async move { answer(&mut far, Arc::new(Echo), trusted).await }))
+    }
+
+    #[tokio::test]
+    async fn a_stranger_cannot_send_much() {
+        let (mut stream, _server) = server_of(false);
+        let vote = Request::PostVote(vec![b'v'; 3 << 20]);
+        assert!(matches!(ask(&mut stream, &vote).await, Ok(Response::Refused(_)) | Err(RequestError::Io(_))));
+        let (mut stream, _server) = server_of(false);
+        let have = UnixTime(7);
+        check(ask(&mut stream, &Request::GetConsensus { have }).await, &Response::Refused("7".into()));
+    }
+
+    #[test]
+    fn one_network_has_a_share_of_the_places_and_gives_them_back() {
+        let from = |ip: &str| Caller { id: None, address: Some((ip.parse::<IpAddr>().unwrap(), 1).into()) };
+        let take = |ip| Place::take(from(ip), false);
+        let held: Vec<_> = (0..MAX_PER_NETWORK).map(|_| take("192.0.2.1").unwrap()).collect();
+        assert!(take("192.0.2.99").is_none());
+        assert!(take("::ffff:192.0.2.7").is_none());
+        assert!(take("198.51.100.1").is_some());
+        assert!(Place::take(from("192.0.2.1"), true).is_some());
+        drop(held);
+        assert!(take("192.0.2.1").is_some());
     }
 
     #[track_caller]

@@ -37,6 +37,8 @@ pub(crate) struct State {
     received: Vec<u8>,
     received_at: usize,
     received_cells: u32,
+    /// Cells that [`StreamIo::poll_take`] gave out last: they count as stored until it is called again.
+    taken_cells: u32,
     freed_cells: u32,
     received_eof: bool,
     outgoing: Vec<u8>,
@@ -74,6 +76,7 @@ impl StreamShared {
             received: Vec::new(),
             received_at: 0,
             received_cells: 0,
+            taken_cells: 0,
             freed_cells: 0,
             received_eof: false,
             outgoing: Vec::new(),
@@ -258,20 +261,24 @@ impl StreamIo {
         }
     }
 
-    /// Takes everything that arrived; `Ok(None)` is the end of the stream. [`buffers::give`] the bytes back when they
-    /// are used.
+    /// Takes everything that arrived; `Ok(None)` is the end of the stream. Call it again when the bytes are used: only then
+    /// their place is granted to the peer again. [`buffers::give`] the buffer back.
     ///
     /// # Errors
     /// [`StreamEnded`] if the stream broke off before its end.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Vec<u8>>, StreamEnded>> {
         let mut state = self.0.lock();
+        state.freed_cells += std::mem::take(&mut state.taken_cells);
         if state.received.is_empty() {
-            return Self::poll_end(&mut state, cx).map_ok(|()| None);
+            let end = Self::poll_end(&mut state, cx).map_ok(|()| None);
+            self.tell_freed(state);
+            return end;
         }
         let at = std::mem::take(&mut state.received_at);
         let mut taken = std::mem::take(&mut state.received);
         taken.drain(..at);
-        self.took(state);
+        state.taken_cells = std::mem::take(&mut state.received_cells);
+        self.tell_freed(state);
         Poll::Ready(Ok(Some(taken)))
     }
 
@@ -292,12 +299,12 @@ impl StreamIo {
             buffers::give(std::mem::take(&mut state.received));
             state.received_at = 0;
         }
-        self.took(state);
+        state.free_cells();
+        self.tell_freed(state);
         Poll::Ready(Ok(length))
     }
 
-    fn took(&self, mut state: MutexGuard<'_, State>) {
-        state.free_cells();
+    fn tell_freed(&self, state: MutexGuard<'_, State>) {
         if state.freed_cells >= FREED_CELLS {
             self.0.notify(state);
         }

@@ -40,6 +40,11 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// Whether this is the identity of one of the network's authorities.
+    pub fn is_authority(&self, id: &RelayId) -> bool {
+        self.store.authorities().contains(id)
+    }
+
     /// An authority among these, which include itself. It takes part from the next round on.
     ///
     /// # Errors

@@ -87,6 +87,10 @@ impl DirHandler for Service {
         };
         outcome.map_or_else(Response::from, |()| Response::done())
     }
+
+    fn trusts(&self, peer: RelayId) -> bool {
+        self.peek(|authority, _| authority.is_authority(&peer))
+    }
 }
 
 impl Responder for Service {

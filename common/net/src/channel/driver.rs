@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tunic_proto::cell::CELL_LEN;
 use tunic_proto::channel::{Channel, ChannelError, Event};
 
+use super::Caller;
 use super::node::NodeInner;
 use super::open::NonBlocking;
 use crate::clock;
@@ -55,7 +56,7 @@ pub(super) struct Driver {
     tls: Connection,
     core: Channel,
     node: Arc<NodeInner>,
-    peer: String,
+    peer: Caller,
     /// The beginning of a cell whose end has not arrived.
     partial: Vec<u8>,
     /// TLS may hold plaintext that came with the handshake.
@@ -69,7 +70,7 @@ impl Driver {
         mut tls: Connection,
         core: Channel,
         node: Arc<NodeInner>,
-        peer: String,
+        peer: Caller,
     ) -> Driver {
         tls.set_buffer_limit(None);
         let sleep = Box::pin(tokio::time::sleep_until(Instant::from_std(clock::now())));

@@ -55,3 +55,23 @@ pub struct Peer {
     /// Where it listens; tried in this order.
     pub addresses: Vec<SocketAddr>,
 }
+
+/// Who is at the other end of a channel, as far as this end knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The identity that it proved; `None` for a client.
+    pub id: Option<RelayId>,
+    /// Where it is seen.
+    pub address: Option<SocketAddr>,
+}
+
+/// For the path log at debug level only: it holds an address.
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.id, self.address) {
+            (Some(id), _) => write!(f, "relay {id}"),
+            (None, Some(address)) => write!(f, "client {address}"),
+            (None, None) => f.write_str("client"),
+        }
+    }
+}

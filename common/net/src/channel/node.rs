@@ -28,7 +28,7 @@ use super::driver::{Driver, DriverError};
 use super::open::{OPEN_TIMEOUT, configure, open};
 use super::tls::Tls;
 use super::way::{Failure, Slot};
-use super::{Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
+use super::{Caller, Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
 use crate::clock;
 
 /// Channels at a time, both directions together.
@@ -306,7 +306,7 @@ impl NodeInner {
         });
         let (alive, closed) = watch::channel(());
         let channel = Channel::new(core.inbox().clone(), closed);
-        let peer = describe(info.id, tcp.peer_addr().ok());
+        let peer = Caller { id: info.id, address: tcp.peer_addr().ok() };
         let mut driver = Driver::new(tcp, tls, core, self.clone(), peer);
         let mut ending = self.ending.subscribe();
         tokio::spawn(async move {
@@ -351,7 +351,7 @@ impl NodeInner {
         result.inspect_err(|_| self.counters.count(Incident::CircuitHandshake)).ok()
     }
 
-    pub(super) fn extend(self: Arc<Self>, job: ExtendJob, before: &str) {
+    pub(super) fn extend(self: Arc<Self>, job: ExtendJob, before: &Caller) {
         let addresses = self.responder.as_ref().and_then(|responder| responder.lookup(job.id));
         let Some(addresses) = addresses.filter(|addresses| !addresses.is_empty()) else {
             return job.answer(Err(DestroyReason::UnknownRelay));
@@ -360,7 +360,7 @@ impl NodeInner {
             self.counters.count(Incident::Resources);
             return job.answer(Err(DestroyReason::Resources));
         };
-        debug!(target: "tunic::path", before, after = %format_args!("relay {}", job.id), "circuit passes");
+        debug!(target: "tunic::path", %before, after = %format_args!("relay {}", job.id), "circuit passes");
         tokio::spawn(async move {
             let _held = permit;
             let peer = Peer { id: job.id, addresses };
@@ -373,16 +373,16 @@ impl NodeInner {
         });
     }
 
-    pub(super) fn begin(&self, target: Option<Target>, io: StreamIo, before: &str) {
+    pub(super) fn begin(&self, target: Option<Target>, io: StreamIo, before: &Caller) {
         let Some(responder) = &self.responder else { return };
-        let stream = IncomingStream::new(io);
+        let stream = IncomingStream::new(io, *before);
         match target {
             Some(target) => {
                 let after = match &target {
                     Target::Addr(address) => address.to_string(),
                     Target::Name(name, port) => format!("{name}:{port}"),
                 };
-                debug!(target: "tunic::path", before, after, "stream leaves");
+                debug!(target: "tunic::path", %before, after, "stream leaves");
                 responder.begin(target, stream);
             }
             None => responder.begin_dir(stream),
@@ -418,13 +418,4 @@ fn now() -> Instant {
 /// Completes when the node shuts down.
 async fn ended(ending: &mut watch::Receiver<bool>) {
     let _ = ending.wait_for(|ending| *ending).await;
-}
-
-/// What a relay knows of whom it is connected to.
-fn describe(id: Option<RelayId>, address: Option<SocketAddr>) -> String {
-    match (id, address) {
-        (Some(id), _) => format!("relay {id}"),
-        (None, Some(address)) => format!("client {address}"),
-        (None, None) => "client".to_owned(),
-    }
 }

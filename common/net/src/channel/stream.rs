@@ -15,22 +15,31 @@ use tunic_proto::buffers;
 use tunic_proto::message::EndReason;
 use tunic_proto::stream::{SEND_BUFFER_LEN, StreamEnded, StreamIo};
 
-use super::Circuit;
+use super::{Caller, Circuit};
 
 /// Rounds of copying before other tasks have their turn.
 const ROUNDS: usize = 16;
 
 /// A stream that a peer wants. Dropping it refuses with [`EndReason::Internal`].
-pub struct IncomingStream(Option<StreamIo>);
+pub struct IncomingStream {
+    /// `None` once it is answered.
+    io: Option<StreamIo>,
+    caller: Caller,
+}
 
 impl IncomingStream {
-    pub(super) fn new(io: StreamIo) -> IncomingStream {
-        IncomingStream(Some(io))
+    pub(super) fn new(io: StreamIo, caller: Caller) -> IncomingStream {
+        IncomingStream { io: Some(io), caller }
+    }
+
+    /// Who is at the other end of the channel that the stream came over: whoever wants it, or the relay before us.
+    pub fn caller(&self) -> Caller {
+        self.caller
     }
 
     /// Says `CONNECTED`; what the peer sent meanwhile can be read from the stream.
     pub fn accept(mut self, address: Option<IpAddr>) -> CircuitStream {
-        let io = self.0.take();
+        let io = self.io.take();
         if let Some(io) = &io {
             io.accept(address);
         }
@@ -39,14 +48,14 @@ impl IncomingStream {
 
     /// Says `END`.
     pub fn reject(mut self, reason: EndReason) {
-        if let Some(io) = self.0.take() {
+        if let Some(io) = self.io.take() {
             io.end(reason);
         }
     }
 
     /// Completes when the peer gave the stream up.
     pub async fn closed(&self) {
-        if let Some(io) = &self.0 {
+        if let Some(io) = &self.io {
             poll_fn(|cx| io.poll_ended(cx)).await;
         }
     }
@@ -54,7 +63,7 @@ impl IncomingStream {
 
 impl Drop for IncomingStream {
     fn drop(&mut self) {
-        if let Some(io) = self.0.take() {
+        if let Some(io) = self.io.take() {
             io.end(EndReason::Internal);
         }
     }
