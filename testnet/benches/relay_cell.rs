@@ -136,7 +136,7 @@ impl Chain {
             self.turn();
         }
         assert_eq!(circuit.status(), CircuitStatus::Open);
-        let stream = circuit.begin(Some(Target::Name("sink".to_owned(), 1))).unwrap();
+        let stream = circuit.begin(Target::Name("sink".to_owned(), 1).into()).unwrap();
         while self.sink.is_none() {
             self.turn();
         }

@@ -32,6 +32,15 @@ pub enum Need {
 }
 
 impl Need {
+    /// The port, where one is known.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Need::Target(target) => Some(target.port()),
+            Need::Port(port) => Some(*port),
+            Need::Any => None,
+        }
+    }
+
     /// Whether an exit with this policy may do. For a name the last word depends on an address that only the exit learns.
     pub fn met_by(&self, policy: &ExitPolicy) -> bool {
         match self {

@@ -5,11 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
-use tunic_net::channel::{CircuitStream, Node, NodeConfig};
+use tokio::time::timeout;
+use tunic_net::channel::{CircuitDatagrams, CircuitStream, Node, NodeConfig};
 use tunic_net::daemon::RunOptions;
-use tunic_proto::message::Target;
+use tunic_proto::message::{Begin, Target};
+use tunic_proto::resolve::{Answer, MAX_ANSWER_LEN, Query};
 
 use super::dial::{ConnectError, Early, dial};
 use super::directory::Directory;
@@ -19,12 +22,15 @@ use super::manager::{Manager, ManagerHandle};
 use super::state::State;
 use crate::config::Config;
 use crate::core::isolation::Isolation;
-use crate::core::path::Path;
+use crate::core::path::{Need, Path};
 use crate::core::planner::Planner;
 
 /// The listeners' numbers in [`Isolation::listener`].
 const PORT: u16 = 1;
 const UNIX_PORT: u16 = 2;
+
+/// How long the answer to a lookup may take once the exit has found it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the relays are given to learn that the circuits are over.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -79,7 +85,7 @@ impl Client {
         target: Target,
         isolation: Isolation,
     ) -> Result<(CircuitStream, Arc<Path>), ConnectError> {
-        dial(&self.inner.manager, target, isolation, Early::none()).await
+        self.connect_early(target, isolation, Early::none()).await
     }
 
     /// As [`Client::connect`], sending what the application sends meanwhile.
@@ -89,7 +95,37 @@ impl Client {
         isolation: Isolation,
         early: Early<'_>,
     ) -> Result<(CircuitStream, Arc<Path>), ConnectError> {
-        dial(&self.inner.manager, target, isolation, early).await
+        let need = Need::Target(target.clone());
+        dial(&self.inner.manager, target.into(), need, isolation, early).await
+    }
+
+    /// Has an exit look up a name or an address.
+    ///
+    /// # Errors
+    /// [`ConnectError`], after other exits were tried where that could help.
+    pub async fn resolve(&self, query: Query, isolation: Isolation) -> Result<Answer, ConnectError> {
+        let begin = Begin::Resolve(query);
+        let (stream, _) = dial(&self.inner.manager, begin, Need::Any, isolation, Early::none()).await?;
+        let mut bytes = Vec::new();
+        let mut stream = stream.take(MAX_ANSWER_LEN as u64 + 1);
+        let complete =
+            timeout(ANSWER_TIMEOUT, stream.read_to_end(&mut bytes)).await.is_ok_and(|read| read.is_ok());
+        Answer::decode(&bytes).filter(|_| complete).ok_or(ConnectError::BadAnswer)
+    }
+
+    /// Begins an association of datagrams, at an exit that lets this target through. What other targets it lets through,
+    /// datagrams find out by arriving or not.
+    ///
+    /// # Errors
+    /// [`ConnectError`], after other circuits were tried where that could help.
+    pub async fn associate(
+        &self,
+        first: Target,
+        isolation: Isolation,
+    ) -> Result<CircuitDatagrams, ConnectError> {
+        let need = Need::Target(first);
+        let (stream, _) = dial(&self.inner.manager, Begin::Datagrams, need, isolation, Early::none()).await?;
+        Ok(stream.into_datagrams())
     }
 
     /// Serves applications at this listener (SOCKS5, SOCKS4a, HTTP), with the configured password if there is one; never

@@ -17,13 +17,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tunic_net::channel::CircuitStream;
 use tunic_proto::ids::RelayId;
-use tunic_proto::message::{EndReason, Target};
+use tunic_proto::message::{Begin, EndReason};
 
 use super::front::Application;
 use super::manager::{Lease, ManagerHandle};
 use crate::core::front::socks5::ReplyCode;
 use crate::core::isolation::Isolation;
-use crate::core::path::{Path, PathError};
+use crate::core::path::{Need, Path, PathError};
 use crate::core::pool::{BuildFailure, Want};
 
 /// Circuits that are tried for one stream.
@@ -43,6 +43,9 @@ pub enum ConnectError {
     /// The exit, or the target, refused.
     #[error("the exit could not connect: {0}")]
     Stream(EndReason),
+    /// The exit answered what is no answer.
+    #[error("the exit's answer cannot be understood")]
+    BadAnswer,
     /// The application went away while it was waiting.
     #[error("the application went away: {0}")]
     Application(io::Error),
@@ -67,7 +70,9 @@ impl ConnectError {
                 BuildFailure::Hop { reason, .. } => (*reason).into(),
                 BuildFailure::TooSlow => ReplyCode::TimedOut,
             },
-            ConnectError::Application(_) | ConnectError::ShutDown => ReplyCode::GeneralFailure,
+            ConnectError::Application(_) | ConnectError::BadAnswer | ConnectError::ShutDown => {
+                ReplyCode::GeneralFailure
+            }
         }
     }
 }
@@ -131,7 +136,8 @@ impl<'a> Early<'a> {
 /// Connects and waits for the exit's answer.
 pub(super) async fn dial(
     manager: &ManagerHandle,
-    target: Target,
+    begin: Begin,
+    need: Need,
     isolation: Isolation,
     mut early: Early<'_>,
 ) -> Result<(CircuitStream, Arc<Path>), ConnectError> {
@@ -141,7 +147,7 @@ pub(super) async fn dial(
     for _ in 0..MAX_TRIES {
         let want = Want {
             isolation: isolation.clone(),
-            target: target.clone(),
+            need: need.clone(),
             not_exits: not_exits.clone(),
             fresh: circuit_broke,
         };
@@ -150,7 +156,7 @@ pub(super) async fn dial(
             // Another exit was wanted because of this failure; that there is none explains less.
             Err(refused) => return Err(failure.map_or(ConnectError::Circuit(refused), ConnectError::Stream)),
         };
-        let reason = match attempt(&lease, &target, &mut early).await? {
+        let reason = match attempt(&lease, &begin, &mut early).await? {
             Ok(stream) => return Ok((stream, lease.path)),
             Err(reason) => reason,
         };
@@ -171,11 +177,11 @@ pub(super) async fn dial(
 /// One stream over one circuit. The outer error is the application's.
 async fn attempt(
     lease: &Lease,
-    target: &Target,
+    begin: &Begin,
     early: &mut Early<'_>,
 ) -> Result<Result<CircuitStream, EndReason>, ConnectError> {
     early.sent = 0;
-    let mut stream = match lease.circuit.begin(target.clone()) {
+    let mut stream = match lease.circuit.begin_any(begin.clone()) {
         Ok(stream) => stream,
         Err(reason) => return Ok(Err(reason)),
     };

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::ids::StreamId;
+use crate::resolve::Query;
 
 /// Bytes before the data: message u8, stream u16, length u16.
 pub const HEADER_LEN: usize = 5;
@@ -39,6 +40,10 @@ pub enum Code {
     Window = 22,
     /// Bytes of the application; the sender's window is used up and it has more.
     DataBlocked = 23,
+    /// A name or an address shall be looked up.
+    Resolve = 24,
+    /// Datagrams shall be sent.
+    BeginUdp = 25,
 }
 
 impl Code {
@@ -57,6 +62,8 @@ impl Code {
             End,
             Window,
             DataBlocked,
+            Resolve,
+            BeginUdp,
         ]
         .into_iter()
         .find(|code| *code as u8 == byte)
@@ -94,10 +101,8 @@ pub enum Forward<'a> {
     Extend(&'a [u8]),
     /// Cover traffic.
     Drop,
-    /// A connection is wanted.
-    Begin(StreamId, Target),
-    /// The directory is wanted.
-    BeginDir(StreamId),
+    /// A stream is wanted.
+    Begin(StreamId, Begin),
     /// About a stream that exists.
     Stream(StreamId, StreamMessage<'a>),
 }
@@ -195,10 +200,15 @@ impl<'a> Forward<'a> {
             Code::Extend => Ok(Forward::Extend(raw.data)),
             Code::Drop => raw.empty(Forward::Drop),
             Code::Begin => match Target::decode(raw.data) {
-                Some(target) => Ok(Forward::Begin(raw.stream, target)),
+                Some(target) => Ok(Forward::Begin(raw.stream, Begin::Connect(target))),
                 None => raw.malformed(),
             },
-            Code::BeginDir => raw.empty(Forward::BeginDir(raw.stream)),
+            Code::BeginDir => raw.empty(Forward::Begin(raw.stream, Begin::Directory)),
+            Code::Resolve => match Query::decode(raw.data) {
+                Some(query) => Ok(Forward::Begin(raw.stream, Begin::Resolve(query))),
+                None => raw.malformed(),
+            },
+            Code::BeginUdp => raw.empty(Forward::Begin(raw.stream, Begin::Datagrams)),
             _ => Ok(Forward::Stream(raw.stream, raw.stream_message()?)),
         }
     }
@@ -246,6 +256,37 @@ fn decode_connected(data: &[u8]) -> Option<ConnectedAddr> {
     }
 }
 
+/// What a stream is begun for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begin {
+    /// A TCP connection (`BEGIN`).
+    Connect(Target),
+    /// The directory of the last hop (`BEGIN_DIR`).
+    Directory,
+    /// A lookup, whose answer is what the stream carries (`RESOLVE`).
+    Resolve(Query),
+    /// Datagrams (`BEGIN_UDP`).
+    Datagrams,
+}
+
+impl Begin {
+    /// The message and its data; `None` if a name in it cannot be a host's.
+    pub(crate) fn encode(&self) -> Option<(Code, Vec<u8>)> {
+        Some(match self {
+            Begin::Connect(target) => (Code::Begin, target.encode()?),
+            Begin::Directory => (Code::BeginDir, Vec::new()),
+            Begin::Resolve(query) => (Code::Resolve, query.encode()?),
+            Begin::Datagrams => (Code::BeginUdp, Vec::new()),
+        })
+    }
+}
+
+impl From<Target> for Begin {
+    fn from(target: Target) -> Self {
+        Begin::Connect(target)
+    }
+}
+
 /// Where a stream shall lead.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Target {
@@ -287,7 +328,7 @@ impl Target {
         Some(data)
     }
 
-    fn decode(data: &[u8]) -> Option<Target> {
+    pub(crate) fn decode(data: &[u8]) -> Option<Target> {
         let [p0, p1, kind, rest @ ..] = data else { return None };
         let port = u16::from_be_bytes([*p0, *p1]);
         match (kind, rest) {
@@ -454,7 +495,7 @@ mod tests {
         ] {
             let inner = written(Code::Begin, 9, &target.encode().unwrap());
             assert!(
-                matches!(Forward::parse(&inner), Ok(Forward::Begin(StreamId(9), read)) if read == target)
+                matches!(Forward::parse(&inner), Ok(Forward::Begin(StreamId(9), Begin::Connect(read))) if read == target)
             );
         }
         for bad in ["", "with space", "nul\0", &"x".repeat(256)] {

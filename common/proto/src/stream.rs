@@ -189,6 +189,17 @@ impl State {
         self.outgoing.len() - self.outgoing_at
     }
 
+    fn append(&mut self, data: &[u8]) {
+        if self.outgoing.capacity() == 0 {
+            self.outgoing = buffers::take();
+        }
+        if self.outgoing_at >= SEND_BUFFER_LEN {
+            let at = std::mem::take(&mut self.outgoing_at);
+            self.outgoing.drain(..at);
+        }
+        self.outgoing.extend_from_slice(data);
+    }
+
     fn send_limit(&self) -> usize {
         self.send_buffer.as_ref().map_or(INITIAL_SEND_CELLS as usize * CELL_LEN, Reservation::bytes)
     }
@@ -347,16 +358,31 @@ impl StreamIo {
     pub fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, StreamEnded>> {
         let mut state = self.0.lock();
         let room = ready!(Self::room(&mut state, cx))?.min(data.len());
-        if state.outgoing.capacity() == 0 {
-            state.outgoing = buffers::take();
-        }
-        if state.outgoing_at >= SEND_BUFFER_LEN {
-            let at = std::mem::take(&mut state.outgoing_at);
-            state.outgoing.drain(..at);
-        }
-        state.outgoing.extend_from_slice(&data[..room]);
+        state.append(&data[..room]);
         self.0.notify(state);
         Poll::Ready(Ok(room))
+    }
+
+    /// Takes all of these bytes, or none if there is no room, and never waits. False: they were not taken. Gets more memory
+    /// where that makes room, [`SEND_BUFFER_LEN`] at most.
+    ///
+    /// # Errors
+    /// As [`StreamIo::poll_write`].
+    pub fn try_write_whole(&self, data: &[u8]) -> Result<bool, StreamEnded> {
+        let mut state = self.0.lock();
+        loop {
+            // Nobody waits for room, so there is nobody to wake.
+            match Self::room(&mut state, &mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Err(ended)) => return Err(ended),
+                Poll::Ready(Ok(room)) if room >= data.len() => break,
+                _ if state.send_limit() < SEND_BUFFER_LEN
+                    && state.send_buffer.as_mut().is_some_and(Reservation::double) => {}
+                _ => return Ok(false),
+            }
+        }
+        state.append(data);
+        self.0.notify(state);
+        Ok(true)
     }
 
     /// Says that no more bytes will be written (half-close).

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use rustix::io::Errno;
 use tunic_proto::dir::ExitPolicy;
 use tunic_proto::message::{EndReason, Target};
+use tunic_proto::resolve::{MAX_RECORDS, Query};
 
 use super::{name, special};
 
@@ -45,6 +46,11 @@ impl ExitRules {
         ExitRules { policy, allow_private, own }
     }
 
+    /// Whether any address may be connected to.
+    pub fn is_exit(&self) -> bool {
+        self.policy.is_exit()
+    }
+
     /// Whether private addresses may be connected to.
     pub fn allow_private(&self) -> bool {
         self.allow_private
@@ -68,6 +74,39 @@ impl ExitRules {
                     .ok_or(EndReason::NameNotFound),
             },
         }
+    }
+
+    /// What to ask for a client that wants to know, without connecting.
+    ///
+    /// # Errors
+    /// `Policy` if this is no exit or the address is private, `NameNotFound` if this is no name that could be public.
+    pub fn admit_query(&self, query: Query) -> Result<Query, EndReason> {
+        if !self.is_exit() {
+            return Err(EndReason::Policy);
+        }
+        match query {
+            Query::Name(name) => {
+                name::query(&name, self.allow_private).map(Query::Name).ok_or(EndReason::NameNotFound)
+            }
+            Query::Addr(ip) if self.allow_private || special::is_public(ip) => {
+                Ok(Query::Addr(ip.to_canonical()))
+            }
+            Query::Addr(_) => Err(EndReason::Policy),
+        }
+    }
+
+    /// The addresses out of a resolver's answer that a client may be told, each once.
+    pub fn tellable(&self, answer: impl IntoIterator<Item = IpAddr>) -> impl Iterator<Item = IpAddr> {
+        let mut told = Vec::new();
+        for ip in answer.into_iter().take(MAX_ANSWERS).map(|ip| ip.to_canonical()) {
+            if told.len() < MAX_RECORDS
+                && !told.contains(&ip)
+                && (self.allow_private || special::is_public(ip))
+            {
+                told.push(ip);
+            }
+        }
+        told.into_iter()
     }
 
     /// The addresses to try, in order, out of a resolver's answer: allowed ones only, each once, alternating between

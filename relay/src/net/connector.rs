@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tunic_proto::message::{EndReason, Target};
+use tunic_proto::resolve::{Answer, MIN_TTL, Query, Record};
 
 use super::view::SharedView;
 use crate::core::exit::{ExitRules, Lookup, MAX_ANSWERS, end_reason};
@@ -38,6 +39,11 @@ impl Connector {
         Connector { rules, view, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
     }
 
+    /// Whether anything may be connected to.
+    pub fn is_exit(&self) -> bool {
+        self.rules.is_exit()
+    }
+
     /// Whether it is worth asking a resolver.
     ///
     /// # Errors
@@ -51,6 +57,15 @@ impl Connector {
     /// # Errors
     /// What the client is told.
     pub async fn connect(&self, lookup: Lookup) -> Result<(TcpStream, SocketAddr), EndReason> {
+        let candidates = self.candidates(lookup).await?;
+        try_each(&candidates).await
+    }
+
+    /// Resolves, and keeps the addresses that may be connected to.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn candidates(&self, lookup: Lookup) -> Result<Vec<SocketAddr>, EndReason> {
         let answer = match lookup {
             Lookup::Addr(addr) => vec![addr],
             Lookup::Name(name, port) => {
@@ -59,7 +74,43 @@ impl Connector {
         };
         let mut candidates = self.rules.candidates(answer)?;
         candidates.retain(|addr| self.rules.allow_private() || !self.is_ours(*addr));
-        try_each(&candidates).await
+        if candidates.is_empty() { Err(EndReason::Policy) } else { Ok(candidates) }
+    }
+
+    /// Looks up what a client asked for, without connecting anywhere (docs/protocol.md §6.7). Private addresses are not
+    /// told, and not asked about. The system's resolver tells no lifetimes, so the answer has the shortest.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn look_up(&self, query: Query) -> Result<Answer, EndReason> {
+        let records = match self.rules.admit_query(query)? {
+            Query::Name(name) => {
+                let found = timeout(LOOKUP_TIMEOUT, self.resolve(name, 0)).await;
+                let found = found.map_err(|_| EndReason::Timeout)??;
+                self.rules.tellable(found.iter().map(SocketAddr::ip)).map(Record::Addr).collect()
+            }
+            Query::Addr(ip) => {
+                let found = timeout(LOOKUP_TIMEOUT, self.name_of(ip)).await;
+                vec![Record::Name(found.map_err(|_| EndReason::Timeout)??)]
+            }
+        };
+        let records: Vec<Record> = records;
+        if records.is_empty() { Err(EndReason::NameNotFound) } else { Ok(Answer { ttl: MIN_TTL, records }) }
+    }
+
+    async fn name_of(&self, ip: IpAddr) -> Result<String, EndReason> {
+        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(|_| EndReason::Resources)?;
+        let lookup = tokio::task::spawn_blocking(move || {
+            let name = dns_lookup::lookup_addr(&ip);
+            drop(permit);
+            name
+        });
+        match lookup.await {
+            // Where there is no name, the system says the address again.
+            Ok(Ok(name)) if name.parse::<IpAddr>().is_err() => Ok(name),
+            Ok(_) => Err(EndReason::NameNotFound),
+            Err(_) => Err(EndReason::Internal),
+        }
     }
 
     async fn resolve(&self, name: String, port: u16) -> Result<Vec<SocketAddr>, EndReason> {
@@ -181,6 +232,24 @@ mod tests {
     async fn what_is_no_name_is_not_found() {
         let result = connect(&connector(true), Target::Name("no spaces".into(), 80)).await;
         assert_eq!(result, Err(EndReason::NameNotFound));
+    }
+
+    #[tokio::test]
+    async fn lookups_tell_public_addresses_only() {
+        let ask = async |allow_private, query| {
+            connector(allow_private).look_up(query).await.map(|answer| answer.records)
+        };
+        let local = Query::Name("localhost".into());
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert!(ask(true, local.clone()).await.unwrap().contains(&Record::Addr(loopback)));
+        assert_eq!(ask(false, local).await, Err(EndReason::NameNotFound));
+        assert_eq!(ask(true, Query::Addr(loopback)).await, Ok(vec![Record::Name("localhost".into())]));
+        assert_eq!(ask(false, Query::Addr(loopback)).await, Err(EndReason::Policy));
+        assert_eq!(ask(true, Query::Name("no spaces".into())).await, Err(EndReason::NameNotFound));
+        let no_exit = ExitRules::new(ExitPolicy::parse::<&str>(&[]).unwrap(), true, &[]);
+        let view = DirectoryView::new(RelayId([1; 32]), AuthoritySet::default(), true);
+        let no_exit = Connector::new(no_exit, Arc::new(SharedView::new(view, "/nonexistent".into())));
+        assert_eq!(no_exit.look_up(Query::Name("localhost".into())).await, Err(EndReason::Policy));
     }
 
     #[test]

@@ -14,6 +14,10 @@ pub struct Counters {
     pub streams_failed: AtomicU64,
     /// Streams for which there was no room.
     pub streams_without_room: AtomicU64,
+    /// Names and addresses looked up.
+    pub lookups: AtomicU64,
+    /// Associations of datagrams that were begun.
+    pub associations: AtomicU64,
     /// Directory requests that were taken.
     pub directory_requests: AtomicU64,
 }
@@ -27,11 +31,13 @@ impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} streams connected, {} refused, {} failed, {} without room; {} directory requests",
+            "{} streams connected, {} refused, {} failed, {} without room; {} lookups, {} UDP associations, {} directory requests",
             self.streams_connected.load(Relaxed),
             self.streams_refused.load(Relaxed),
             self.streams_failed.load(Relaxed),
             self.streams_without_room.load(Relaxed),
+            self.lookups.load(Relaxed),
+            self.associations.load(Relaxed),
             self.directory_requests.load(Relaxed),
         )
     }

@@ -7,6 +7,7 @@
 pub mod authorities;
 pub mod connector;
 pub mod counters;
+mod datagrams;
 pub mod fetcher;
 pub mod keyring;
 pub mod publisher;

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tunic_net::channel::{IncomingStream, Responder, splice};
 use tunic_net::daemon::unix_now;
 use tunic_net::dirstream::{self, DirHandler};
@@ -11,12 +13,17 @@ use tunic_proto::dir::{Request, Response};
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::OnionSecret;
 use tunic_proto::message::{EndReason, Target};
+use tunic_proto::resolve::Query;
 
 use super::connector::Connector;
 use super::counters::{Counters, count};
+use super::datagrams::Association;
 use super::keyring::KeyRing;
 use super::view::SharedView;
 use crate::core::exit::Lookup;
+
+/// How long the answer to a lookup may take to be fetched.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Extends circuits, connects streams, mirrors the consensus.
 pub struct RelayResponder {
@@ -94,6 +101,42 @@ impl Responder for RelayResponder {
     fn begin_dir(&self, stream: IncomingStream) {
         count(&self.counters.directory_requests);
         dirstream::serve(stream, Arc::clone(&self.mirror) as Arc<dyn DirHandler>);
+    }
+
+    fn resolve(&self, query: Query, stream: IncomingStream) {
+        let Ok(permit) = Arc::clone(&self.exit_streams).try_acquire_owned() else {
+            return Self::reject(&self.counters, stream, EndReason::Resources);
+        };
+        let (connector, counters) = (Arc::clone(&self.connector), Arc::clone(&self.counters));
+        tokio::spawn(async move {
+            let found = tokio::select! {
+                found = connector.look_up(query) => found,
+                () = stream.closed() => return,
+            };
+            match found {
+                Ok(answer) => {
+                    count(&counters.lookups);
+                    let _ = timeout(ANSWER_TIMEOUT, stream.answer(&answer)).await;
+                }
+                Err(reason) => Self::reject(&counters, stream, reason),
+            }
+            drop(permit);
+        });
+    }
+
+    fn begin_udp(&self, stream: IncomingStream) {
+        if !self.connector.is_exit() {
+            return Self::reject(&self.counters, stream, EndReason::Policy);
+        }
+        let Ok(permit) = Arc::clone(&self.exit_streams).try_acquire_owned() else {
+            return Self::reject(&self.counters, stream, EndReason::Resources);
+        };
+        count(&self.counters.associations);
+        let association = Association::new(Arc::clone(&self.connector), stream.accept_datagrams());
+        tokio::spawn(async move {
+            association.run().await;
+            drop(permit);
+        });
     }
 
     fn onion_keys(&self) -> Vec<OnionSecret> {

@@ -13,7 +13,7 @@ use tunic_proto::channel::{Channel, Role};
 use tunic_proto::circuit::{CircuitHandle, CircuitStatus};
 use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use tunic_proto::dir::Request;
-use tunic_proto::message::Target;
+use tunic_proto::message::Begin;
 use tunic_proto::time::UnixTime;
 
 use super::apps::{self, App, Report, Transfer};
@@ -142,7 +142,7 @@ impl World {
     pub fn transfer(
         &mut self,
         circuit: &CircuitHandle,
-        target: Option<Target>,
+        target: Begin,
         upload: u64,
     ) -> Result<Arc<Mutex<Report>>, tunic_proto::message::EndReason> {
         let (transfer, report) = Transfer::new(circuit.begin(target)?, upload);
@@ -159,7 +159,7 @@ impl World {
     pub fn ask(&mut self, from: NodeId, to: NodeId, request: &Request) -> Ticket {
         let ticket = Ticket::default();
         let circuit = self.directory_circuit(from, to);
-        let stream = circuit.and_then(|circuit| circuit.begin(None).ok());
+        let stream = circuit.and_then(|circuit| circuit.begin(Begin::Directory).ok());
         match stream {
             Some(stream) => self.spawn(Box::new(Ask::new(stream, request, ticket.clone()))),
             None => *ticket.borrow_mut() = Answer::Failed,

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tunic_proto::message::{EndReason, Target};
+use tunic_proto::message::{Begin, EndReason, Target};
 use tunic_proto::stream::{StreamEnded, StreamIo};
 
 /// Bytes that an application writes at once.
@@ -29,12 +29,12 @@ pub trait App {
 
 /// A target that the simulated exits serve: `echo`, `sink`, `stalled` (accepts, never reads), `mute` (never answers),
 /// `refuse` (refuses by policy). See [`source`].
-pub fn service(name: &str) -> Option<Target> {
-    Some(Target::Name(name.to_owned(), 80))
+pub fn service(name: &str) -> Begin {
+    Begin::Connect(Target::Name(name.to_owned(), 80))
 }
 
 /// A target that sends so many bytes.
-pub fn source(bytes: u64) -> Option<Target> {
+pub fn source(bytes: u64) -> Begin {
     service(&format!("source-{bytes}"))
 }
 
@@ -44,9 +44,9 @@ fn pattern(at: u64) -> u8 {
 }
 
 /// The application behind an exit; without a target it is the directory, which echoes.
-pub(super) fn serve(target: Option<Target>, stream: StreamIo) -> Option<Box<dyn App>> {
-    let name = match &target {
-        Some(Target::Name(name, _)) => name.as_str(),
+pub(super) fn serve(begin: Begin, stream: StreamIo) -> Option<Box<dyn App>> {
+    let name = match &begin {
+        Begin::Connect(Target::Name(name, _)) => name.as_str(),
         _ => "echo",
     };
     if let Some(bytes) = name.strip_prefix("source-").and_then(|bytes| bytes.parse().ok()) {

@@ -13,7 +13,7 @@ use tunic_proto::cell::CELL_LEN;
 use tunic_proto::channel::handshake::Step;
 use tunic_proto::channel::{Channel, Event, ExtendJob, Role};
 use tunic_proto::circuit::CircuitHandle;
-use tunic_proto::message::DestroyReason;
+use tunic_proto::message::{Begin, DestroyReason};
 
 use super::apps::{self, App, Next};
 use super::dirs::Serve;
@@ -263,9 +263,11 @@ impl World {
         match event {
             Event::Handshake(job) => self.nodes[node.0].answer(job),
             Event::Extend(job) => self.extend(node, job),
-            Event::Begin(target, stream) => match self.nodes[node.0].directory.clone() {
-                Some(service) if target.is_none() => self.spawn(Box::new(Serve::new(stream, service))),
-                _ => apps::serve(target, stream).into_iter().for_each(|app| self.spawn(app)),
+            Event::Begin(begin, stream) => match self.nodes[node.0].directory.clone() {
+                Some(service) if begin == Begin::Directory => {
+                    self.spawn(Box::new(Serve::new(stream, service)))
+                }
+                _ => apps::serve(begin, stream).into_iter().for_each(|app| self.spawn(app)),
             },
         }
     }

@@ -5,6 +5,7 @@
 
 mod curl;
 mod daemons;
+mod datagrams;
 mod hostile;
 mod killed;
 mod lifecycle;

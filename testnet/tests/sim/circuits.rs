@@ -130,7 +130,7 @@ fn stream_ids_are_used_again_for_ever() {
 fn a_directory_stream_needs_one_hop_only() {
     let mut net = Network::new(8, 1);
     let circuit = net.build();
-    let answer = net.world.transfer(&circuit, None, 5_000).unwrap();
+    let answer = net.world.transfer(&circuit, tunic_proto::message::Begin::Directory, 5_000).unwrap();
     complete(&mut net.world, std::slice::from_ref(&answer));
     assert_eq!(read(&answer).received, 5_000);
     net.assert_clean(vec![circuit]);

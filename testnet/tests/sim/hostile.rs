@@ -74,7 +74,7 @@ impl Hostile {
     }
 
     fn begin(&mut self, stream: u16, name: &str) -> Cell {
-        let target = service(name).as_ref().and_then(Target::encode).unwrap();
+        let target = Target::Name(name.to_owned(), 80).encode().unwrap();
         self.message(Code::Begin, stream, &target)
     }
 

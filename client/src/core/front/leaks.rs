@@ -45,7 +45,7 @@ pub struct LeakRules {
 impl LeakRules {
     /// What is wrong with a request, worst first, and what to do about it.
     pub fn judge(&self, command: &Command, bare_address: bool) -> Option<(Leak, Reaction)> {
-        let Command::Connect(target) = command;
+        let Command::Connect(target) = command else { return None };
         let port = target.port();
         let public = match target {
             Target::Addr(address) => !address.ip().is_loopback(),

@@ -13,6 +13,7 @@ pub mod socks5;
 use std::net::{IpAddr, SocketAddr};
 
 use tunic_proto::message::Target;
+use tunic_proto::resolve::{Answer, Query};
 
 use self::socks5::ReplyCode;
 use super::isolation::Credentials;
@@ -54,6 +55,10 @@ pub struct Request {
 pub enum Command {
     /// Connect there.
     Connect(Target),
+    /// Look this up at an exit.
+    Resolve(Query),
+    /// Carry datagrams for the application, which sends them from this port if it is not 0.
+    Associate(u16),
 }
 
 /// How an application speaks, and so how it is answered.
@@ -80,6 +85,15 @@ impl Dialect {
             Dialect::Socks4 => socks4::reply(true),
             Dialect::HttpConnect => b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
             Dialect::HttpForward { .. } => Vec::new(),
+        }
+    }
+
+    /// The answer to a lookup: the first record, since there is room for one. Nothing for dialects without lookups.
+    pub fn resolved(&self, answer: &Answer) -> Vec<u8> {
+        match self {
+            Dialect::Socks5 => socks5::resolved(answer),
+            Dialect::Socks4 => socks4::resolved(answer),
+            Dialect::HttpConnect | Dialect::HttpForward { .. } => Vec::new(),
         }
     }
 

@@ -4,13 +4,18 @@
 //! user id isolates streams, as credentials of SOCKS5 do. There are no passwords, so where one is required SOCKS4 is
 //! refused. Source: Ying-Da Lee, "SOCKS: A protocol for TCP proxy across firewalls", and his "SOCKS 4A" extension.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use tunic_proto::message::Target;
+use tunic_proto::resolve::{Answer, Query, Record};
 
 use super::{Command, Decoded, Dialect, Event, FrontError, MAX_BUFFERED, Request, addr, keep, parse_host};
 use crate::core::isolation::Credentials;
 
 const VERSION: u8 = 4;
 const COMMAND_CONNECT: u8 = 1;
+/// Tor's extension.
+const COMMAND_RESOLVE: u8 = 0xf0;
 const GRANTED: u8 = 0x5a;
 const REJECTED: u8 = 0x5b;
 /// Longest user id and longest host name.
@@ -70,6 +75,15 @@ pub fn reply(granted: bool) -> Vec<u8> {
     vec![0, if granted { GRANTED } else { REJECTED }, 0, 0, 0, 0, 0, 0]
 }
 
+/// The answer to a lookup, for which there is room in IPv4 only.
+pub(super) fn resolved(answer: &Answer) -> Vec<u8> {
+    let v4 = answer.records.iter().find_map(|record| match record {
+        Record::Addr(IpAddr::V4(ip)) => Some(ip.octets()),
+        _ => None,
+    });
+    v4.map_or_else(|| reply(false), |ip| [&[0, GRANTED, 0, 0], &ip[..]].concat())
+}
+
 fn decode(bytes: &[u8]) -> Decoded<Request> {
     if bytes.len() > MAX_BUFFERED {
         return Err(FrontError::TooLong);
@@ -77,12 +91,13 @@ fn decode(bytes: &[u8]) -> Decoded<Request> {
     if bytes.first().is_some_and(|version| *version != VERSION) {
         return Err(FrontError::Unknown);
     }
-    if bytes.get(1).is_some_and(|command| *command != COMMAND_CONNECT) {
+    if bytes.get(1).is_some_and(|command| !matches!(*command, COMMAND_CONNECT | COMMAND_RESOLVE)) {
         return Err(FrontError::Command);
     }
-    let [_, _, p0, p1, a, b, c, d, ..] = *bytes else { return Ok(None) };
+    let [_, command, p0, p1, a, b, c, d, ..] = *bytes else { return Ok(None) };
     let (port, ip) = (u16::from_be_bytes([p0, p1]), Ipv4Addr::new(a, b, c, d));
-    if port == 0 {
+    let resolves = command == COMMAND_RESOLVE;
+    if port == 0 && !resolves {
         return Err(FrontError::Name);
     }
     let Some((user, end)) = text(bytes, HEADER_LEN)? else { return Ok(None) };
@@ -94,7 +109,12 @@ fn decode(bytes: &[u8]) -> Decoded<Request> {
         (addr(ip, port), end)
     };
     let credentials = (!user.is_empty()).then(|| Credentials { user: user.to_vec(), password: Vec::new() });
-    let command = Command::Connect(target);
+    let command = match (resolves, target) {
+        (false, target) => Command::Connect(target),
+        (true, Target::Name(name, _)) => Command::Resolve(Query::Name(name)),
+        // There is nothing to look up.
+        (true, Target::Addr(_)) => return Err(FrontError::Name),
+    };
     Ok(Some((Request { command, credentials, dialect: Dialect::Socks4, bare_address: !named }, end)))
 }
 
@@ -111,7 +131,6 @@ fn text(bytes: &[u8], at: usize) -> Decoded<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tunic_proto::message::Target;
 
     fn feed(bytes: &[u8], size: usize) -> (Option<Event>, Vec<u8>) {
         let mut server = Server::new(false);
@@ -157,7 +176,7 @@ mod tests {
     #[test]
     fn everything_else_is_rejected() {
         check_refused(b"\x04\x02", FrontError::Command);
-        check_refused(b"\x04\xf0", FrontError::Command);
+        check_refused(b"\x04\x03", FrontError::Command);
         check_refused(b"\x04\x01\0\0\xc0\x00\x02\x01\0", FrontError::Name);
         check_refused(b"\x04\x01\0\x50\0\0\0\x01\0a b\0", FrontError::Name);
         check_refused(b"\x04\x01\0\x50\0\0\0\x01\0\0", FrontError::Name);

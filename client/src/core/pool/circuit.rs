@@ -7,7 +7,7 @@ use tunic_proto::ids::RelayId;
 
 use super::{Build, DIRTY_AFTER, SPARE_LIFETIME, Want};
 use crate::core::isolation::Isolation;
-use crate::core::path::{Need, may_reach};
+use crate::core::path::Need;
 
 /// A circuit, from the decision to build it on.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Circuit {
             }
             Usage::Retired => false,
         };
-        free && !want.not_exits.contains(exit) && may_reach(policy, &want.target)
+        free && !want.not_exits.contains(exit) && want.need.met_by(policy)
     }
 
     pub(super) fn is_spare(&self) -> bool {
@@ -79,10 +79,9 @@ impl Build {
         if want.fresh && self.started < *asked {
             return false;
         }
-        let port_fits = match &self.need {
-            Need::Target(target) => target.port() == want.target.port(),
-            Need::Port(port) => *port == want.target.port(),
-            Need::Any => true,
+        let port_fits = match (self.need.port(), want.need.port()) {
+            (Some(port), Some(wanted)) => port == wanted,
+            _ => true,
         };
         port_fits && want.not_exits.iter().all(|exit| self.not_exits.contains(exit))
     }

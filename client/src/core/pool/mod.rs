@@ -106,7 +106,9 @@ impl Pool {
     /// A stream looks for a circuit. The answer is [`Output::Use`] or [`Output::Refuse`].
     pub fn want(&mut self, want: Want, now: Instant) -> WantId {
         let id = WantId(self.fresh_id());
-        self.remember_port(want.target.port(), now);
+        if let Some(port) = want.need.port() {
+            self.remember_port(port, now);
+        }
         if self.wants.len() >= MAX_WANTS {
             self.outputs.push_back(Output::Refuse(id, BuildFailure::Busy));
         } else {
@@ -244,8 +246,9 @@ impl Pool {
             let circuit = match promise.map(|build| build.circuit) {
                 Some(circuit) => circuit,
                 None => {
-                    let need = Need::Target(want.target);
-                    let Some(circuit) = self.start(need, want.not_exits, Some(id), now, load) else { return };
+                    let Some(circuit) = self.start(want.need, want.not_exits, Some(id), now, load) else {
+                        return;
+                    };
                     circuit
                 }
             };

@@ -31,7 +31,12 @@ impl Bench {
     fn want(&mut self, isolation: &str, target: &str, port: u16) -> WantId {
         let target = Target::Name(target.into(), port);
         self.pool.want(
-            Want { isolation: Isolation::named(isolation), target, not_exits: Vec::new(), fresh: false },
+            Want {
+                isolation: Isolation::named(isolation),
+                need: Need::Target(target),
+                not_exits: Vec::new(),
+                fresh: false,
+            },
             self.now,
         )
     }
@@ -217,7 +222,7 @@ fn an_exit_that_failed_a_want_is_not_given_to_it_again() {
     let first = bench.circuit_for("a");
     let want = Want {
         isolation: Isolation::named("a"),
-        target: Target::Name("example.com".into(), 443),
+        need: Need::Target(Target::Name("example.com".into(), 443)),
         not_exits: vec![id(1)],
         fresh: false,
     };
@@ -238,7 +243,12 @@ fn a_stream_whose_circuit_broke_gets_one_that_was_begun_since() {
     let begun_before = builds_of(&bench.settle()).remove(0);
     bench.advance(Duration::from_millis(1));
     let target = Target::Name("example.com".into(), 443);
-    let want = Want { isolation: Isolation::named("a"), target, not_exits: Vec::new(), fresh: true };
+    let want = Want {
+        isolation: Isolation::named("a"),
+        need: Need::Target(target),
+        not_exits: Vec::new(),
+        fresh: true,
+    };
     let wants = [bench.pool.want(want.clone(), bench.now), bench.pool.want(want, bench.now)];
     let builds = builds_of(&bench.settle());
     assert_eq!(builds.len(), 1, "neither its own circuit nor a spare will do");

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tunic_proto::ids::RelayId;
-use tunic_proto::message::{DestroyReason, Target};
+use tunic_proto::message::DestroyReason;
 
 use crate::core::isolation::Isolation;
 use crate::core::path::{Need, PathError};
@@ -21,8 +21,8 @@ pub struct WantId(pub u64);
 pub struct Want {
     /// Whom it may share a circuit with.
     pub isolation: Isolation,
-    /// Where it leads.
-    pub target: Target,
+    /// What the circuit must be good for.
+    pub need: Need,
     /// Exits that failed it already.
     pub not_exits: Vec<RelayId>,
     /// Only circuits begun from now on will do: one broke under it, and others may have the same relay.

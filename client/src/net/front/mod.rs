@@ -2,9 +2,12 @@
 
 mod accept;
 mod application;
+mod udp;
 
 use std::collections::HashSet;
 use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,13 +17,16 @@ use tokio::time::timeout;
 pub(super) use self::accept::Listener;
 use self::accept::{InHandshake, accept_all};
 pub(super) use self::application::Application;
+use self::udp::Association;
 use super::client::Client;
 use super::dial::Early;
 use crate::core::front::leaks::{Leak, LeakRules, Reaction};
 use crate::core::front::socks5::ReplyCode;
 use crate::core::front::{Command, Dialect, Event, Front, FrontError, Request, Settings};
 use crate::core::isolation::{IsolateBy, Isolation};
+use tunic_proto::datagram::Datagram;
 use tunic_proto::message::Target;
+use tunic_proto::resolve::Query;
 
 /// How long an application may take to say what it wants.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,6 +43,7 @@ pub(super) struct FrontServer {
     /// otherwise.
     listener: u16,
     warned: Arc<Mutex<HashSet<Leak>>>,
+    associations: Arc<AtomicU64>,
 }
 
 impl FrontServer {
@@ -47,7 +54,15 @@ impl FrontServer {
         isolate: IsolateBy,
         listener: u16,
     ) -> Self {
-        FrontServer { client, password, rules: Arc::new(rules), isolate, listener, warned: Arc::default() }
+        FrontServer {
+            client,
+            password,
+            rules: Arc::new(rules),
+            isolate,
+            listener,
+            warned: Arc::default(),
+            associations: Arc::default(),
+        }
     }
 
     /// Serves for ever.
@@ -73,12 +88,14 @@ impl FrontServer {
             return Ok(());
         };
         drop(in_handshake);
-        if let Some(why) = self.leaks(&request) {
+        if let Some(why) = self.leak(&request.command, request.bare_address) {
             let answer = request.dialect.failed(ReplyCode::NotAllowed, why);
             return application.close_with(&answer).await;
         }
         match &request.command {
             Command::Connect(target) => self.connect(application, target.clone(), &request, early).await,
+            Command::Resolve(query) => self.resolve(application, query.clone(), &request).await,
+            Command::Associate(port) => self.associate(application, *port, &request).await,
         }
     }
 
@@ -110,6 +127,44 @@ impl FrontServer {
         }
     }
 
+    async fn resolve(&self, mut application: Application, query: Query, request: &Request) -> io::Result<()> {
+        let isolation = self.isolation(&application, request, None);
+        let answer = match self.client.resolve(query, isolation).await {
+            Ok(answer) => request.dialect.resolved(&answer),
+            Err(error) => {
+                tracing::debug!(%error, "lookup failed");
+                request.dialect.failed(error.reply_code(), &error.to_string())
+            }
+        };
+        application.close_with(&answer).await
+    }
+
+    /// Each association is alone on its circuit: what one application sends in datagrams says nothing about another.
+    async fn associate(&self, mut application: Application, port: u16, request: &Request) -> io::Result<()> {
+        let Some(tcp) = application.as_tcp() else {
+            // A Unix socket has no address beside which to receive datagrams.
+            let answer = request.dialect.failed(ReplyCode::CommandNotSupported, "");
+            return application.close_with(&answer).await;
+        };
+        let (local, mut peer) = (tcp.local_addr()?, tcp.peer_addr()?);
+        peer = SocketAddr::new(peer.ip().to_canonical(), port);
+        let alone = self.associations.fetch_add(1, Ordering::Relaxed) + 1;
+        let isolation = Isolation { alone, ..self.isolation(&application, request, None) };
+        match Association::bind(self.client.clone(), isolation, local, peer).await {
+            Ok(association) => {
+                let allowed = |datagram: &Datagram| {
+                    self.leak(&Command::Connect(datagram.peer.clone()), false).is_none()
+                };
+                association.run(&mut application, allowed).await
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no UDP socket for an application");
+                let answer = request.dialect.failed(ReplyCode::GeneralFailure, "");
+                application.close_with(&answer).await
+            }
+        }
+    }
+
     /// With whom a request may share a circuit.
     fn isolation(&self, application: &Application, request: &Request, target: Option<&Target>) -> Isolation {
         let mut credentials = request.credentials.clone();
@@ -127,8 +182,8 @@ impl FrontServer {
     }
 
     /// Warns of a leak, once of each kind; says why when the request is to be refused.
-    fn leaks(&self, request: &Request) -> Option<&'static str> {
-        let (leak, reaction) = self.rules.judge(&request.command, request.bare_address)?;
+    fn leak(&self, command: &Command, bare_address: bool) -> Option<&'static str> {
+        let (leak, reaction) = self.rules.judge(command, bare_address)?;
         if self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(leak) {
             warn(leak, reaction);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tunic_proto::channel::Inbox;
 use tunic_proto::circuit::{BuildError, CircuitHandle, CircuitStatus, HopSpec};
-use tunic_proto::message::{EndReason, Target};
+use tunic_proto::message::{Begin, EndReason, Target};
 
 use super::CircuitStream;
 
@@ -61,7 +61,7 @@ impl Circuit {
     /// # Errors
     /// [`EndReason::Resources`] if the circuit has too many streams, [`EndReason::Reset`] if it has ended.
     pub fn begin(&self, target: Target) -> Result<CircuitStream, EndReason> {
-        Ok(CircuitStream::new(self.0.begin(Some(target))?, Some(self.clone())))
+        Ok(CircuitStream::new(self.0.begin(Begin::Connect(target))?, Some(self.clone())))
     }
 
     /// Starts a stream to the directory of the last hop; as [`Circuit::begin`].
@@ -69,7 +69,15 @@ impl Circuit {
     /// # Errors
     /// As [`Circuit::begin`].
     pub fn begin_dir(&self) -> Result<CircuitStream, EndReason> {
-        Ok(CircuitStream::new(self.0.begin(None)?, Some(self.clone())))
+        Ok(CircuitStream::new(self.0.begin(Begin::Directory)?, Some(self.clone())))
+    }
+
+    /// Starts a stream of any kind; as [`Circuit::begin`].
+    ///
+    /// # Errors
+    /// As [`Circuit::begin`].
+    pub fn begin_any(&self, begin: Begin) -> Result<CircuitStream, EndReason> {
+        Ok(CircuitStream::new(self.0.begin(begin)?, Some(self.clone())))
     }
 
     /// Whether streams can be started.

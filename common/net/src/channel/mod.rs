@@ -4,6 +4,7 @@
 //! a relay answers what reaches it through its [`Responder`]. The rules are in `tunic_proto`; here are sockets and TLS.
 
 mod circuit;
+mod datagrams;
 mod driver;
 mod node;
 mod open;
@@ -16,9 +17,11 @@ use std::sync::Arc;
 
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{OnionSecret, Signer};
-use tunic_proto::message::Target;
+use tunic_proto::message::{EndReason, Target};
+use tunic_proto::resolve::Query;
 
 pub use circuit::{Channel, Circuit};
+pub use datagrams::CircuitDatagrams;
 pub use node::Node;
 pub use open::ConnectError;
 pub use stream::{CircuitStream, IncomingStream, splice};
@@ -33,6 +36,14 @@ pub trait Responder: Send + Sync + 'static {
     fn begin(&self, target: Target, stream: IncomingStream);
     /// Somebody wants the directory (see [`crate::dirstream::serve`]).
     fn begin_dir(&self, stream: IncomingStream);
+    /// Somebody wants a name or an address looked up; [`IncomingStream::answer`] tells what was found.
+    fn resolve(&self, _query: Query, stream: IncomingStream) {
+        stream.reject(EndReason::Policy);
+    }
+    /// Somebody wants to send datagrams; see [`IncomingStream::accept_datagrams`].
+    fn begin_udp(&self, stream: IncomingStream) {
+        stream.reject(EndReason::Policy);
+    }
     /// The keys with which circuit handshakes are answered: current, then previous (empty: no circuits are accepted).
     fn onion_keys(&self) -> Vec<OnionSecret>;
 }

@@ -21,7 +21,7 @@ use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, ReplayCache, respond};
 use tunic_proto::flow::Budget;
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::Signer;
-use tunic_proto::message::{DestroyReason, Target};
+use tunic_proto::message::{Begin, DestroyReason, Target};
 use tunic_proto::stream::StreamIo;
 
 use super::driver::{Driver, DriverError};
@@ -373,11 +373,11 @@ impl NodeInner {
         });
     }
 
-    pub(super) fn begin(&self, target: Option<Target>, io: StreamIo, before: &Caller) {
+    pub(super) fn begin(&self, begin: Begin, io: StreamIo, before: &Caller) {
         let Some(responder) = &self.responder else { return };
         let stream = IncomingStream::new(io, *before);
-        match target {
-            Some(target) => {
+        match begin {
+            Begin::Connect(target) => {
                 let after = match &target {
                     Target::Addr(address) => address.to_string(),
                     Target::Name(name, port) => format!("{name}:{port}"),
@@ -385,7 +385,9 @@ impl NodeInner {
                 debug!(target: "tunic::path", %before, after, "stream leaves");
                 responder.begin(target, stream);
             }
-            None => responder.begin_dir(stream),
+            Begin::Directory => responder.begin_dir(stream),
+            Begin::Resolve(query) => responder.resolve(query, stream),
+            Begin::Datagrams => responder.begin_udp(stream),
         }
     }
 }

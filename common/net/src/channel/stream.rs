@@ -9,13 +9,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tunic_proto::buffers;
 use tunic_proto::message::EndReason;
+use tunic_proto::resolve::Answer;
 use tunic_proto::stream::{SEND_BUFFER_LEN, StreamEnded, StreamIo};
 
-use super::{Caller, Circuit};
+use super::{Caller, Circuit, CircuitDatagrams};
 
 /// Rounds of copying before other tasks have their turn.
 const ROUNDS: usize = 16;
@@ -44,6 +45,25 @@ impl IncomingStream {
             io.accept(address);
         }
         CircuitStream { io, circuit: None }
+    }
+
+    /// Accepts, says what was found and no more.
+    pub async fn answer(self, answer: &Answer) -> io::Result<()> {
+        let mut stream = self.accept(None);
+        stream.write_all(&answer.encode()).await?;
+        stream.shutdown().await?;
+        // The client has nothing to say; whether it half-closes or ends, the answer was sent.
+        let _ = stream.take(1).read(&mut [0]).await;
+        Ok(())
+    }
+
+    /// Says `CONNECTED` to datagrams.
+    pub fn accept_datagrams(mut self) -> CircuitDatagrams {
+        let io = self.io.take();
+        if let Some(io) = &io {
+            io.accept(None);
+        }
+        CircuitDatagrams::new(io, None)
     }
 
     /// Says `END`.
@@ -104,6 +124,11 @@ impl CircuitStream {
         if let Some(io) = self.io.take() {
             io.end(reason);
         }
+    }
+
+    /// The stream as what it was begun for: datagrams.
+    pub fn into_datagrams(mut self) -> CircuitDatagrams {
+        CircuitDatagrams::new(self.io.take(), self.circuit.take())
     }
 
     /// The reason with which the stream ended, once it has.

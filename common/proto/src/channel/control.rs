@@ -171,16 +171,16 @@ impl Channel {
         match mail {
             Mail::Create(shared, hops) => self.create(shared, hops),
             Mail::Release(key) => self.end_circuit(key, DestroyReason::Finished),
-            Mail::Begin(circuit, stream, target) => {
+            Mail::Begin(circuit, stream, begin) => {
                 let key = circuit.place();
                 let found = key.and_then(|key| Some((key, self.table.get_mut(key)?)));
                 match found {
                     Some((key, Circuit { kind: Kind::Origin(origin), .. })) => {
-                        origin.streams.begin(stream, key, target.as_ref());
+                        origin.streams.begin(stream, key, &begin);
                         self.scratch.touched.push(key);
                         self.flush_streams();
                     }
-                    _ => bounce(Mail::Begin(circuit, stream, target)),
+                    _ => bounce(Mail::Begin(circuit, stream, begin)),
                 }
             }
             Mail::Stream(key, id) => {

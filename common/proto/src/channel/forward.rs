@@ -11,7 +11,7 @@ use crate::crypto::fragment::Extend;
 use crate::crypto::handshake::requested_id;
 use crate::crypto::layer::{HopOpener, Routing, inner_len};
 use crate::ids::{CircId, StreamId};
-use crate::message::{Forward, StreamMessage, Target};
+use crate::message::{Begin, Forward, StreamMessage};
 use crate::stream::{StreamIo, StreamShared};
 use std::sync::Arc;
 
@@ -100,12 +100,8 @@ impl Channel {
                 }
             }
             _ if endpoint.extending || endpoint.extend.is_some() => return Err(Violation::State),
-            Forward::Begin(id, target) => {
-                let event = endpoint.begin(&self.inbox, key, id, Some(target))?;
-                self.begun(event);
-            }
-            Forward::BeginDir(id) => {
-                let event = endpoint.begin(&self.inbox, key, id, None)?;
+            Forward::Begin(id, begin) => {
+                let event = endpoint.begin(&self.inbox, key, id, begin)?;
                 self.begun(event);
             }
             Forward::Stream(id, message) => endpoint.stream(id, message)?,
@@ -203,11 +199,11 @@ impl Endpoint {
         inbox: &Arc<Inbox>,
         key: CircKey,
         id: StreamId,
-        target: Option<Target>,
+        begin: Begin,
     ) -> Result<Option<Event>, Violation> {
         let io = StreamShared::new(inbox.clone());
         let has_room = self.streams.begun(id, io.clone(), key)?;
-        Ok(has_room.then(|| Event::Begin(target, StreamIo(io))))
+        Ok(has_room.then(|| Event::Begin(begin, StreamIo(io))))
     }
 
     fn stream(&mut self, id: StreamId, message: StreamMessage<'_>) -> Result<(), Violation> {

@@ -8,7 +8,7 @@ use crate::circuit::{CircuitShared, HopSpec};
 use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use crate::crypto::layer::HopSealer;
 use crate::ids::{CircId, HopNum, StreamId};
-use crate::message::{DestroyReason, Target};
+use crate::message::{Begin, DestroyReason};
 use crate::stream::StreamShared;
 
 /// The other channel's side of a circuit that passes through a relay.
@@ -33,8 +33,8 @@ pub(crate) enum Mail {
     Create(Arc<CircuitShared>, Vec<HopSpec>),
     /// The last user of a circuit is gone.
     Release(CircKey),
-    /// Begin a stream, to the directory where there is no target.
-    Begin(Arc<CircuitShared>, Arc<StreamShared>, Option<Target>),
+    /// Begin a stream.
+    Begin(Arc<CircuitShared>, Arc<StreamShared>, Begin),
     /// A stream's application did something.
     Stream(CircKey, StreamId),
     /// A handshake that this channel handed out is computed; `None` refuses.

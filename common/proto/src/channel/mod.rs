@@ -36,7 +36,7 @@ use crate::counters::{Counters, Incident};
 use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use crate::flow::{Budget, CreditError, RecvWindow};
 use crate::ids::{CircId, HopNum};
-use crate::message::{DestroyReason, Target};
+use crate::message::{Begin, DestroyReason};
 use crate::stream::StreamIo;
 use table::{Circuit, Kind, Table};
 
@@ -101,8 +101,8 @@ pub enum Event {
     Handshake(HandshakeJob),
     /// Find and call the relay that the request names, and tell [`ExtendJob::answer`].
     Extend(ExtendJob),
-    /// Connect to the target, or to the directory where there is none.
-    Begin(Option<Target>, StreamIo),
+    /// Serve a stream that was begun.
+    Begin(Begin, StreamIo),
 }
 
 /// A circuit handshake to answer.

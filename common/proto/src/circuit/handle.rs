@@ -9,7 +9,7 @@ use crate::channel::{CircKey, Inbox, Mail};
 use crate::circuit::MAX_STREAMS;
 use crate::ids::RelayId;
 use crate::keys::OnionKey;
-use crate::message::{DestroyReason, EndReason, Target};
+use crate::message::{Begin, DestroyReason, EndReason};
 use crate::stream::{StreamIo, StreamShared};
 use crate::sync::lock;
 
@@ -137,11 +137,11 @@ impl CircuitHandle {
         Poll::Pending
     }
 
-    /// Begins a stream, to the directory of the last hop where there is no target. Bytes may be written at once.
+    /// Begins a stream. Bytes may be written at once.
     ///
     /// # Errors
     /// [`EndReason::Resources`] with [`MAX_STREAMS`] streams, [`EndReason::Reset`] unless the circuit is open.
-    pub fn begin(&self, target: Option<Target>) -> Result<StreamIo, EndReason> {
+    pub fn begin(&self, begin: Begin) -> Result<StreamIo, EndReason> {
         if self.status() != CircuitStatus::Open {
             return Err(EndReason::Reset);
         }
@@ -150,7 +150,7 @@ impl CircuitHandle {
             return Err(EndReason::Resources);
         }
         let stream = StreamShared::new(self.0.inbox.clone());
-        let mail = Mail::Begin(self.0.clone(), stream.clone(), target);
+        let mail = Mail::Begin(self.0.clone(), stream.clone(), begin);
         if self.0.inbox.post(mail).is_err() {
             self.0.stream_gone();
             return Err(EndReason::Reset);

@@ -14,7 +14,7 @@ use crate::buffers;
 use crate::channel::CircKey;
 use crate::flow::{Budget, RecvWindow, Reservation, SendCredit};
 use crate::ids::StreamId;
-use crate::message::{self, Code, ConnectedAddr, EndReason, StreamMessage, Target};
+use crate::message::{self, Begin, Code, ConnectedAddr, EndReason, StreamMessage};
 use crate::stream::{INITIAL_SEND_CELLS, StreamShared};
 
 /// Cells that one stream sends before the next has its turn.
@@ -123,8 +123,8 @@ impl Streams {
     }
 
     /// Client: begins a stream.
-    pub(crate) fn begin(&mut self, io: Arc<StreamShared>, place: CircKey, target: Option<&Target>) {
-        match self.prepare_begin(target) {
+    pub(crate) fn begin(&mut self, io: Arc<StreamShared>, place: CircKey, begin: &Begin) {
+        match self.prepare_begin(begin) {
             Ok((code, data, memory)) => {
                 let id = self.free_id();
                 self.insert(id, io, place, memory);
@@ -138,11 +138,8 @@ impl Streams {
         }
     }
 
-    fn prepare_begin(&self, target: Option<&Target>) -> Result<(Code, Vec<u8>, Memory), EndReason> {
-        let (code, data) = match target {
-            Some(target) => (Code::Begin, target.encode().ok_or(EndReason::NameNotFound)?),
-            None => (Code::BeginDir, Vec::new()),
-        };
+    fn prepare_begin(&self, begin: &Begin) -> Result<(Code, Vec<u8>, Memory), EndReason> {
+        let (code, data) = begin.encode().ok_or(EndReason::NameNotFound)?;
         if self.streams.len() >= MAX_STREAMS {
             return Err(EndReason::Resources);
         }

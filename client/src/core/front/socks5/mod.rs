@@ -4,19 +4,21 @@
 //!    (0x00). A client that offers credentials, as curl and browsers do only when they were given some, wants its streams
 //!    isolated by them; choosing *none* would silently drop that wish.
 //! 2. With 0x02 it sends them; any are accepted, unless a password is required.
-//! 3. It asks for `CONNECT`; that, with the target, is the event the caller waits for. Whatever it sent behind the request
+//! 3. It asks for `CONNECT`, `UDP ASSOCIATE`, or one of Tor's lookups; that is the event the caller waits for. Whatever it sent behind the request
 //!    is [`Server::into_early_data`].
 //! 4. The caller connects and sends [`reply()`] with a [`ReplyCode`].
 //!
 //! Everything else is refused with the answer that explains it best to whoever speaks.
 
 mod reply;
+pub mod udp;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub use reply::{ReplyCode, reply};
+pub use reply::{ReplyCode, reply, reply_with, resolved};
 use subtle::ConstantTimeEq as _;
 use tunic_proto::message::Target;
+use tunic_proto::resolve::Query;
 
 use super::{Command, Decoded, Dialect, Event, FrontError, MAX_BUFFERED, Request, addr, keep, parse_host};
 use crate::core::isolation::Credentials;
@@ -27,6 +29,10 @@ const METHOD_NONE: u8 = 0x00;
 const METHOD_PASSWORD: u8 = 0x02;
 const METHOD_UNACCEPTABLE: u8 = 0xff;
 const COMMAND_CONNECT: u8 = 1;
+const COMMAND_ASSOCIATE: u8 = 3;
+/// Tor's extensions (torspec, socks-extensions).
+const COMMAND_RESOLVE: u8 = 0xf0;
+const COMMAND_RESOLVE_PTR: u8 = 0xf1;
 const TYPE_IPV4: u8 = 1;
 const TYPE_NAME: u8 = 3;
 const TYPE_IPV6: u8 = 4;
@@ -106,14 +112,14 @@ impl Server {
     }
 
     fn poll_request(&mut self) -> Result<Option<Event>, FrontError> {
-        let Some((target, length)) = decode_request(&self.buffer)? else {
+        let Some((command, length)) = decode_request(&self.buffer)? else {
             return Ok(None);
         };
         let bare_address = self.buffer.get(3) != Some(&TYPE_NAME);
         self.buffer.drain(..length);
         self.state = State::Connecting;
         Ok(Some(Event::Request(Request {
-            command: Command::Connect(target),
+            command,
             credentials: self.credentials.take(),
             dialect: Dialect::Socks5,
             bare_address,
@@ -166,17 +172,24 @@ fn decode_auth(bytes: &[u8]) -> Decoded<Credentials> {
 }
 
 /// RFC 1928 §4: `VER CMD RSV ATYP DST.ADDR DST.PORT`. Each byte is judged as soon as it is there.
-fn decode_request(bytes: &[u8]) -> Decoded<Target> {
+fn decode_request(bytes: &[u8]) -> Decoded<Command> {
     let wrong = |at: usize, expect: u8| bytes.get(at).is_some_and(|byte| *byte != expect);
     if wrong(0, VERSION) {
         return Err(FrontError::Malformed);
     }
-    if wrong(1, COMMAND_CONNECT) {
+    let Some(&command) = bytes.get(1) else { return Ok(None) };
+    if !matches!(command, COMMAND_CONNECT | COMMAND_ASSOCIATE | COMMAND_RESOLVE | COMMAND_RESOLVE_PTR) {
         return Err(FrontError::Command);
     }
     if wrong(2, 0) {
         return Err(FrontError::Malformed);
     }
+    decode_target(bytes)
+        .and_then(|decoded| decoded.map(|(target, end)| Ok((understood(command, target)?, end))).transpose())
+}
+
+/// `ATYP`, address and port, from the fourth byte on: the same in requests and datagrams. Where it ends.
+fn decode_target(bytes: &[u8]) -> Decoded<Target> {
     match bytes.get(3) {
         None => Ok(None),
         Some(&TYPE_IPV4) => {
@@ -188,10 +201,17 @@ fn decode_request(bytes: &[u8]) -> Decoded<Target> {
         Some(&TYPE_NAME) => decode_name(bytes),
         Some(_) => Err(FrontError::AddressType),
     }
-    .and_then(|decoded| match decoded {
-        Some((target, _)) if target.port() == 0 => Err(FrontError::Name),
-        decoded => Ok(decoded),
-    })
+}
+
+fn understood(command: u8, target: Target) -> Result<Command, FrontError> {
+    match (command, target) {
+        (COMMAND_ASSOCIATE, target) => Ok(Command::Associate(target.port())),
+        (COMMAND_RESOLVE, Target::Name(name, _)) => Ok(Command::Resolve(Query::Name(name))),
+        (COMMAND_RESOLVE_PTR, Target::Addr(address)) => Ok(Command::Resolve(Query::Addr(address.ip()))),
+        (COMMAND_RESOLVE | COMMAND_RESOLVE_PTR, _) => Err(FrontError::AddressType),
+        (_, target) if target.port() == 0 => Err(FrontError::Name),
+        (_, target) => Ok(Command::Connect(target)),
+    }
 }
 
 fn decode_address<const N: usize>(bytes: &[u8]) -> Option<([u8; N], u16, usize)> {

@@ -1,6 +1,9 @@
 //! What the client is told, and the code for every way to fail (RFC 1928 §6).
 
+use std::net::{IpAddr, SocketAddr};
+
 use tunic_proto::message::{DestroyReason, EndReason};
+use tunic_proto::resolve::{Answer, Record};
 
 use super::VERSION;
 use crate::core::front::FrontError;
@@ -23,7 +26,7 @@ pub enum ReplyCode {
     ConnectionRefused = 5,
     /// The RFC's "TTL expired": something did not answer in time.
     TimedOut = 6,
-    /// Only `CONNECT` is supported.
+    /// `BIND` and what nobody knows.
     CommandNotSupported = 7,
     /// The address type is none of IPv4, IPv6 and name.
     AddressTypeNotSupported = 8,
@@ -74,6 +77,31 @@ impl From<FrontError> for ReplyCode {
             | FrontError::Name
             | FrontError::TooLong => ReplyCode::GeneralFailure,
         }
+    }
+}
+
+/// The answer that the association is open: where the application shall send its datagrams.
+pub fn reply_with(bound: SocketAddr) -> Vec<u8> {
+    let ip = encode_ip(bound.ip());
+    [&[VERSION, 0, 0], &ip[..], &bound.port().to_be_bytes()].concat()
+}
+
+/// The answer to a lookup: its first record, IPv4 first.
+pub fn resolved(answer: &Answer) -> Vec<u8> {
+    let is_v4 = |record: &&Record| matches!(record, Record::Addr(ip) if ip.is_ipv4());
+    let found = match answer.records.iter().find(is_v4).or(answer.records.first()) {
+        Some(Record::Addr(ip)) => encode_ip(*ip),
+        Some(Record::Name(name)) if name.len() <= 255 => [&[3, name.len() as u8], name.as_bytes()].concat(),
+        _ => return reply(ReplyCode::GeneralFailure),
+    };
+    [&[VERSION, 0, 0], &found[..], &[0, 0]].concat()
+}
+
+/// `ATYP` and address (RFC 1928 §5).
+pub(super) fn encode_ip(ip: IpAddr) -> Vec<u8> {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => [&[1], &ip.octets()[..]].concat(),
+        IpAddr::V6(ip) => [&[4], &ip.octets()[..]].concat(),
     }
 }
 

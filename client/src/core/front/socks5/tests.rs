@@ -92,10 +92,38 @@ fn names_that_no_host_has_are_refused() {
 }
 
 #[test]
-fn commands_other_than_connect_get_code_7() {
-    for command in [0, 2, 3, 0xf0, 0xf1, 255] {
+fn commands_that_nobody_knows_and_bind_get_code_7() {
+    for command in [0, 2, 4, 0xf2, 255] {
         check_refused(&[5, command], FrontError::Command, 7);
     }
+}
+
+#[test]
+fn lookups_and_associations_are_understood() {
+    let ask = |command: u8, kind: u8, rest: &[u8]| [GREETING, &[5, command, 0, kind], rest].concat();
+    let check = |bytes: &[u8], expect: Command| {
+        let (events, _) = feed(None, bytes.chunks(1));
+        let Some(Event::Request(request)) = events.last() else { panic!("{events:?}") };
+        assert_eq!(request.command, expect);
+    };
+    check(&ask(0xf0, 3, b"\x01a\0\0"), Command::Resolve(Query::Name("a".into())));
+    check(&ask(0xf1, 1, &[192, 0, 2, 1, 0, 0]), Command::Resolve(Query::Addr([192, 0, 2, 1].into())));
+    check(&ask(3, 1, &[0, 0, 0, 0, 0, 0]), Command::Associate(0));
+    check(&ask(3, 1, &[127, 0, 0, 1, 0x12, 0x34]), Command::Associate(0x1234));
+    check_refused(&[5, 0xf1, 0, 3, 1, b'a', 0, 0], FrontError::AddressType, 8);
+    check_refused(&[5, 0xf0, 0, 1, 192, 0, 2, 1, 0, 0], FrontError::AddressType, 8);
+}
+
+#[test]
+fn a_lookups_answer_is_its_first_record() {
+    use std::time::Duration;
+    use tunic_proto::resolve::{Answer, Record};
+    let answer = |records| Answer { ttl: Duration::from_secs(300), records };
+    let v6 = Record::Addr("2001:db8::1".parse().unwrap());
+    let both = answer(vec![v6, Record::Addr([192, 0, 2, 1].into())]);
+    assert_eq!(resolved(&both), [5, 0, 0, 1, 192, 0, 2, 1, 0, 0]);
+    assert_eq!(resolved(&answer(vec![Record::Name("a.b".into())])), b"\x05\0\0\x03\x03a.b\0\0");
+    assert_eq!(reply_with("127.0.0.1:258".parse().unwrap()), [5, 0, 0, 1, 127, 0, 0, 1, 1, 2]);
 }
 
 #[test]

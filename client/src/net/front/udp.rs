@@ -1,0 +1,165 @@
+//! `UDP ASSOCIATE`: datagrams between one application and a circuit of their own (RFC 1928 §7).
+//!
+//! 1. A UDP socket is bound at the address at which the application reached the port, and told to it.
+//! 2. The circuit is asked for when the first datagram tells where it leads; what comes meanwhile is kept, so much.
+//! 3. The association ends with the application's connection. Whatever finds no room anywhere is dropped.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UdpSocket;
+use tunic_net::channel::CircuitDatagrams;
+use tunic_proto::datagram::{Datagram, DatagramsEnded};
+
+use super::Application;
+use crate::core::front::socks5::{reply_with, udp};
+use crate::core::isolation::Isolation;
+use crate::net::client::Client;
+use crate::net::dial::ConnectError;
+
+/// Datagrams kept while there is no circuit yet.
+const MAX_PENDING: usize = 32;
+/// Longest datagram that UDP has.
+const MAX_DATAGRAM: usize = 65_535;
+
+type Connecting = Pin<Box<dyn Future<Output = Result<CircuitDatagrams, ConnectError>> + Send>>;
+
+enum Link {
+    None,
+    Connecting(Connecting),
+    Open(CircuitDatagrams),
+}
+
+/// One association.
+pub(super) struct Association {
+    client: Client,
+    isolation: Isolation,
+    socket: UdpSocket,
+    /// Where the application sends from: only from there datagrams are taken, and only there they go.
+    application: SocketAddr,
+    pending: VecDeque<Datagram>,
+    link: Link,
+}
+
+enum Happening {
+    FromApplication(usize, SocketAddr),
+    FromCircuit(Result<Datagram, DatagramsEnded>),
+    Connected(Result<CircuitDatagrams, ConnectError>),
+    Nothing,
+}
+
+impl Association {
+    /// Binds beside the port at `local`. `application` is where its connection comes from, with the port that it said it
+    /// would send from; with 0, the first datagram tells.
+    pub(super) async fn bind(
+        client: Client,
+        isolation: Isolation,
+        local: SocketAddr,
+        application: SocketAddr,
+    ) -> io::Result<Association> {
+        let socket = UdpSocket::bind((local.ip(), 0)).await?;
+        // Until the runtime has seen that it is writable, `try_send_to` would say that there is no room.
+        socket.writable().await?;
+        Ok(Association { client, isolation, socket, application, pending: VecDeque::new(), link: Link::None })
+    }
+
+    /// Runs until the application closes its connection. `allowed` says where datagrams may go.
+    pub(super) async fn run(
+        mut self,
+        connection: &mut Application,
+        allowed: impl Fn(&Datagram) -> bool,
+    ) -> io::Result<()> {
+        connection.write_all(&reply_with(self.socket.local_addr()?)).await?;
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        let mut ignored = [0; 64];
+        loop {
+            let happening = tokio::select! {
+                read = connection.read(&mut ignored) => match read? {
+                    0 => return Ok(()),
+                    _ => Happening::Nothing,
+                },
+                happening = next(&self.socket, &mut self.link, &mut buffer) => happening,
+            };
+            match happening {
+                Happening::FromApplication(length, from) => self.take(&buffer[..length], from, &allowed),
+                Happening::FromCircuit(Ok(datagram)) => self.give(&datagram),
+                // The exit ended it, or the circuit: the next datagram asks for another.
+                Happening::FromCircuit(Err(_)) => self.link = Link::None,
+                Happening::Connected(Ok(circuit)) => self.connected(circuit),
+                Happening::Connected(Err(error)) => {
+                    tracing::debug!(%error, "datagrams dropped: no circuit");
+                    self.pending.clear();
+                    self.link = Link::None;
+                }
+                Happening::Nothing => {}
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], from: SocketAddr, allowed: impl Fn(&Datagram) -> bool) {
+        let known = SocketAddr::new(from.ip().to_canonical(), from.port());
+        if self.application.port() == 0 && known.ip() == self.application.ip() {
+            self.application = known;
+        }
+        if known != self.application {
+            return;
+        }
+        let Some(datagram) = udp::decode(bytes).filter(allowed) else { return };
+        match &self.link {
+            Link::Open(circuit) => {
+                if circuit.try_send(&datagram).is_err() {
+                    self.link = Link::None;
+                    self.connect(datagram);
+                }
+            }
+            Link::None => self.connect(datagram),
+            Link::Connecting(_) => self.keep(datagram),
+        }
+    }
+
+    fn connect(&mut self, first: Datagram) {
+        let (client, isolation, target) = (self.client.clone(), self.isolation.clone(), first.peer.clone());
+        self.link = Link::Connecting(Box::pin(async move { client.associate(target, isolation).await }));
+        self.keep(first);
+    }
+
+    fn keep(&mut self, datagram: Datagram) {
+        if self.pending.len() < MAX_PENDING {
+            self.pending.push_back(datagram);
+        }
+    }
+
+    fn connected(&mut self, circuit: CircuitDatagrams) {
+        for datagram in self.pending.drain(..) {
+            // What does not fit is dropped; that it ended is noticed by reading.
+            let _ = circuit.try_send(&datagram);
+        }
+        self.link = Link::Open(circuit);
+    }
+
+    fn give(&self, datagram: &Datagram) {
+        if let Some(bytes) = udp::encode(datagram) {
+            let _ = self.socket.try_send_to(&bytes, self.application);
+        }
+    }
+}
+
+async fn next(socket: &UdpSocket, link: &mut Link, buffer: &mut [u8]) -> Happening {
+    let from_link = async {
+        match link {
+            Link::None => std::future::pending().await,
+            Link::Connecting(connecting) => Happening::Connected(connecting.await),
+            Link::Open(circuit) => Happening::FromCircuit(circuit.recv().await),
+        }
+    };
+    tokio::select! {
+        // Errors are those of datagrams sent before: they end nothing.
+        received = socket.recv_from(buffer) => {
+            received.map_or(Happening::Nothing, |(length, from)| Happening::FromApplication(length, from))
+        }
+        happening = from_link => happening,
+    }
+}

@@ -1,0 +1,63 @@
+//! Datagrams over a circuit as their users hold them.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+
+use tunic_proto::datagram::{Datagram, DatagramIo, DatagramsEnded};
+use tunic_proto::message::EndReason;
+use tunic_proto::stream::{StreamEnded, StreamIo};
+
+use super::Circuit;
+
+/// One end of an association. Dropping it ends the association.
+pub struct CircuitDatagrams {
+    /// `None` where the stream under it was taken already.
+    io: Option<DatagramIo>,
+    circuit: Option<Circuit>,
+}
+
+const GONE: StreamEnded = StreamEnded(EndReason::Reset);
+
+impl CircuitDatagrams {
+    pub(super) fn new(io: Option<StreamIo>, circuit: Option<Circuit>) -> CircuitDatagrams {
+        CircuitDatagrams { io: io.map(DatagramIo::new), circuit }
+    }
+
+    /// Waits for the exit's answer.
+    ///
+    /// # Errors
+    /// Why the exit refused.
+    pub async fn connected(&self) -> Result<Option<IpAddr>, EndReason> {
+        let Some(io) = &self.io else { return Err(EndReason::Reset) };
+        poll_fn(|cx| io.poll_connected(cx)).await.map_err(|StreamEnded(reason)| reason)
+    }
+
+    /// The next datagram. May be dropped and called again.
+    ///
+    /// # Errors
+    /// [`DatagramsEnded`].
+    pub async fn recv(&mut self) -> Result<Datagram, DatagramsEnded> {
+        let Some(io) = &mut self.io else { return Err(GONE.into()) };
+        poll_fn(|cx| io.poll_recv(cx)).await
+    }
+
+    /// Sends the datagram if there is room for it; false: it was dropped. Never waits.
+    ///
+    /// # Errors
+    /// [`StreamEnded`] once the association has ended.
+    pub fn try_send(&self, datagram: &Datagram) -> Result<bool, StreamEnded> {
+        self.io.as_ref().ok_or(GONE)?.try_send(datagram)
+    }
+
+    /// Ends the association with this reason.
+    pub fn end(self, reason: EndReason) {
+        if let Some(io) = self.io {
+            io.end(reason);
+        }
+    }
+
+    /// The circuit under an association that was begun here.
+    pub fn circuit(&self) -> Option<&Circuit> {
+        self.circuit.as_ref()
+    }
+}
