@@ -28,6 +28,8 @@ pub struct Config {
     pub socks: SocketAddr,
     /// A Unix socket where applications connect too.
     pub unix_socket: Option<PathBuf>,
+    /// Where DNS queries are answered.
+    pub dns: Option<SocketAddr>,
     /// Whether `socks` may be an address that other machines reach.
     pub allow_public_socks: bool,
     /// What applications must authenticate with, if anything.
@@ -79,6 +81,7 @@ impl Default for Config {
         Config {
             socks: SocketAddr::from(([127, 0, 0, 1], 9150)),
             unix_socket: None,
+            dns: None,
             allow_public_socks: false,
             socks_password: None,
             safe_socks: Reaction::Warn,
@@ -124,6 +127,10 @@ impl Config {
             (
                 is_public && self.allow_public_socks && self.socks_password.is_none(),
                 "`allow_public_socks` needs a `socks_password`, or everybody could use Tunic in your name",
+            ),
+            (
+                self.dns.is_some_and(|dns| !dns.ip().to_canonical().is_loopback()),
+                "`dns` must be a loopback address: DNS has no password",
             ),
             (!(1..=255).contains(&password_len), "`socks_password` must have 1 to 255 bytes"),
             (self.spare_circuits > MAX_SPARES, "`spare_circuits` is more than 16"),

@@ -9,11 +9,12 @@ pub mod net;
 
 use std::fs::Permissions;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tunic_net::daemon::{RunOptions, Status};
 
 pub use crate::config::Config;
@@ -35,6 +36,10 @@ pub async fn run(
     let listener = listen(&config, &options).await?;
     let address = listener.local_addr().context("the SOCKS listener has no address")?;
     let unix = config.unix_socket.as_deref().map(open_unix).transpose()?;
+    let dns = match config.dns {
+        Some(address) => Some(open_dns(address).await?),
+        None => None,
+    };
     let client = Client::start(config, options.clone()).await?;
     tracing::info!(
         port = address.port(),
@@ -44,6 +49,7 @@ pub async fn run(
     tokio::select! {
         () = client.serve_applications(listener) => {}
         () = serve_if_there(unix.map(|listener| client.serve_unix(listener))) => {}
+        () = serve_if_there(dns.map(|(udp, tcp)| client.serve_dns(udp, tcp))) => {}
         () = shutdown => tracing::info!("shutting down"),
     }
     client.shutdown().await;
@@ -55,6 +61,14 @@ async fn serve_if_there(serving: Option<impl Future<Output = ()>>) {
         Some(serving) => serving.await,
         None => std::future::pending().await,
     }
+}
+
+async fn open_dns(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
+    let context = || format!("cannot open the DNS port {address} (setting `dns`)");
+    let tcp = TcpListener::bind(address).await.with_context(context)?;
+    // Where the port was left open, both get the same one.
+    let udp = UdpSocket::bind(tcp.local_addr()?).await.with_context(context)?;
+    Ok((udp, tcp))
 }
 
 /// Opens a Unix socket that only this user can connect to. One that a client left behind is replaced.

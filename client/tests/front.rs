@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use support::{Daemon, ECHO, PATIENCE, TestNet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixStream};
 use tokio::time::timeout;
+use tunic_client::Client;
+use tunic_net::daemon::RunOptions;
 
 /// Sends this, half-closes where it says so, and gives what comes back until the end.
 async fn ask(daemon: &Daemon, request: &[u8], half_close: bool) -> String {
@@ -99,6 +101,44 @@ async fn the_unix_socket_is_for_its_owner_and_works() {
     timeout(PATIENCE, unix.read_to_string(&mut answer)).await.expect("an end").unwrap();
     assert!(answer.ends_with("\r\n\r\necho"), "{answer}");
     daemon.stop().await;
+}
+
+/// A query for a name and a type, and what must come back: the code, and the end of the answer.
+const QUERIES: [(&[u8], u8, u8, &[u8]); 5] = [
+    (b"\x04echo\x04test\0", 1, 0, b"\0\x01\0\x01\0\0\x01\x2c\0\x04\xc0\0\x02\x07"),
+    (b"\x04echo\x04test\0", 28, 0, b"\x04test\0\0\x1c\0\x01"),
+    (b"\x017\x012\x010\x03192\x07in-addr\x04arpa\0", 12, 0, b"\0\x0b\x04echo\x04test\0"),
+    (b"\x07nowhere\x04test\0", 1, 3, b"\x04test\0\0\x01\0\x01"),
+    (b"\x04echo\x04test\0", 15, 4, b"\x04test\0\0\x0f\0\x01"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dns_is_answered_by_exits_over_udp_and_tcp() {
+    let net = TestNet::start(4).await;
+    let client = Client::start(net.config("a"), RunOptions::default()).await.unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let udp = UdpSocket::bind(address).await.unwrap();
+    let serving = tokio::spawn(client.serve_dns(udp, tcp));
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    for (name, kind, code, end) in QUERIES {
+        let query = [b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0", name, &[0, kind, 0, 1]].concat();
+        let mut answer = [0; 512];
+        udp.send_to(&query, address).await.unwrap();
+        let length = timeout(PATIENCE, udp.recv(&mut answer)).await.expect("an answer").unwrap();
+        assert_eq!(answer[..2], query[..2]);
+        assert_eq!(answer[3] & 15, code);
+        assert!(answer[..length].ends_with(end), "{:?}", &answer[..length]);
+
+        tcp.write_all(&[&(query.len() as u16).to_be_bytes(), &query[..]].concat()).await.unwrap();
+        let over_tcp = timeout(PATIENCE, tcp.read_u16()).await.expect("an answer").unwrap();
+        let mut same = vec![0; over_tcp.into()];
+        tcp.read_exact(&mut same).await.unwrap();
+        assert_eq!(same, answer[..length]);
+    }
+    serving.abort();
+    client.shutdown().await;
 }
 
 /// More than the port keeps waiting, without using up the files of this process.

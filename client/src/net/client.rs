@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tunic_net::channel::{CircuitDatagrams, CircuitStream, Node, NodeConfig};
@@ -16,6 +16,7 @@ use tunic_proto::resolve::{Answer, MAX_ANSWER_LEN, Query};
 
 use super::dial::{ConnectError, Early, dial};
 use super::directory::Directory;
+use super::dns::DnsServer;
 use super::front::{FrontServer, Listener};
 use super::manager::{Manager, ManagerHandle};
 
@@ -28,6 +29,7 @@ use crate::core::planner::Planner;
 /// The listeners' numbers in [`Isolation::listener`].
 const PORT: u16 = 1;
 const UNIX_PORT: u16 = 2;
+const DNS_PORT: u16 = 3;
 
 /// How long the answer to a lookup may take once the exit has found it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -138,6 +140,11 @@ impl Client {
     /// As [`Client::serve_applications`], at a Unix socket.
     pub fn serve_unix(&self, listener: UnixListener) -> impl Future<Output = ()> + Send + use<> {
         self.front(UNIX_PORT).serve(Listener::Unix(listener))
+    }
+
+    /// Answers DNS queries (A, AAAA, PTR) through exits; never ends by itself. Both sockets have one address, as a rule.
+    pub fn serve_dns(&self, udp: UdpSocket, tcp: TcpListener) -> impl Future<Output = ()> + Send + use<> {
+        DnsServer::new(self.clone(), DNS_PORT).serve(udp, tcp)
     }
 
     fn front(&self, listener: u16) -> FrontServer {

@@ -4,6 +4,7 @@ mod build;
 mod client;
 mod dial;
 mod directory;
+mod dns;
 mod front;
 mod manager;
 mod state;

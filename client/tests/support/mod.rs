@@ -6,7 +6,7 @@
 mod daemon;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,11 +24,14 @@ use tunic_proto::dir::{Consensus, ConsensusBody, ExitPolicy, Flag, RelayEntry, R
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{IdentityKey, OnionSecret, Signer};
 use tunic_proto::message::{EndReason, Target};
+use tunic_proto::resolve::{Answer, Query, Record};
 use tunic_proto::time::UnixTime;
 
 const BUDGET: usize = 64 << 20;
 /// The name that the exits know.
 pub const ECHO: &str = "echo.test";
+/// What they say its address is.
+pub const ECHO_ADDRESS: [u8; 4] = [192, 0, 2, 7];
 
 /// What a relay answers to `BEGIN`, before it connects; `None`: it connects.
 pub type Refusal = dyn Fn(RelayId, &Target) -> Option<EndReason> + Send + Sync;
@@ -82,6 +85,18 @@ impl Responder for Relay {
 
     fn begin_dir(&self, stream: IncomingStream) {
         dirstream::serve(stream, self.shared.clone());
+    }
+
+    fn resolve(&self, query: Query, stream: IncomingStream) {
+        let record = match query {
+            Query::Name(name) if name == ECHO => Record::Addr(ECHO_ADDRESS.into()),
+            Query::Addr(ip) if ip == IpAddr::from(ECHO_ADDRESS) => Record::Name(ECHO.to_owned()),
+            _ => return stream.reject(EndReason::NameNotFound),
+        };
+        tokio::spawn(async move {
+            let answer = Answer { ttl: Duration::ZERO, records: vec![record] };
+            stream.answer(&answer).await.unwrap_or_default();
+        });
     }
 
     fn onion_keys(&self) -> Vec<OnionSecret> {
