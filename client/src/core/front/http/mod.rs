@@ -1,6 +1,6 @@
 //! The server's side of an HTTP proxy (RFC 9110 §7.6 and §9.3.6, RFC 9112 §3.2), and the pages of the port.
 //!
-//! 1. The head of a request is gathered, [`MAX_BUFFERED`](super::MAX_BUFFERED) bytes at most.
+//! 1. The head of a request is gathered, [`MAX_BUFFERED`] bytes at most.
 //! 2. `CONNECT host:port` asks for a tunnel.
 //! 3. `GET http://host/path` (any method) is rewritten for the target and becomes early data. One request a connection:
 //!    `Connection: close` is asked for, so that what comes behind its body cannot reach the wrong target.
