@@ -42,8 +42,11 @@ pub fn init(level: &str) {
 
 /// The filter, and whether the text was not understood.
 fn filter(text: &str) -> (EnvFilter, bool) {
+    // A bare word that is no level would be taken as the name of a target, and everything else be silent.
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let understood = text.split(',').all(|part| part.contains(['=', '[']) || is_level(part.trim()));
     match EnvFilter::builder().parse(text) {
-        Ok(filter) if !text.is_empty() => (filter, false),
+        Ok(filter) if !text.is_empty() && understood => (filter, false),
         _ => (EnvFilter::new("info"), true),
     }
 }
@@ -65,5 +68,6 @@ mod tests {
         check("info,tunic::path=debug", Some(LevelFilter::DEBUG), false);
         check("", Some(LevelFilter::INFO), true);
         check("a=b=c", Some(LevelFilter::INFO), true);
+        check("loud", Some(LevelFilter::INFO), true);
     }
 }

@@ -22,7 +22,7 @@ impl Progress {
     pub fn on_stderr(started: Instant) -> Self {
         let bars = std::io::stderr().is_terminal().then(|| {
             let all = MultiProgress::new();
-            Step::ALL.iter().map(|step| all.add(bar(*step))).collect()
+            Step::ALL.iter().map(|step| bar(&all, *step)).collect()
         });
         Progress { started, shown: vec![(0, 0); Step::ALL.len()], bars }
     }
@@ -51,8 +51,9 @@ impl Progress {
     }
 }
 
-fn bar(step: Step) -> ProgressBar {
-    let bar = ProgressBar::new(1);
+fn bar(all: &MultiProgress, step: Step) -> ProgressBar {
+    // Added before it draws for the first time: what it drew alone would stay on the screen.
+    let bar = all.add(ProgressBar::new(1));
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg:<30} {bar:24} {pos}/{len}") {
         bar.set_style(style);
     }
