@@ -72,8 +72,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The bytes of the answer: `ttl` u32 seconds, then for each record `type` u8 (4, 6, or 3 for a name) and [4], [16], or
-    /// `n` u8 and [n].
+    /// The bytes of the answer: `ttl` u32 seconds, then for each record `type` u8 (4, 6, or 3 for a name) and `[4]`, `[16]`, or
+    /// `n` u8 and `[n]`.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = (self.ttl.as_secs() as u32).to_be_bytes().to_vec();
         for record in self.records.iter().take(MAX_RECORDS) {
