@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tunic_net::config::{AuthorityConfig, ConfigError, Place};
+use tunic_net::config::{AuthorityConfig, ConfigError, Place, authority_problems};
+use tunic_net::daemon::Settings;
+use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::AuthoritySet;
 
 use crate::core::front::leaks::{LEAKY_PORTS, LeakRules, Reaction};
@@ -48,8 +50,8 @@ pub struct Config {
     pub spare_circuits: usize,
     /// Bytes of queued cells and stream data that the client may hold.
     pub memory_budget: usize,
-    /// What gets logged: `error`, `warn`, `info`, `debug`, `trace`.
-    pub log: String,
+    /// What gets logged.
+    pub log: LogFilter,
     /// For networks on one machine.
     pub testing: Testing,
     /// The authorities that are trusted.
@@ -91,10 +93,22 @@ impl Default for Config {
             state_dir: None,
             spare_circuits: 2,
             memory_budget: 128 * MIB,
-            log: "info".to_owned(),
+            log: LogFilter::default(),
             testing: Testing::default(),
             authorities: Vec::new(),
         }
+    }
+}
+
+impl Settings for Config {
+    const EXAMPLE: &'static str = EXAMPLE;
+
+    fn log(&self) -> &LogFilter {
+        &self.log
+    }
+
+    fn listen(&self) -> (SocketAddr, &'static str) {
+        (self.socks, "socks")
     }
 }
 
@@ -115,9 +129,6 @@ impl Config {
     fn problems(&self, socks: SocketAddr) -> Vec<&'static str> {
         let is_public = !socks.ip().to_canonical().is_loopback();
         let password_len = self.socks_password.as_ref().map_or(1, |password| password.0.len());
-        let twice = |at: usize| {
-            self.authorities[..at].iter().any(|other| other.identity == self.authorities[at].identity)
-        };
         let checks = [
             (
                 is_public && !self.allow_public_socks,
@@ -135,17 +146,9 @@ impl Config {
             (!(1..=255).contains(&password_len), "`socks_password` must have 1 to 255 bytes"),
             (self.spare_circuits > MAX_SPARES, "`spare_circuits` is more than 16"),
             (self.memory_budget < MIN_MEMORY_BUDGET, "`memory_budget` is below 4194304 bytes (4 MiB)"),
-            (
-                self.authorities.is_empty(),
-                "there is no [[authority]]: copy those of your network into the file",
-            ),
-            (
-                self.authorities.iter().any(|authority| authority.addresses.is_empty()),
-                "an [[authority]] has no address",
-            ),
-            ((0..self.authorities.len()).any(twice), "two [[authority]] tables have the same identity"),
         ];
-        checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text).collect()
+        let wrong = checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text);
+        wrong.chain(authority_problems(&self.authorities)).collect()
     }
 
     /// Where state is kept: as configured, else where the XDG Base Directory Specification says.

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
-use tunic_net::daemon::{RunOptions, Status};
+use tunic_net::daemon::{RunOptions, Status, listen};
 
 pub use crate::config::Config;
 pub use crate::core::isolation::Isolation;
@@ -33,7 +33,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let given = options.listener.as_ref().map(|bound| bound.local_addr());
     config.check(given.transpose().context("the SOCKS listener has no address")?)?;
-    let listener = listen(&config, &options).await?;
+    let listener = listen(&options, config.socks, "socks")?;
     let address = listener.local_addr().context("the SOCKS listener has no address")?;
     let unix = config.unix_socket.as_deref().map(open_unix).transpose()?;
     let dns = match config.dns {
@@ -81,17 +81,4 @@ fn open_unix(path: &Path) -> anyhow::Result<UnixListener> {
     let listener = UnixListener::bind(path).with_context(context)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(context)?;
     Ok(listener)
-}
-
-async fn listen(config: &Config, options: &RunOptions) -> anyhow::Result<TcpListener> {
-    match &options.listener {
-        None => TcpListener::bind(config.socks)
-            .await
-            .with_context(|| format!("cannot open the SOCKS port {} (setting `socks`)", config.socks)),
-        Some(bound) => {
-            let listener = bound.try_clone().context("cannot use the SOCKS listener")?;
-            listener.set_nonblocking(true).context("cannot use the SOCKS listener")?;
-            TcpListener::from_std(listener).context("cannot use the SOCKS listener")
-        }
-    }
 }

@@ -237,7 +237,7 @@ async fn after_the_shutdown_nothing_is_left() {
 async fn a_public_port_is_not_opened() {
     let net = TestNet::start(0).await;
     let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
-    let options = RunOptions { listener: Some(Arc::new(listener)), status: None };
+    let options = RunOptions { listener: Some(Arc::new(listener)), ..RunOptions::default() };
     let error = tunic_client::run(net.config("a"), options, std::future::pending()).await.unwrap_err();
     assert!(error.to_string().contains("allow_public_socks"), "{error}");
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, ConfigError, Place};
+use tunic_net::daemon;
+use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::{AuthoritySet, MAX_SIGNATURES};
 use tunic_proto::ids::RelayId;
 
@@ -31,8 +33,8 @@ pub struct Config {
     pub memory_budget: usize,
     /// Whether relays at addresses that are not public are listed.
     pub allow_private_relays: bool,
-    /// What gets logged: `error`, `warn`, `info`, `debug`, `trace`.
-    pub log: String,
+    /// What gets logged.
+    pub log: LogFilter,
     /// When the authorities vote.
     pub rounds: RoundsConfig,
     /// Network-wide settings to vote for.
@@ -69,7 +71,7 @@ impl Default for Config {
             data_dir: PathBuf::from("/var/lib/tunic-directory"),
             memory_budget: 256 << 20,
             allow_private_relays: false,
-            log: "info".to_owned(),
+            log: LogFilter::default(),
             rounds: RoundsConfig::default(),
             params: BTreeMap::new(),
             authorities: Vec::new(),
@@ -87,6 +89,18 @@ impl Default for RoundsConfig {
             bootstrap_interval_s: 10,
             bootstrap_relays: 3,
         }
+    }
+}
+
+impl daemon::Settings for Config {
+    const EXAMPLE: &'static str = EXAMPLE;
+
+    fn log(&self) -> &LogFilter {
+        &self.log
+    }
+
+    fn listen(&self) -> (SocketAddr, &'static str) {
+        (self.listen, "listen")
     }
 }
 

@@ -1,9 +1,8 @@
 //! `tunic-relay check`: finds what would keep the relay from working, before it is started.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
-use tunic_net::daemon::{Exit, open_file_limit};
+use tunic_net::daemon::{Exit, bind, open_file_limit};
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::{KeysError, NodeKeys};
 use tunic_proto::time::UnixTime;
@@ -49,16 +48,8 @@ fn keys(config: &Config, now: UnixTime) -> Option<Finding> {
 }
 
 fn listening(address: SocketAddr) -> Option<Finding> {
-    let error = TcpListener::bind(address).err()?;
-    let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "another program listens there; is the relay running already?",
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address; \"0.0.0.0:9001\" takes any",
-        io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need a privilege (AmbientCapabilities=CAP_NET_BIND_SERVICE under systemd)"
-        }
-        _ => "see `listen`",
-    };
-    Some(Finding { exit: Exit::Unavailable, text: format!("cannot listen at {address}: {error}; {advice}") })
+    let error = bind(address, "listen").err()?;
+    Some(Finding { exit: Exit::Unavailable, text: error.to_string() })
 }
 
 fn files(config: &Config, limit: Option<u64>) -> Option<Finding> {
@@ -78,6 +69,7 @@ mod tests {
     use super::*;
     use crate::config::tests::sound;
     use std::fs;
+    use std::net::TcpListener;
     use std::os::unix::fs::PermissionsExt;
     use tunic_proto::dir::ExitPolicy;
 
@@ -139,7 +131,7 @@ mod tests {
         let Fixture { mut config, dir: _dir } = fixture();
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         config.listen = taken.local_addr().unwrap();
-        check(&config, Exit::Unavailable, "is the relay running already?");
+        check(&config, Exit::Unavailable, "run already?");
     }
 
     #[test]

@@ -1,38 +1,29 @@
 //! The command line of `tunic-relay`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::Subcommand;
 use tunic_net::config::{self, ConfigError};
-use tunic_net::daemon::{Exit, RunOptions, run_to_end, shutdown_signal, unix_now};
+use tunic_net::daemon::command::{ConfigFile, Program};
+use tunic_net::daemon::{self, Exit, RunOptions, unix_now};
+use tunic_net::keyfile;
 use tunic_net::keys::NodeKeys;
-use tunic_net::{keyfile, telemetry};
 use tunic_proto::keys::OnionSecret;
 
 use crate::check;
 use crate::config::{Config, EXAMPLE};
 
-const AFTER_HELP: &str = "\
-Examples:
+const PROGRAM: Program = Program {
+    name: "tunic-relay",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "A relay of the Tunic network",
+    examples: "\
   tunic-relay --print-config > relay.toml         Start from the commented example
   tunic-relay keygen --config relay.toml          Make the keys, and print the relay's identity
   tunic-relay check --config relay.toml           Look for what would keep the relay from working
-  tunic-relay run --config relay.toml             Run until SIGINT or SIGTERM
-
-Exit codes: 0 done, 1 failed, 2 wrong command line, 69 address not available, 77 key files not usable, 78 wrong
-configuration. The environment variable TUNIC_LOG overrides the configured log level.";
-
-#[derive(Debug, Parser)]
-#[command(name = "tunic-relay", version, about = "A relay of the Tunic network", after_help = AFTER_HELP)]
-#[command(arg_required_else_help = true)]
-struct CommandLine {
-    /// Print the commented example configuration, which states the defaults
-    #[arg(long)]
-    print_config: bool,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
+  tunic-relay run --config relay.toml             Run until SIGINT or SIGTERM",
+    config: EXAMPLE,
+};
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -44,50 +35,25 @@ enum Command {
     Check(ConfigFile),
 }
 
-#[derive(Debug, Args)]
-struct ConfigFile {
-    /// The configuration file (TOML)
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-}
-
 /// Does what the command line says.
 pub fn main() -> Exit {
-    let command_line = match CommandLine::try_parse() {
-        Ok(command_line) => command_line,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Success };
-        }
-    };
-    if command_line.print_config {
-        print!("{EXAMPLE}");
-        return Exit::Success;
-    }
-    let outcome = match command_line.command {
-        Some(Command::Run(file)) => run(&file.config),
-        Some(Command::Keygen(file)) => keygen(&file.config),
-        Some(Command::Check(file)) => return check(&file.config),
-        None => return Exit::Usage,
-    };
-    match outcome {
-        Ok(()) => Exit::Success,
-        Err(error) => {
-            eprintln!("tunic-relay: {error:#}");
-            Exit::of(&error)
-        }
-    }
+    PROGRAM.main(|command| match command {
+        Command::Run(file) => run_file(&file.config, RunOptions::default()).map(|()| Exit::Success),
+        Command::Keygen(file) => keygen(&file.config).map(|()| Exit::Success),
+        Command::Check(file) => Ok(check(&file.config)),
+    })
+}
+
+/// Runs a relay on this configuration file until a signal ends it.
+///
+/// # Errors
+/// As [`crate::run`].
+pub fn run_file(path: &Path, options: RunOptions) -> anyhow::Result<()> {
+    daemon::run_file(path, options, crate::run)
 }
 
 fn load(path: &Path) -> Result<Config, ConfigError> {
     config::load(path, EXAMPLE)
-}
-
-fn run(path: &Path) -> anyhow::Result<()> {
-    let config = load(path)?;
-    telemetry::init(&config.log);
-    run_to_end(async { crate::run(config, RunOptions::default(), shutdown_signal()).await })
-        .context("the runtime cannot be started")?
 }
 
 fn keygen(path: &Path) -> anyhow::Result<()> {
@@ -121,20 +87,9 @@ fn check(path: &Path) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {
-        CommandLine::command().debug_assert();
-    }
-
-    #[test]
-    fn commands_need_a_configuration() {
-        let parse = |args: &[&str]| CommandLine::try_parse_from([&["tunic-relay"], args].concat());
-        assert!(parse(&["run", "--config", "relay.toml"]).is_ok());
-        assert!(parse(&["--print-config"]).unwrap().print_config);
-        for bad in [&["run"][..], &["check", "relay.toml"], &["fly"], &[]] {
-            assert!(parse(bad).is_err(), "{bad:?}");
-        }
+        PROGRAM.command::<Command>().debug_assert();
     }
 }

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tunic_net::config::AuthorityConfig;
+use tunic_net::config::{AuthorityConfig, authority_problems};
+use tunic_net::daemon::Settings;
+use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::ExitPolicy;
 use tunic_proto::ids::RelayId;
 
@@ -41,8 +43,8 @@ pub struct Config {
     pub family: Vec<RelayId>,
     /// Circuits may be extended to relays with private addresses: for private networks.
     pub allow_private_relays: bool,
-    /// What gets logged: `error`, `warn`, `info`, `debug`, `trace`.
-    pub log: String,
+    /// What gets logged.
+    pub log: LogFilter,
     /// Where the relay connects to for clients.
     pub exit: ExitConfig,
     /// The authorities that are trusted.
@@ -74,7 +76,7 @@ impl Default for Config {
             memory_budget: 512 * MIB,
             family: Vec::new(),
             allow_private_relays: false,
-            log: "info".to_owned(),
+            log: LogFilter::default(),
             exit: ExitConfig::default(),
             authorities: Vec::new(),
         }
@@ -84,6 +86,18 @@ impl Default for Config {
 impl Default for ExitConfig {
     fn default() -> Self {
         ExitConfig { policy: ExitPolicy::default(), allow_private: false, max_exit_streams: 16_384 }
+    }
+}
+
+impl Settings for Config {
+    const EXAMPLE: &'static str = EXAMPLE;
+
+    fn log(&self) -> &LogFilter {
+        &self.log
+    }
+
+    fn listen(&self) -> (SocketAddr, &'static str) {
+        (self.listen, "listen")
     }
 }
 
@@ -118,17 +132,9 @@ impl Config {
                 self.exit.policy.is_exit() && self.exit.max_exit_streams == 0,
                 "`max_exit_streams` is 0: remove the rules of `policy` instead, so that nobody tries",
             ),
-            (
-                self.authorities.is_empty(),
-                "there is no [[authority]]: copy those of your network into the file",
-            ),
-            (
-                self.authorities.iter().any(|authority| authority.addresses.is_empty()),
-                "an [[authority]] has no address",
-            ),
-            (has_duplicates(&self.authorities), "two [[authority]] tables have the same identity"),
         ];
-        checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text.to_owned()).collect()
+        let wrong = checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text);
+        wrong.chain(authority_problems(&self.authorities)).map(str::to_owned).collect()
     }
 
     /// The addresses that the descriptor states, given the one that a socket is bound to.
@@ -139,12 +145,6 @@ impl Config {
 
 fn is_nickname(text: &str) -> bool {
     (1..=19).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
-}
-
-fn has_duplicates(authorities: &[AuthorityConfig]) -> bool {
-    let mut ids: Vec<_> = authorities.iter().map(|authority| authority.identity).collect();
-    ids.sort();
-    ids.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ fn what_is_wrong_is_named_and_has_its_exit_code() {
     let busy = dir.path().join("busy.toml");
     std::fs::write(&busy, text.replace("listen = \"127.0.0.1:0\"", &listen)).unwrap();
     check(relay("run", &busy).output().unwrap(), 69, "cannot listen");
-    check(relay("check", &busy).output().unwrap(), 69, "is the relay running already?");
+    check(relay("check", &busy).output().unwrap(), 69, "run already?");
     check(relay("run", Path::new("/nonexistent")).output().unwrap(), 78, "/nonexistent");
     check(Command::new(RELAY).arg("fly").output().unwrap(), 2, "fly");
 }

@@ -58,6 +58,7 @@ impl Relay {
         let options = RunOptions {
             listener: Some(Arc::new(listener)),
             status: Some(Arc::new(move |status| tell.send(status).unwrap_or_default())),
+            ..RunOptions::default()
         };
         let (end, ended) = oneshot::channel();
         let shutdown = async { drop(ended.await) };

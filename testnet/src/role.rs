@@ -12,8 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use tunic_net::daemon::{Exit, RunOptions, Status, run_to_end, shutdown_signal};
-use tunic_net::{config, telemetry};
+use tunic_net::daemon::{Exit, RunOptions, Status};
 
 use crate::launch::place::Namespace;
 
@@ -61,30 +60,17 @@ fn die_with_parent(parent: i32) -> anyhow::Result<()> {
 }
 
 fn run_role(args: RoleArgs) -> anyhow::Result<()> {
-    let options =
-        RunOptions { listener: Some(Arc::new(inherited_listener()?)), status: Some(Arc::new(report)) };
-    let path = &args.config;
-    run_to_end(async {
-        let shutdown = shutdown_signal();
-        match args.role {
-            RoleName::Directory => {
-                let config: tunic_directory::config::Config =
-                    config::load(path, tunic_directory::config::EXAMPLE)?;
-                telemetry::init(&config.log);
-                tunic_directory::run(config, options, shutdown).await
-            }
-            RoleName::Relay => {
-                let config: tunic_relay::config::Config = config::load(path, tunic_relay::config::EXAMPLE)?;
-                telemetry::init(&config.log);
-                tunic_relay::run(config, options, shutdown).await
-            }
-            RoleName::Client => {
-                let config: tunic_client::config::Config = config::load(path, tunic_client::config::EXAMPLE)?;
-                telemetry::init(&config.log);
-                tunic_client::run(config, options, shutdown).await
-            }
-        }
-    })?
+    let options = RunOptions {
+        listener: Some(Arc::new(inherited_listener()?)),
+        status: Some(Arc::new(report)),
+        ..RunOptions::default()
+    };
+    let run = match args.role {
+        RoleName::Directory => tunic_directory::cli::run_file,
+        RoleName::Relay => tunic_relay::cli::run_file,
+        RoleName::Client => tunic_client::cli::run_file,
+    };
+    run(&args.config, options)
 }
 
 /// The parent bound the socket and passed it as stdin.

@@ -245,5 +245,5 @@ async fn echo_server() -> SocketAddr {
 pub fn watched() -> (RunOptions, mpsc::UnboundedReceiver<Status>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let sink = Arc::new(move |status| sender.send(status).unwrap_or_default());
-    (RunOptions { listener: None, status: Some(sink) }, receiver)
+    (RunOptions { status: Some(sink), ..RunOptions::default() }, receiver)
 }

@@ -33,19 +33,34 @@ pub struct AuthorityConfig {
     pub addresses: Vec<SocketAddr>,
 }
 
+/// What is wrong with the `[[authority]]` tables of a relay or client, each with what to do about it.
+pub fn authority_problems(authorities: &[AuthorityConfig]) -> Vec<&'static str> {
+    let repeats =
+        |at: usize| authorities[..at].iter().any(|other| other.identity == authorities[at].identity);
+    let checks = [
+        (authorities.is_empty(), "there is no [[authority]]: copy those of your network into the file"),
+        (
+            authorities.iter().any(|authority| authority.addresses.is_empty()),
+            "an [[authority]] has no address",
+        ),
+        ((0..authorities.len()).any(repeats), "two [[authority]] tables have the same identity"),
+    ];
+    checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text).collect()
+}
+
 /// A configuration that cannot be used. Says where, what, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
     #[error(
-        "cannot read the configuration {}: {source}. Start from the commented example that --print-config prints",
+        "cannot read the configuration {}: {cause}. Start from the commented example that --print-config prints",
         path.display()
     )]
     Read {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It is not TOML, or a value is missing, of the wrong type or out of range.
     #[error("{place}{message}. --print-config shows every setting with its meaning")]
@@ -95,7 +110,7 @@ impl std::fmt::Display for Place {
 /// # Errors
 /// [`ConfigError`], naming the file.
 pub fn load<T: DeserializeOwned>(path: &Path, example: &str) -> Result<T, ConfigError> {
-    let text = read_bounded(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+    let text = read_bounded(path).map_err(|cause| ConfigError::Read { path: path.to_path_buf(), cause })?;
     parse(&text, example).map_err(|mut error| {
         if let ConfigError::Invalid { place, .. } | ConfigError::UnknownKey { place, .. } = &mut error {
             place.file = Some(path.to_path_buf());
@@ -365,8 +380,10 @@ nickname = \"onion\"
 
     #[test]
     fn an_unreadable_file_is_named() {
-        let error = load::<Config>(Path::new("/nonexistent/relay.toml"), EXAMPLE).unwrap_err().to_string();
+        let error = load::<Config>(Path::new("/nonexistent/relay.toml"), EXAMPLE).unwrap_err();
+        let error = format!("{:#}", anyhow::Error::from(error));
         assert!(error.contains("/nonexistent/relay.toml") && error.contains("--print-config"), "{error}");
+        assert_eq!(error.matches("No such file").count(), 1, "{error}");
     }
 
     #[test]

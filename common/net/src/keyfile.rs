@@ -16,6 +16,27 @@ use zeroize::Zeroizing;
 /// The largest private file that is read, in bytes.
 pub const MAX_FILE_LEN: usize = 64 << 10;
 
+/// What a private file or directory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Keys.
+    Secret,
+    /// What shows the doings of its owner.
+    State,
+    /// Either.
+    Directory,
+}
+
+impl Kind {
+    fn when_others_read_it(self) -> &'static str {
+        match self {
+            Kind::Secret => "its secrets must be taken as known.",
+            Kind::State => "it shows what this daemon has been doing.",
+            Kind::Directory => "what lies in it must be taken as known.",
+        }
+    }
+}
+
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 const GROUP_AND_OTHERS: u32 = 0o077;
@@ -24,20 +45,20 @@ const GROUP_AND_OTHERS: u32 = 0o077;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {cause}", path.display())]
     Io {
         /// "read", "write", …
         action: &'static str,
         /// What.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Group or others have access.
     #[error(
-        "{} can be accessed by other users (mode {mode:04o}): its secrets must be taken as known. \
+        "{} can be accessed by other users (mode {mode:04o}): {} \
          If you trust all who could read it: chmod {should:o} {}",
-        path.display(), path.display()
+        path.display(), kind.when_others_read_it(), path.display()
     )]
     TooOpen {
         /// What.
@@ -46,6 +67,8 @@ pub enum KeyFileError {
         mode: u32,
         /// The mode that it should have.
         should: u32,
+        /// What it holds.
+        kind: Kind,
     },
     /// It belongs to someone else.
     #[error(
@@ -78,7 +101,7 @@ pub enum KeyFileError {
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> KeyFileError {
-    move |source| KeyFileError::Io { action, path: path.to_path_buf(), source }
+    move |cause| KeyFileError::Io { action, path: path.to_path_buf(), cause }
 }
 
 /// Makes a private directory (its parents with ordinary modes), or checks the one that is there.
@@ -106,7 +129,7 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), KeyFileError> {
     if !metadata.is_dir() {
         return Err(KeyFileError::WrongKind { path: path.to_path_buf(), expected: "a directory" });
     }
-    check_private(path, &metadata, DIR_MODE)
+    check_private(path, &metadata, DIR_MODE, Kind::Directory)
 }
 
 /// Reads a private file. The bytes are wiped when dropped.
@@ -115,7 +138,7 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), KeyFileError> {
 /// If it is not there, is a symbolic link or no plain file, is not ours, others can access it, or it is larger than
 /// [`MAX_FILE_LEN`].
 pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
-    let file = open_private(path)?;
+    let file = open_private(path, Kind::Secret)?;
     // The whole capacity at once: growing would leave copies that nobody wipes.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_LEN + 1));
     file.take(MAX_FILE_LEN as u64 + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
@@ -131,8 +154,8 @@ pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
 /// # Errors
 /// As [`read_private`], but for the size.
 pub fn read_state(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, KeyFileError> {
-    let file = match open_private(path) {
-        Err(KeyFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+    let file = match open_private(path, Kind::State) {
+        Err(KeyFileError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
     let mut bytes = Vec::new();
@@ -140,7 +163,7 @@ pub fn read_state(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, KeyFileE
     Ok(Some(bytes))
 }
 
-fn open_private(path: &Path) -> Result<File, KeyFileError> {
+fn open_private(path: &Path, kind: Kind) -> Result<File, KeyFileError> {
     // Non-blocking, so that a named pipe in this place is refused below and not waited for.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits();
     let opened = OpenOptions::new().read(true).custom_flags(flags as i32).open(path);
@@ -154,7 +177,7 @@ fn open_private(path: &Path) -> Result<File, KeyFileError> {
     if !metadata.is_file() {
         return Err(KeyFileError::WrongKind { path: path.to_path_buf(), expected: "a plain file" });
     }
-    check_private(path, &metadata, FILE_MODE)?;
+    check_private(path, &metadata, FILE_MODE, kind)?;
     Ok(file)
 }
 
@@ -188,11 +211,11 @@ fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}-{write}.new", std::process::id()))
 }
 
-fn check_private(path: &Path, metadata: &Metadata, should: u32) -> Result<(), KeyFileError> {
+fn check_private(path: &Path, metadata: &Metadata, should: u32, kind: Kind) -> Result<(), KeyFileError> {
     check_owner(path, metadata)?;
     let mode = metadata.mode() & 0o7777;
     if mode & GROUP_AND_OTHERS != 0 {
-        return Err(KeyFileError::TooOpen { path: path.to_path_buf(), mode, should });
+        return Err(KeyFileError::TooOpen { path: path.to_path_buf(), mode, should, kind });
     }
     Ok(())
 }
@@ -309,7 +332,7 @@ mod tests {
             assert!(matches!(read_private(&file), Err(KeyFileError::WrongOwner { owner: 65_534, .. })));
             return;
         };
-        let error = check_private(foreign.0, &foreign.1, FILE_MODE).unwrap_err();
+        let error = check_private(foreign.0, &foreign.1, FILE_MODE, Kind::Secret).unwrap_err();
         assert!(matches!(error, KeyFileError::WrongOwner { .. }), "{error}");
     }
 
@@ -321,6 +344,7 @@ mod tests {
         write_private(&path, b"0123456789").unwrap();
         assert_eq!(read_state(&path, 9).unwrap().unwrap(), b"012345678");
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-        assert!(matches!(read_state(&path, 9), Err(KeyFileError::TooOpen { .. })));
+        let error = read_state(&path, 9).unwrap_err().to_string();
+        assert!(error.contains("chmod 600") && !error.contains("secret"), "{error}");
     }
 }

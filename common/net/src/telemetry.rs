@@ -3,20 +3,57 @@
 //! At the default level no line holds an address, host name, key, id or nickname of others (docs/threat-model.md). Finer
 //! levels may, and say so once.
 
+use std::fmt;
 use std::io::IsTerminal;
 
+use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 /// The environment variable that wins over the configured level.
 pub const ENV_VAR: &str = "TUNIC_LOG";
 
-/// Starts logging to stderr. `level` is one of `error`, `warn`, `info`, `debug`, `trace`, or directives such as
-/// `info,tunic::path=debug`; [`ENV_VAR`] wins over it. What cannot be understood counts as `info`, with a warning.
-/// A second call changes nothing.
-pub fn init(level: &str) {
+/// What gets logged: `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,tunic::path=debug`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LogFilter(String);
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        LogFilter("info".to_owned())
+    }
+}
+
+impl TryFrom<String> for LogFilter {
+    type Error = BadLogFilter;
+
+    fn try_from(text: String) -> Result<Self, BadLogFilter> {
+        if filter(&text).1 { Err(BadLogFilter(text)) } else { Ok(LogFilter(text)) }
+    }
+}
+
+impl From<LogFilter> for String {
+    fn from(filter: LogFilter) -> String {
+        filter.0
+    }
+}
+
+impl fmt::Display for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Text that is no log level.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no log level; there are \"error\", \"warn\", \"info\", \"debug\" and \"trace\"")]
+pub struct BadLogFilter(String);
+
+/// Starts logging to stderr. [`ENV_VAR`] wins over what is configured; if that cannot be understood it counts as
+/// `info`, with a warning. A second call changes nothing.
+pub fn init(configured: &LogFilter) {
     let wanted = std::env::var(ENV_VAR).ok().filter(|value| !value.is_empty());
-    let wanted = wanted.as_deref().unwrap_or(level);
+    let wanted = wanted.as_deref().unwrap_or(&configured.0);
     let (filter, bad) = filter(wanted);
     let verbose = filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
     let started = tracing_subscriber::fmt()
@@ -59,6 +96,18 @@ mod tests {
     fn check(text: &str, expect: Option<LevelFilter>, bad: bool) {
         let (filter, was_bad) = filter(text);
         assert_eq!((filter.max_level_hint(), was_bad), (expect, bad), "{text:?}");
+    }
+
+    #[test]
+    fn a_configured_level_must_be_one() {
+        #[derive(Debug, Deserialize)]
+        struct Config {
+            log: LogFilter,
+        }
+        let error = crate::config::parse::<Config>("log = \"loud\"", "").unwrap_err().to_string();
+        assert!(error.starts_with("line 1, `log`: \"loud\" is no log level; there are \"error\""), "{error}");
+        let config: Config = crate::config::parse("log = \"debug\"", "").unwrap();
+        assert_eq!(config.log.to_string(), "debug");
     }
 
     #[test]

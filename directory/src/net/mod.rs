@@ -14,10 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tracing::{info, warn};
 use tunic_net::channel::{Node, NodeConfig};
-use tunic_net::daemon::{RunOptions, Status, unix_now};
+use tunic_net::daemon::{RunOptions, Status, listen, unix_now};
 use tunic_net::keyfile;
 use tunic_net::keys::NodeKeys;
 
@@ -44,7 +43,7 @@ pub async fn run(
     let keys = NodeKeys::load_or_create(&config.key_dir(), unix_now())?;
     let own_id = keys.signer.id();
     let authorities = config.authority_set(own_id)?;
-    let listener = bind(&config, &options).await?;
+    let listener = listen(&options, config.listen, "listen")?;
 
     let mut authority = Authority::new(settings, keys.signer.clone(), authorities, service::now())
         .map_err(anyhow::Error::new)?;
@@ -72,17 +71,4 @@ pub async fn run(
     state::store(&config.descriptor_file(), &service.peek(|authority, _| authority.descriptors()));
     node.shutdown(SHUTDOWN_GRACE).await;
     Ok(())
-}
-
-async fn bind(config: &Config, options: &RunOptions) -> anyhow::Result<TcpListener> {
-    match &options.listener {
-        Some(bound) => {
-            let listener = bound.try_clone().context("the listening socket")?;
-            listener.set_nonblocking(true).context("the listening socket")?;
-            TcpListener::from_std(listener).context("the listening socket")
-        }
-        None => TcpListener::bind(config.listen).await.with_context(|| {
-            format!("cannot listen at {}; is it taken, or of another machine?", config.listen)
-        }),
-    }
 }

@@ -41,6 +41,7 @@ impl Authority {
             status: Some(Arc::new(move |status| {
                 let _ = tell.send(status);
             })),
+            ..RunOptions::default()
         };
         let run = tunic_directory::run(config.clone(), options, async {
             let _ = ended.await;

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tunic_net::channel::{Node, NodeConfig};
 use tunic_net::config::{ConfigError, Place};
-use tunic_net::daemon::{RunOptions, Status, unix_now};
+use tunic_net::daemon::{RunOptions, Status, listen, unix_now};
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::NodeKeys;
 use tunic_proto::dir::AuthoritySet;
@@ -45,7 +44,7 @@ pub async fn run(
     options: RunOptions,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let listener = listen(&config, &options)?;
+    let listener = listen(&options, config.listen, "listen")?;
     let listening = listener.local_addr().context("the listening socket has no address")?;
     if let Some(message) = config.problems(Some(listening)).into_iter().next() {
         return Err(ConfigError::Invalid { place: Place::default(), message }.into());
@@ -67,18 +66,7 @@ pub async fn run(
     }
     tracing::info!("ending: closing circuits");
     relay.node.shutdown(GRACE).await;
-    tracing::info!("ended");
     Ok(())
-}
-
-fn listen(config: &Config, options: &RunOptions) -> anyhow::Result<TcpListener> {
-    let listener = match &options.listener {
-        Some(listener) => listener.try_clone().context("the given socket cannot be used")?,
-        None => std::net::TcpListener::bind(config.listen)
-            .with_context(|| format!("cannot listen at {}", config.listen))?,
-    };
-    listener.set_nonblocking(true).context("the listening socket cannot be used")?;
-    TcpListener::from_std(listener).context("the listening socket cannot be used")
 }
 
 struct Relay {

@@ -1,0 +1,87 @@
+//! What every daemon does the same way: its command line, signals, exit codes, telling its starter how far it is, the
+//! wall clock.
+//!
+//! 1. [`command`] reads the command line; every daemon knows the same flags.
+//! 2. [`run_file`] loads the configuration, starts the log, opens the listening socket and runs the daemon.
+//! 3. [`signals`] tells it when to end; [`Exit`] says how it ended.
+
+pub mod command;
+mod exit;
+mod process;
+mod signals;
+mod socket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tunic_proto::time::UnixTime;
+
+pub use exit::Exit;
+pub use process::{open_file_limit, run_file, run_to_end};
+pub use signals::{Hurry, Shutdown, shutdown_signal};
+pub use socket::{ListenError, bind, listen};
+
+use crate::telemetry::LogFilter;
+
+/// What is asked of a daemon's configuration whatever the daemon does.
+pub trait Settings: Serialize + DeserializeOwned {
+    /// The commented example that `--print-config` prints.
+    const EXAMPLE: &'static str;
+
+    /// What gets logged.
+    fn log(&self) -> &LogFilter;
+
+    /// Where it listens, and which setting says so.
+    fn listen(&self) -> (SocketAddr, &'static str);
+}
+
+/// How far a daemon has come. Each may be told more than once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Connections are accepted at this address.
+    Listening(SocketAddr),
+    /// A relay: an authority took its descriptor.
+    Published,
+    /// An authority: so many relays answered as themselves.
+    RelaysReachable(usize),
+    /// A valid consensus is there.
+    Consensus {
+        /// How many relays it lists.
+        relays: usize,
+    },
+    /// A client: a circuit of full length is built.
+    CircuitReady,
+}
+
+/// Who is told how far a daemon has come. Must not block.
+pub type StatusSink = Arc<dyn Fn(Status) + Send + Sync>;
+
+/// What the one who starts a daemon may provide beside its configuration.
+#[derive(Clone, Default)]
+pub struct RunOptions {
+    /// A socket that listens already, in place of the configured address.
+    pub listener: Option<Arc<std::net::TcpListener>>,
+    /// Who is told how far the daemon is.
+    pub status: Option<StatusSink>,
+    /// Tells when there is no time for an orderly end.
+    pub hurry: Hurry,
+}
+
+impl RunOptions {
+    /// Tells the starter, if one listens.
+    pub fn tell(&self, status: Status) {
+        if let Some(sink) = &self.status {
+            sink(status);
+        }
+    }
+}
+
+/// The wall clock, whole seconds. A clock before 1970 reads as 0.
+#[expect(clippy::disallowed_methods, reason = "the one place where the shell reads the wall clock")]
+pub fn unix_now() -> UnixTime {
+    UnixTime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
