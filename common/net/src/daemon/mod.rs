@@ -3,7 +3,7 @@
 //!
 //! 1. [`command`] reads the command line; every daemon knows the same flags.
 //! 2. [`run_file`] loads the configuration, starts the log, opens the listening socket and runs the daemon.
-//! 3. [`signals`] tells it when to end; [`Exit`] says how it ended.
+//! 3. Signals tell it when to end; [`Exit`] says how it ended.
 
 pub mod command;
 mod exit;
