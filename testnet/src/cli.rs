@@ -167,23 +167,32 @@ async fn up(args: UpArgs, started: Instant) -> anyhow::Result<()> {
         () = &mut stop => Ok(false),
     };
     progress.clear();
-    if matches!(came_up, Ok(true)) {
-        announce(&network, &options, args.json, started)?;
-        tokio::select! {
-            never = report_losses(&mut network) => match never {},
-            () = &mut stop => {}
-        }
-    }
+    let outcome = match came_up {
+        Ok(true) => keep_up(&mut network, &options, args.json, started, stop).await,
+        never_up => never_up.map(|_| ()),
+    };
     network.stop().await;
-    came_up.map(|_| ())
+    outcome
+}
+
+/// Says that the network works, and waits until it shall end or is of no use any more.
+async fn keep_up(
+    network: &mut Network,
+    options: &Options,
+    json: bool,
+    started: Instant,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    announce(network, options, json, started)?;
+    tokio::select! {
+        ruin = report_losses(network) => bail!("{ruin}"),
+        () = stop => Ok(()),
+    }
 }
 
 async fn demo(args: DemoArgs, started: Instant) -> anyhow::Result<()> {
     let stop = asked_to_stop(false);
-    tokio::select! {
-        outcome = crate::demo::run(args.size.options(), started) => outcome,
-        () = stop => bail!("interrupted"),
-    }
+    crate::demo::run(args.size.options(), started, stop).await
 }
 
 fn announce(network: &Network, options: &Options, json: bool, started: Instant) -> anyhow::Result<()> {
@@ -197,10 +206,14 @@ fn announce(network: &Network, options: &Options, json: bool, started: Instant) 
     writeln!(io::stdout(), "{text}").context("cannot write to stdout")
 }
 
-async fn report_losses(network: &mut Network) -> std::convert::Infallible {
+/// Tells of every node that ends, until those that are left are of no use; then why.
+async fn report_losses(network: &mut Network) -> &'static str {
     loop {
         let loss = network.next_loss().await;
         eprintln!("{loss}");
+        if let Some(ruin) = network.ruin() {
+            return ruin;
+        }
     }
 }
 

@@ -10,22 +10,25 @@ use crate::launch::place::Namespace;
 use crate::launch::plan::{Options, logs_dir};
 use crate::launch::{Network, Pids};
 
+/// Columns that lines keep to, unless a path takes more: terminals have 80.
+#[cfg(test)]
+pub(crate) const WIDTH: usize = 78;
+
 /// The screen for a person.
 pub(crate) fn screen(network: &Network, options: &Options, socks: SocketAddr, startup: Duration) -> String {
-    let (authorities, relays, exits) = (options.authorities, options.relays, options.exits);
-    let mut text = format!(
-        "A private Tunic network is up after {:.1} s: {}, {} ({} of them exits) and a client.\n\n",
+    let namespace = network.client().and_then(|client| client.namespace.as_ref());
+    let how_to = namespace.map_or_else(|| how_to(socks), |namespace| how_to_there(socks, namespace));
+    format!("{}{how_to}{}", what_is_up(options, startup), whereabouts(network.dir(), options))
+}
+
+fn what_is_up(options: &Options, startup: Duration) -> String {
+    format!(
+        "A private Tunic network is up after {:.1} s:\n{}, {} ({} of them exits) and a client.\n\n",
         startup.as_secs_f32(),
-        counted(authorities, "authority", "authorities"),
-        counted(relays, "relay", "relays"),
-        exits,
-    );
-    match network.client().and_then(|client| client.namespace.as_ref()) {
-        Some(namespace) => text.push_str(&how_to_there(socks, namespace)),
-        None => text.push_str(&how_to(socks)),
-    }
-    text.push_str(&whereabouts(network.dir(), options));
-    text
+        counted(options.authorities, "authority", "authorities"),
+        counted(options.relays, "relay", "relays"),
+        options.exits,
+    )
 }
 
 fn how_to(socks: SocketAddr) -> String {
@@ -34,12 +37,15 @@ fn how_to(socks: SocketAddr) -> String {
         "Try it:
   curl --socks5-hostname {socks} https://example.com/
 
-Firefox:   Settings, Network Settings, Manual proxy configuration: SOCKS Host {host}, Port {port},
-           SOCKS v5, and tick \"Proxy DNS when using SOCKS v5\"
-Chromium:  chromium --proxy-server=socks5://{socks} --user-data-dir=\"$(mktemp -d)\"
+Firefox:   Settings, Network Settings, Manual proxy configuration:
+           SOCKS Host {host}, Port {port}, SOCKS v5,
+           and tick \"Proxy DNS when using SOCKS v5\"
+Chromium:  chromium --proxy-server=socks5://{socks} \\
+             --user-data-dir=\"$(mktemp -d)\"
 
-What you send goes through three of the relays, and your computer resolves no name. But all relays run
-on this machine: this network shows how Tunic works; it hides nothing from anybody.
+What you send goes through three of the relays, and your computer resolves no
+name. But all relays run on this machine: this network shows how Tunic works;
+it hides nothing from anybody.
 
 "
     )
@@ -48,7 +54,8 @@ on this machine: this network shows how Tunic works; it hides nothing from anybo
 fn how_to_there(socks: SocketAddr, namespace: &Namespace) -> String {
     format!(
         "The client is in the network namespace {namespace}. Try it:
-  ip netns exec {namespace} curl --socks5-hostname {socks} http://ADDRESS/
+  ip netns exec {namespace} \\
+    curl --socks5-hostname {socks} http://ADDRESS/
 
 "
     )
@@ -57,7 +64,7 @@ fn how_to_there(socks: SocketAddr, namespace: &Namespace) -> String {
 fn whereabouts(dir: &Path, options: &Options) -> String {
     let fate = if options.dir.is_some() { "kept" } else { "removed at the end" };
     let seed = match options.seed {
-        Some(_) => "Keys:      made from --seed, so anybody can make them too: for experiments only\n",
+        Some(_) => "Keys:      made from --seed, so anybody can make them: for experiments only\n",
         None => "",
     };
     format!(
@@ -96,4 +103,22 @@ pub(crate) fn json_line(
     let startup_ms = u64::try_from(startup.as_millis()).unwrap_or(u64::MAX);
     let dir = network.dir().to_path_buf();
     serde_json::to_string(&Announcement { socks, dir, startup_ms, pids: network.pids() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_screen_fits_a_terminal_of_80_columns() {
+        let options =
+            Options { authorities: 15, relays: 200, exits: 200, seed: Some(1), ..Options::default() };
+        let up = what_is_up(&options, Duration::from_millis(59_900));
+        let where_it_lies = whereabouts(Path::new("/tmp/tunic-testnet-AbCdEf"), &options);
+        let socks = SocketAddr::from(([127, 255, 255, 255], 65_535));
+        let there = how_to_there(socks, &"a-namespace".parse().unwrap());
+        let text = [up, how_to(socks), there, where_it_lies].concat();
+        let longest = text.lines().map(str::len).max();
+        assert!(longest <= Some(WIDTH), "{longest:?}: {text}");
+    }
 }

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tunic_client::{Client, Hop, Isolation};
 use tunic_net::config;
@@ -33,25 +33,35 @@ const RETRY: Duration = Duration::from_millis(20);
 /// More than the page and its head have.
 const MAX_RESPONSE_LEN: u64 = 64 << 10;
 
-/// Runs the demonstration and prints it on stdout.
+/// Runs the demonstration and prints it on stdout, unless `stop` completes before.
 ///
 /// # Errors
-/// If the network does not come up, the page does not come back, or a relay's log does not tell of its neighbours.
-pub(crate) async fn run(options: Options, started: Instant) -> anyhow::Result<()> {
+/// If the network does not come up, the page does not come back, a relay's log does not tell of its neighbours, or if it
+/// was stopped.
+pub(crate) async fn run(
+    options: Options,
+    started: Instant,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let options = Options { socks: None, relay_log: Some(observed::LOG.to_owned()), ..options };
     let program = std::env::current_exe().context("cannot find this program itself")?;
     let mut network = Network::start(&options, program).await?;
-    let mut progress = Progress::on_stderr(started);
-    let outcome = match network.reach(Step::Consensus, &mut progress).await {
-        Ok(()) => {
-            progress.clear();
-            tokio::time::timeout(LIMIT, fetch_and_explain(&network)).await
-        }
-        Err(error) => Ok(Err(error)),
+    let outcome = tokio::select! {
+        outcome = show(&mut network, started) => outcome,
+        () = stop => Err(anyhow!("interrupted")),
     };
     network.stop().await;
-    println!("{}", outcome.context("the page did not come back in time")??);
+    println!("{}", outcome?);
     Ok(())
+}
+
+async fn show(network: &mut Network, started: Instant) -> anyhow::Result<String> {
+    let mut progress = Progress::on_stderr(started);
+    let came_up = network.reach(Step::Consensus, &mut progress).await;
+    progress.clear();
+    came_up?;
+    let explained = tokio::time::timeout(LIMIT, fetch_and_explain(network)).await;
+    explained.context("the page did not come back in time")?
 }
 
 async fn fetch_and_explain(network: &Network) -> anyhow::Result<String> {

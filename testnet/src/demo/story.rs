@@ -30,8 +30,9 @@ pub(super) fn tell(page: SocketAddr, seen: &[Seen]) -> String {
         text.push_str(&chapter(seen, number == 0, number + 1 == path.len()));
     }
     text.push_str(
-        "\nNo relay knows both you and the page. To learn who visits what, the first and the last would have to\n\
-         put their logs together, or somebody would have to watch both ends.",
+        "\nNo relay knows both you and the page. To learn who visits what, the first and\n\
+         the last would have to put their logs together, or somebody would have to\n\
+         watch both ends.",
     );
     text
 }
@@ -82,5 +83,6 @@ mod tests {
 ";
         assert!(text.contains(expect), "{text}");
         assert!(text.contains("you - relay2 - relay1 - relay6 - the page at 127.0.0.1:80"), "{text}");
+        assert!(text.lines().all(|line| line.len() <= crate::screen::WIDTH), "{text}");
     }
 }

@@ -16,6 +16,7 @@ use tunic_net::keys::NodeKeys;
 use tunic_proto::time::UnixTime;
 
 use super::plan::{NodePlan, Role, logs_dir};
+use super::temporary::TemporaryFolder;
 
 /// For a client that opens no port.
 const UNUSED: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
@@ -23,7 +24,7 @@ const UNUSED: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST,
 /// Where a network lies.
 pub enum Folder {
     /// Removed with everything in it when dropped.
-    Temporary(tempfile::TempDir),
+    Temporary(TemporaryFolder),
     /// Somebody asked for it, and keeps it.
     Kept(PathBuf),
 }
@@ -35,7 +36,7 @@ impl Folder {
     /// If it cannot be made or holds something.
     pub fn make(wanted: Option<&Path>) -> anyhow::Result<Folder> {
         let Some(path) = wanted else {
-            let made = tempfile::Builder::new().prefix("tunic-testnet-").tempdir();
+            let made = TemporaryFolder::make();
             return Ok(Folder::Temporary(made.context("cannot make a temporary folder")?));
         };
         fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))?;

@@ -14,7 +14,9 @@ pub mod plan;
 pub mod process;
 pub mod progress;
 pub mod ready;
+pub mod temporary;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -53,6 +55,7 @@ const LOG_TAIL: usize = 5;
 pub struct Network {
     nodes: Vec<NodePlan>,
     processes: Vec<NodeProcess>,
+    lost: BTreeSet<usize>,
     events: mpsc::Receiver<Event>,
     milestones: Milestones,
     folder: Folder,
@@ -125,7 +128,8 @@ impl Network {
             processes.push(started.with_context(|| format!("cannot start {}", node.name))?);
         }
         let page = serve_page(&nodes).context("cannot serve a page")?;
-        Ok(Network { milestones: Milestones::new(&nodes), nodes, processes, events, folder, page })
+        let (milestones, lost) = (Milestones::new(&nodes), BTreeSet::new());
+        Ok(Network { milestones, nodes, processes, lost, events, folder, page })
     }
 
     /// Waits until this step is done and shows how far it is. [`Step::FirstByte`] is the client's: it fetches a byte.
@@ -173,11 +177,20 @@ impl Network {
     pub async fn next_loss(&mut self) -> Loss {
         loop {
             match self.events.recv().await {
-                Some(Event::Exited { node, how }) => return self.loss(node, how),
+                Some(Event::Exited { node, how }) => {
+                    self.lost.insert(node);
+                    return self.loss(node, how);
+                }
                 Some(Event::Status { .. }) => {}
                 None => return std::future::pending().await,
             }
         }
+    }
+
+    /// Why nothing can go through the network any more, if so many nodes are lost.
+    pub fn ruin(&self) -> Option<&'static str> {
+        let roles = self.nodes.iter().enumerate().filter(|(number, _)| !self.lost.contains(number));
+        ruin_of(&roles.map(|(_, node)| node.role).collect::<Vec<_>>())
     }
 
     /// Where the client's SOCKS5 port is, if there is a client.
@@ -252,6 +265,21 @@ impl Network {
     }
 }
 
+fn ruin_of(left: &[Role]) -> Option<&'static str> {
+    let count = |wanted: fn(&Role) -> bool| left.iter().filter(|role| wanted(role)).count();
+    if count(|role| *role == Role::Client) == 0 {
+        Some("the client is gone, so nobody can use the network")
+    } else if count(|role| *role == Role::Directory) == 0 {
+        Some("no authority is left, so the list of relays will expire")
+    } else if count(|role| matches!(role, Role::Relay { .. })) < plan::MIN_RELAYS {
+        Some("too few relays are left for a circuit")
+    } else if count(|role| *role == Role::Relay { exit: true }) == 0 {
+        Some("no exit is left")
+    } else {
+        None
+    }
+}
+
 fn client(nodes: &[NodePlan]) -> Option<&NodePlan> {
     nodes.iter().find(|node| node.role == Role::Client)
 }
@@ -315,5 +343,25 @@ async fn fetch(client: &NodePlan, page: SocketAddr) -> anyhow::Result<()> {
 async fn all_ended(processes: &mut [NodeProcess]) {
     for process in processes {
         process.ended().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_of_use_while_a_circuit_can_be_built_and_somebody_can_use_it() {
+        let check = |lost: &[&str], expect: &str| {
+            let nodes = Options { authorities: 2, relays: 5, exits: 2, ..Options::default() }.nodes();
+            let left = nodes.iter().filter(|node| !lost.contains(&node.name.as_str()));
+            let ruin = ruin_of(&left.map(|node| node.role).collect::<Vec<_>>()).unwrap_or_default();
+            assert!(ruin.contains(expect) && ruin.is_empty() == expect.is_empty(), "{lost:?}: {ruin}");
+        };
+        check(&["authority1", "relay1", "relay5"], "");
+        check(&["client"], "the client is gone");
+        check(&["authority1", "authority2"], "no authority");
+        check(&["relay1", "relay2", "relay4"], "too few relays");
+        check(&["relay4", "relay5"], "no exit");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::network::{TestNetwork, shared};
+use crate::network::{Started, TestNetwork, shared};
 use crate::processes::{self, assert_all_end, wait_until};
 use crate::server::serve_echo;
 use crate::socks;
@@ -31,8 +31,10 @@ fn a_killed_parent_leaves_no_child() {
     network.assert_all_alive();
     processes::send(network.parent_pid(), Signal::KILL);
     assert_all_end(&network.up.pids.all(), LIMIT);
-    // What a killed parent could not clean up.
-    let _ = std::fs::remove_dir_all(&network.up.dir);
+    assert!(network.up.dir.exists(), "who is killed cannot clean up");
+    let next = TestNetwork::start(&SMALL);
+    assert!(!network.up.dir.exists(), "the next network does it");
+    assert!(next.up.dir.exists());
 }
 
 #[test]
@@ -71,4 +73,41 @@ fn a_lost_relay_is_reported_and_the_rest_goes_on() {
     assert!(network.said().contains("relay4.log"), "{}", network.said());
     let target = serve_echo();
     socks::ping(&mut socks::connect(network.up.socks, target)).unwrap();
+}
+
+#[test]
+fn without_its_client_a_network_ends_with_an_error() {
+    let mut network = TestNetwork::start(&SMALL);
+    processes::send(network.up.pids.client[0], Signal::KILL);
+    let status = network.ended();
+    assert_eq!(status.code(), Some(1), "{}", network.said());
+    assert!(network.said().contains("error: the client is gone"), "{}", network.said());
+    assert_all_end(&network.up.pids.all(), Duration::ZERO);
+    assert!(!network.up.dir.exists(), "the temporary folder is still there");
+}
+
+#[test]
+fn ctrl_c_ends_a_network_that_is_still_coming_up() {
+    // The first consensus waits for every relay, so with so many there is time.
+    let args = ["up", "--socks", "127.0.0.1:0", "--relays", "20"];
+    interrupted_when(&args, "directory ready: 3 of 3", Some(0));
+}
+
+#[test]
+fn ctrl_c_ends_a_demonstration() {
+    interrupted_when(&["demo", "--relays", "20"], "directory ready: 3 of 3", Some(1));
+}
+
+/// Starts the program, and sends it Ctrl-C when it says this.
+#[track_caller]
+fn interrupted_when(args: &[&str], says: &str, code: Option<i32>) {
+    let place = tempfile::tempdir().unwrap();
+    let mut started = Started::new(args, place.path());
+    wait_until(LIMIT, says, || started.said().contains(says));
+    let children = processes::children(started.pid());
+    assert!(!children.is_empty(), "{}", started.said());
+    processes::send(started.pid(), Signal::INT);
+    assert_eq!(started.ended().code(), code, "{}", started.said());
+    assert_all_end(&children, Duration::ZERO);
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "the temporary folder is still there");
 }

@@ -67,13 +67,7 @@ impl TestNetwork {
 
     /// Waits for the parent to end.
     pub fn ended(&mut self) -> ExitStatus {
-        let parent = &mut self.parent;
-        let mut status = None;
-        wait_until(END_LIMIT, "`up` has ended", || {
-            status = parent.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        wait_for_end(&mut self.parent)
     }
 
     /// Everything on stdout after the first line. To be called when the parent has ended.
@@ -89,6 +83,53 @@ impl TestNetwork {
             assert!(processes::is_alive(pid), "process {pid} of {:?} has ended", self.up.pids);
         }
     }
+}
+
+/// The program with any command line, killed when the test ends.
+pub struct Started {
+    child: Child,
+    stderr: tempfile::NamedTempFile,
+}
+
+impl Started {
+    /// Starts it; its temporary folders go to this place.
+    pub fn new(args: &[&str], place: &Path) -> Started {
+        let stderr = tempfile::NamedTempFile::new().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tunic-testnet"));
+        command.args(args).env("TMPDIR", place).env_remove("TUNIC_LOG");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr.reopen().unwrap());
+        Started { child: command.spawn().unwrap(), stderr }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said on stderr so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.stderr.path()).unwrap()
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        wait_for_end(&mut self.child)
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_for_end(child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    wait_until(END_LIMIT, "it has ended", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap()
 }
 
 impl Drop for TestNetwork {
