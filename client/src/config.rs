@@ -14,6 +14,7 @@ use crate::core::front::leaks::{LEAKY_PORTS, LeakRules, Reaction};
 use crate::core::isolation::IsolateBy;
 use crate::core::network::Rules;
 use crate::core::pool::MAX_SPARES;
+use crate::padding::PaddingConfig;
 
 /// The commented example that `--print-config` prints. What it sets are the defaults.
 pub const EXAMPLE: &str = include_str!("../client.example.toml");
@@ -52,6 +53,8 @@ pub struct Config {
     pub memory_budget: usize,
     /// What gets logged.
     pub log: LogFilter,
+    /// How much cover the traffic gets.
+    pub padding: PaddingConfig,
     /// For networks on one machine.
     pub testing: Testing,
     /// The authorities that are trusted.
@@ -94,6 +97,7 @@ impl Default for Config {
             spare_circuits: 2,
             memory_budget: 128 * MIB,
             log: LogFilter::default(),
+            padding: PaddingConfig::default(),
             testing: Testing::default(),
             authorities: Vec::new(),
         }
@@ -148,7 +152,7 @@ impl Config {
             (self.memory_budget < MIN_MEMORY_BUDGET, "`memory_budget` is below 4194304 bytes (4 MiB)"),
         ];
         let wrong = checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text);
-        wrong.chain(authority_problems(&self.authorities)).collect()
+        wrong.chain(authority_problems(&self.authorities)).chain(self.padding.problem()).collect()
     }
 
     /// Where state is kept: as configured, else where the XDG Base Directory Specification says.

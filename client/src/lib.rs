@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod net;
+pub mod padding;
 
 use std::fs::Permissions;
 use std::future::Future;
@@ -21,6 +22,7 @@ pub use crate::config::Config;
 pub use crate::core::isolation::Isolation;
 pub use crate::core::path::{Hop, Path as CircuitPath};
 pub use crate::net::{Client, ConnectError};
+pub use crate::padding::{Class, PaddingConfig};
 
 /// Opens the port for applications and serves it until `shutdown` completes.
 ///

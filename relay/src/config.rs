@@ -11,6 +11,7 @@ use tunic_proto::dir::ExitPolicy;
 use tunic_proto::ids::RelayId;
 
 use crate::core::special;
+use crate::padding::PaddingConfig;
 
 /// The commented example that `--print-config` prints. What it sets are the defaults, but for the authorities.
 pub const EXAMPLE: &str = include_str!("../relay.example.toml");
@@ -47,6 +48,8 @@ pub struct Config {
     pub log: LogFilter,
     /// Where the relay connects to for clients.
     pub exit: ExitConfig,
+    /// What it gives clients in padding.
+    pub padding: PaddingConfig,
     /// The authorities that are trusted.
     #[serde(rename = "authority")]
     pub authorities: Vec<AuthorityConfig>,
@@ -78,6 +81,7 @@ impl Default for Config {
             allow_private_relays: false,
             log: LogFilter::default(),
             exit: ExitConfig::default(),
+            padding: PaddingConfig::default(),
             authorities: Vec::new(),
         }
     }

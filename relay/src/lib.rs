@@ -10,5 +10,6 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod net;
+pub mod padding;
 
 pub use net::run;

@@ -91,7 +91,7 @@ impl End {
         self.core.handle_inbox(Instant::now());
         while self.core.has_output() {
             self.out.clear();
-            self.core.poll_output(&mut self.out, BATCH);
+            self.core.poll_output(Instant::now(), &mut self.out, BATCH);
             self.tls.writer().write_all(&self.out).unwrap();
             while self.tls.wants_write() {
                 self.tls.write_tls(&mut self.wire).unwrap();

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tunic_net::channel::{CircuitDatagrams, CircuitStream, Node, NodeConfig};
 use tunic_net::daemon::RunOptions;
 use tunic_proto::message::{Begin, Target};
+use tunic_proto::padding::{PaddingRole, PaddingStats, PaddingTotals};
 use tunic_proto::resolve::{Answer, MAX_ANSWER_LEN, Query};
 
 use super::dial::{ConnectError, Early, dial};
@@ -25,6 +26,7 @@ use crate::config::Config;
 use crate::core::isolation::Isolation;
 use crate::core::path::{Need, Path};
 use crate::core::planner::Planner;
+use crate::padding::Class;
 
 /// The listeners' numbers in [`Isolation::listener`].
 const PORT: u16 = 1;
@@ -47,6 +49,7 @@ struct Inner {
     node: Node,
     manager: ManagerHandle,
     config: Config,
+    padding: Arc<PaddingStats>,
     /// Ends with the client.
     tasks: Mutex<JoinSet<()>>,
     /// Ends by itself when the tasks have.
@@ -66,6 +69,8 @@ impl Client {
         let planner = Planner::new(state.load_guards()?, config.rules());
         let node_config = NodeConfig { signer: None, responder: None, memory_budget: config.memory_budget };
         let node = Node::new(node_config).context("cannot set up TLS")?;
+        let padding = Arc::new(PaddingStats::default());
+        node.set_padding(PaddingRole::Client(config.padding.link_mode(), padding.clone()));
         let (writer, written) = state.start_writer();
         let (circuits, manager) =
             Manager::new(node.clone(), writer.clone(), options.clone(), planner, config.spare_circuits);
@@ -74,7 +79,7 @@ impl Client {
         tasks.spawn(circuits.run());
         tasks.spawn(directory.run());
         let (tasks, written) = (Mutex::new(tasks), Mutex::new(Some(written)));
-        Ok(Client { inner: Arc::new(Inner { node, manager, config, tasks, written }) })
+        Ok(Client { inner: Arc::new(Inner { node, manager, config, padding, tasks, written }) })
     }
 
     /// Connects to the target through three relays, and tells which. Waits for circuits if there are none yet, for a
@@ -151,6 +156,11 @@ impl Client {
         let config = &self.inner.config;
         let password = config.socks_password.as_ref().map(|password| password.0.as_bytes().to_vec());
         FrontServer::new(self.clone(), password, config.leak_rules(), config.isolate_by(), listener)
+    }
+
+    /// The class of padding, and what it has cost so far.
+    pub fn padding(&self) -> (Class, PaddingTotals) {
+        (self.inner.config.padding.class, self.inner.padding.totals())
     }
 
     /// Ends all circuits and tells the relays so. Streams that are open break. What has to be stored is stored.

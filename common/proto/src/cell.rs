@@ -38,6 +38,10 @@ pub enum Command {
     Padding = 4,
     /// More cells may be sent on these circuits.
     Credit = 5,
+    /// Which padding the client wants on this channel.
+    PaddingNegotiate = 6,
+    /// Whether it gets it.
+    PaddingNegotiated = 7,
     /// A third of a circuit handshake's request.
     Create = 16,
     /// A third of its reply.
@@ -53,9 +57,22 @@ pub enum Command {
 impl Command {
     fn from_byte(byte: u8) -> Option<Command> {
         use Command::*;
-        [Hello, Auth, Netinfo, Padding, Credit, Create, Created, Relay, Destroy, RelayBlocked]
-            .into_iter()
-            .find(|command| *command as u8 == byte)
+        [
+            Hello,
+            Auth,
+            Netinfo,
+            Padding,
+            Credit,
+            PaddingNegotiate,
+            PaddingNegotiated,
+            Create,
+            Created,
+            Relay,
+            Destroy,
+            RelayBlocked,
+        ]
+        .into_iter()
+        .find(|command| *command as u8 == byte)
     }
 
     /// Whether cells of this kind belong to a circuit rather than to the channel.

@@ -30,6 +30,8 @@ incidents! {
     WrongIdentity => "wrong_identity",
     /// A malformed or unknown cell, or one on a circuit that is not in use.
     BadCell => "bad_cell",
+    /// Padding that was not agreed on, or more than was.
+    Padding => "padding",
     /// A cell beyond the credit.
     Credit => "credit",
     /// A layer that did not open: somebody tampered.

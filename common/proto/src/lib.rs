@@ -17,6 +17,7 @@ pub mod flow;
 pub mod ids;
 pub mod keys;
 pub mod message;
+pub mod padding;
 pub mod resolve;
 pub mod stream;
 mod sync;

@@ -8,12 +8,14 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_proto::dir::{Accepted, DirError, Request, Response};
+use tunic_proto::padding::Limits;
 use tunic_proto::time::UnixTime;
 
 use super::authorities::Authorities;
 use super::view::SharedView;
 use super::{clock, system_rng};
 use crate::core::fetch::{FetchSchedule, Lifetime};
+use crate::padding::PaddingConfig;
 
 /// After this long without a consensus the operator is told.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +28,8 @@ pub struct Fetcher {
     pub view: Arc<SharedView>,
     /// Notified when a new consensus does not list this relay, so that the authorities are told of it again.
     pub unlisted: Arc<Notify>,
+    /// What the operator gives in padding, and the limits that follow from it and from the consensus.
+    pub padding: (PaddingConfig, Arc<Limits>),
     /// Who wants to know when there is a consensus.
     pub options: RunOptions,
 }
@@ -93,6 +97,8 @@ impl Fetcher {
     fn announce(&self) {
         let (view, now) = (self.view.read(), unix_now());
         let Some(consensus) = view.current(now) else { return };
+        let (config, limits) = &self.padding;
+        limits.set(config.limits(&consensus.params));
         let relays = consensus.relays.len();
         tracing::info!("consensus fetched: {relays} relays");
         self.options.tell(Status::Consensus { relays });

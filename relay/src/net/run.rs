@@ -14,6 +14,7 @@ use tunic_net::daemon::{RunOptions, Status, listen, unix_now};
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::NodeKeys;
 use tunic_proto::dir::AuthoritySet;
+use tunic_proto::padding::{Limits, PaddingRole};
 
 use super::authorities::Authorities;
 use super::clock;
@@ -77,6 +78,7 @@ struct Relay {
     view: Arc<SharedView>,
     counters: Arc<Counters>,
     node: Node,
+    padding: Arc<Limits>,
     changed: Arc<Notify>,
 }
 
@@ -106,8 +108,20 @@ impl Relay {
             memory_budget: config.memory_budget,
         })
         .context("TLS cannot be set up")?;
+        let padding = Limits::new(config.padding.limits(&view.params()));
+        node.set_padding(PaddingRole::Relay(Arc::clone(&padding), Arc::default()));
         let changed = Arc::new(Notify::new());
-        Ok(Relay { config: Arc::new(config), options, addresses, keys, view, counters, node, changed })
+        Ok(Relay {
+            config: Arc::new(config),
+            options,
+            addresses,
+            keys,
+            view,
+            counters,
+            node,
+            padding,
+            changed,
+        })
     }
 
     /// Starts what runs beside serving; dropping the set ends it.
@@ -127,6 +141,7 @@ impl Relay {
             authorities,
             view: Arc::clone(&self.view),
             unlisted: Arc::clone(&self.changed),
+            padding: (self.config.padding.clone(), Arc::clone(&self.padding)),
             options: self.options.clone(),
         };
         tasks.spawn(fetcher.run());

@@ -1,8 +1,10 @@
 //! The view of the network that all tasks of a relay share, and its copy on disk.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tunic_net::daemon::unix_now;
 use tunic_net::keyfile::{KeyFileError, read_state, write_private};
 use tunic_proto::dir::{Accepted, DirError, MAX_RESPONSE_BODY};
 use tunic_proto::time::UnixTime;
@@ -24,6 +26,11 @@ impl SharedView {
     /// The view as it is now.
     pub fn read(&self) -> Arc<DirectoryView> {
         Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The parameters of the consensus; none without one.
+    pub fn params(&self) -> BTreeMap<String, i64> {
+        self.read().current(unix_now()).map(|consensus| consensus.params.clone()).unwrap_or_default()
     }
 
     /// Checks a consensus and takes it if it is newer. Takes a while for a large one, but holds no lock meanwhile: to be

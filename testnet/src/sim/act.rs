@@ -14,6 +14,7 @@ use tunic_proto::circuit::{CircuitHandle, CircuitStatus};
 use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use tunic_proto::dir::Request;
 use tunic_proto::message::Begin;
+use tunic_proto::padding::{Limits, LimitsConfig, LinkMode, PaddingRole};
 use tunic_proto::time::UnixTime;
 
 use super::apps::{self, App, Report, Transfer};
@@ -111,6 +112,23 @@ impl World {
     /// Lets everything pass unchanged again.
     pub fn stop_tampering(&mut self, end: EndId) {
         self.ends[end.0].tamper = None;
+    }
+
+    /// Notes from now on when how many bytes leave this end.
+    pub fn watch(&mut self, end: EndId) {
+        self.ends[end.0].watched = Some(Vec::new());
+    }
+
+    /// What a client asks for on its later channels.
+    pub fn pad(&mut self, client: NodeId, mode: LinkMode) {
+        let node = &mut self.nodes[client.0];
+        node.padding = PaddingRole::Client(mode, node.padding_stats.clone());
+    }
+
+    /// What a relay gives on its later channels.
+    pub fn limit_padding(&mut self, relay: NodeId, limits: LimitsConfig) {
+        let node = &mut self.nodes[relay.0];
+        node.padding = PaddingRole::Relay(Limits::new(limits), node.padding_stats.clone());
     }
 
     /// Changes delay and rate of what leaves this end.

@@ -85,12 +85,23 @@ pub(super) struct End {
     pub(super) timer: Option<Duration>,
     /// Bytes that were sent.
     pub(super) sent: u64,
+    /// When how many bytes were sent, if somebody watches.
+    pub(super) watched: Option<Vec<(Duration, usize)>>,
 }
 
 impl End {
     pub(super) fn new(node: NodeId, spec: LinkSpec, handshake: Handshake) -> End {
         let state = State::Opening(Some(handshake));
-        End { node, state, spec, tamper: None, busy_until: Duration::ZERO, timer: None, sent: 0 }
+        End {
+            node,
+            state,
+            spec,
+            tamper: None,
+            busy_until: Duration::ZERO,
+            timer: None,
+            sent: 0,
+            watched: None,
+        }
     }
 
     pub(super) fn channel(&self) -> Option<&Channel> {

@@ -8,6 +8,7 @@ use tunic_proto::channel::Channel;
 use tunic_proto::circuit::HopSpec;
 use tunic_proto::counters::{Counters, Incident};
 use tunic_proto::keys::Signer;
+use tunic_proto::padding::PaddingTotals;
 
 use super::link::{Closed, End, EndId, State};
 use super::node::{NodeId, Reach};
@@ -76,6 +77,16 @@ impl World {
     /// Bytes sent from this end.
     pub fn sent(&self, end: EndId) -> u64 {
         self.ends[end.0].sent
+    }
+
+    /// What an eavesdropper has seen leaving this end since [`World::watch`]: when, and how many bytes.
+    pub fn watched(&self, end: EndId) -> &[(Duration, usize)] {
+        self.ends[end.0].watched.as_deref().unwrap_or_default()
+    }
+
+    /// What padding has cost a node.
+    pub fn padding(&self, node: NodeId) -> PaddingTotals {
+        self.nodes[node.0].padding_stats.totals()
     }
 
     /// Circuits on all channels of a node.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
-use tunic_proto::channel::{ChannelConfig, ExtendJob, HandshakeJob, PeerInfo, Role};
+use tunic_proto::channel::{Channel, ChannelConfig, ExtendJob, HandshakeJob, PeerInfo, Role};
 use tunic_proto::circuit::HopSpec;
 use tunic_proto::counters::{Counters, Incident};
 use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN, ReplayCache, respond};
 use tunic_proto::flow::Budget;
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{IdentityKey, OnionSecret, Signer};
+use tunic_proto::padding::{Limits, LimitsConfig, PaddingRole, PaddingStats};
 use tunic_proto::time::UnixTime;
 
 use super::dirs::DirService;
@@ -52,6 +53,8 @@ pub(super) struct Node {
     pub(super) budget: Budget,
     pub(super) counters: Arc<Counters>,
     pub(super) rng: ChaCha20Rng,
+    pub(super) padding: PaddingRole,
+    pub(super) padding_stats: Arc<PaddingStats>,
     /// What it answers on directory streams; without, they echo.
     pub(super) directory: Option<DirService>,
     replay: ReplayCache,
@@ -64,6 +67,12 @@ impl Node {
         let signer = is_relay
             .then(|| IdentityKey::generate(&mut rng).certify(UnixTime(EPOCH.0 + 1_000_000), &mut rng))
             .map(Arc::new);
+        let padding_stats = Arc::new(PaddingStats::default());
+        let limits = || Limits::new(LimitsConfig::default());
+        let padding = match is_relay {
+            true => PaddingRole::Relay(limits(), padding_stats.clone()),
+            false => PaddingRole::None,
+        };
         Node {
             signer,
             onion: vec![OnionSecret::generate(&mut rng)],
@@ -73,6 +82,8 @@ impl Node {
             budget: Budget::new(budget),
             counters: Arc::default(),
             rng,
+            padding,
+            padding_stats,
             directory: None,
             replay: ReplayCache::new(REPLAY_CAPACITY),
             waiting: HashMap::new(),
@@ -87,7 +98,13 @@ impl Node {
         }
     }
 
-    pub(super) fn channel_config(&mut self, role: Role, peer: PeerInfo) -> ChannelConfig {
+    pub(super) fn channel(&mut self, role: Role, peer: PeerInfo) -> Channel {
+        let mut channel = Channel::new(self.channel_config(role, peer));
+        channel.set_padding(self.padding.clone());
+        channel
+    }
+
+    fn channel_config(&mut self, role: Role, peer: PeerInfo) -> ChannelConfig {
         ChannelConfig {
             role,
             peer,

@@ -206,7 +206,7 @@ impl World {
                     let node = &mut self.nodes[self.ends[id.0].node.0];
                     self.ends[id.0].state = match node.raw {
                         true => State::Raw(VecDeque::new()),
-                        false => State::Open(Box::new(Channel::new(node.channel_config(role, peer)))),
+                        false => State::Open(Box::new(node.channel(role, peer))),
                     };
                     self.opened(id);
                     return self.deliver(id, bytes[(n + 1) * CELL_LEN..].to_vec());
@@ -290,6 +290,7 @@ impl World {
     }
 
     fn flush(&mut self, id: EndId) {
+        let now = self.instant();
         loop {
             let end = &mut self.ends[id.0];
             let limit = end.spec.write_cells();
@@ -302,7 +303,7 @@ impl World {
                 return self.schedule(after, Happening::Wake(Task::End(id)));
             }
             let mut bytes = std::mem::take(&mut self.buffer);
-            channel.poll_output(&mut bytes, limit);
+            channel.poll_output(now, &mut bytes, limit);
             if bytes.is_empty() {
                 return;
             }
@@ -313,6 +314,7 @@ impl World {
     pub(super) fn transmit(&mut self, id: EndId, bytes: Vec<u8>) {
         let end = &mut self.ends[id.0];
         end.sent += bytes.len() as u64;
+        end.watched.iter_mut().for_each(|seen| seen.push((self.now, bytes.len())));
         end.busy_until = self.now.max(end.busy_until) + end.spec.duration(bytes.len());
         let after = end.busy_until + end.spec.delay - self.now;
         let bytes = end.tampered(bytes);

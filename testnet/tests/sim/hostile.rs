@@ -332,10 +332,10 @@ fn cells_that_are_not_legal_end_the_channel() {
         let malformed = ChannelError::Cell(cell::CellError::Malformed(command));
         channel_ends(1, malformed, send(id, command, &[200, 1]));
     }
-    let unknown = ChannelError::Cell(cell::CellError::UnknownCommand(6));
+    let unknown = ChannelError::Cell(cell::CellError::UnknownCommand(8));
     channel_ends(1, unknown, |_| {
         let mut cell = [0; CELL_LEN];
-        cell[HEADER_LEN - 1] = 6;
+        cell[HEADER_LEN - 1] = 8;
         vec![cell]
     });
 }

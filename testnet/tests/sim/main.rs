@@ -9,6 +9,7 @@ mod flow;
 mod garbage;
 mod hostile;
 mod hostile_relay;
+mod padding;
 mod support;
 mod tamper;
 mod teardown;

@@ -206,7 +206,7 @@ impl Driver {
                 return Ok(moved);
             }
             buffers.out.clear();
-            self.core.poll_output(&mut buffers.out, WRITE_CELLS);
+            self.core.poll_output(clock::now(), &mut buffers.out, WRITE_CELLS);
             self.tls.writer().write_all(&buffers.out)?;
         }
     }

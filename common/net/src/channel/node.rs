@@ -22,6 +22,7 @@ use tunic_proto::flow::Budget;
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::Signer;
 use tunic_proto::message::{Begin, DestroyReason, Target};
+use tunic_proto::padding::PaddingRole;
 use tunic_proto::stream::StreamIo;
 
 use super::driver::{Driver, DriverError};
@@ -69,6 +70,8 @@ pub(super) struct NodeInner {
     free_channels: Arc<Semaphore>,
     free_handshakes: Arc<Semaphore>,
     free_extends: Arc<Semaphore>,
+    /// What later channels do about padding.
+    padding: Mutex<PaddingRole>,
     /// True once the node shuts down; every channel's task holds a receiver until it has ended.
     ending: watch::Sender<bool>,
 }
@@ -90,6 +93,7 @@ impl Node {
             free_channels: Arc::new(Semaphore::new(MAX_CHANNELS)),
             free_handshakes: Arc::new(Semaphore::new(MAX_PENDING_HANDSHAKES)),
             free_extends: Arc::new(Semaphore::new(MAX_PENDING_EXTENDS)),
+            padding: Mutex::default(),
             ending: watch::Sender::new(false),
         })))
     }
@@ -97,6 +101,11 @@ impl Node {
     /// Proves its identity with this key from now on: the certificate of the one before is about to expire.
     pub fn set_signer(&self, signer: Arc<Signer>) {
         *lock(&self.0.signer) = Some(signer);
+    }
+
+    /// What channels that are opened or accepted from now on do about padding. At first they neither ask nor grant.
+    pub fn set_padding(&self, role: PaddingRole) {
+        *lock(&self.0.padding) = role;
     }
 
     /// What was refused so far.
@@ -295,7 +304,7 @@ impl NodeInner {
         info: PeerInfo,
         permit: OwnedSemaphorePermit,
     ) -> Channel {
-        let core = tunic_proto::channel::Channel::new(ChannelConfig {
+        let mut core = tunic_proto::channel::Channel::new(ChannelConfig {
             role,
             peer: info,
             accepts_circuits: self.responder.is_some(),
@@ -304,6 +313,7 @@ impl NodeInner {
             counters: self.counters.clone(),
             rng: Box::new(StdRng::from_rng(&mut clock::rng())),
         });
+        core.set_padding(lock(&self.padding).clone());
         let (alive, closed) = watch::channel(());
         let channel = Channel::new(core.inbox().clone(), closed);
         let peer = Caller { id: info.id, address: tcp.peer_addr().ok() };

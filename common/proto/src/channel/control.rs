@@ -140,6 +140,7 @@ impl Channel {
 
     /// Ends every circuit, for an orderly end of the process.
     pub fn end_all(&mut self) {
+        self.padding.stop();
         for key in self.table.keys() {
             self.end_circuit(key, DestroyReason::Finished);
         }
@@ -221,6 +222,7 @@ impl Channel {
         let Some((origin, cells)) = Origin::start(shared.clone(), hops, budget, &mut self.config.rng) else {
             return fail(&shared, DestroyReason::Internal);
         };
+        self.ask_for_padding(origin.hop_count());
         let id = self.free_id();
         let key = self.table.insert(Circuit::new(id, Kind::Origin(Box::new(origin)), window));
         self.control.extend(cells.iter().map(|payload| cell::build(id, Command::Create, payload)));

@@ -18,6 +18,7 @@ pub mod handshake;
 mod inbox;
 mod mail;
 mod output;
+mod padding;
 mod table;
 
 use std::collections::VecDeque;
@@ -37,6 +38,8 @@ use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use crate::flow::{Budget, CreditError, RecvWindow};
 use crate::ids::{CircId, HopNum};
 use crate::message::{Begin, DestroyReason};
+use crate::padding::PaddingRole;
+use crate::padding::link::LinkPadding;
 use crate::stream::StreamIo;
 use table::{Circuit, Kind, Table};
 
@@ -81,6 +84,9 @@ pub enum ChannelError {
     /// The peer makes us answer and does not read.
     #[error("the peer does not read")]
     NotReading,
+    /// The peer sends more padding than was agreed on.
+    #[error("the peer pads more than was agreed on")]
+    Padding,
 }
 
 impl ChannelError {
@@ -90,6 +96,7 @@ impl ChannelError {
             ChannelError::Cell(_) | ChannelError::State(_) => Incident::BadCell,
             ChannelError::Credit(_) => Incident::Credit,
             ChannelError::NotReading => Incident::Resources,
+            ChannelError::Padding => Incident::Padding,
         }
     }
 }
@@ -160,6 +167,7 @@ pub struct Channel {
     events: VecDeque<Event>,
     /// Handshakes under way, oldest first.
     deadlines: VecDeque<(Instant, CircKey)>,
+    padding: LinkPadding,
     scratch: Scratch,
 }
 
@@ -187,6 +195,7 @@ impl Channel {
             grants: VecDeque::new(),
             events: VecDeque::new(),
             deadlines: VecDeque::new(),
+            padding: LinkPadding::new(PaddingRole::None),
             scratch: Scratch::default(),
         }
     }
@@ -208,11 +217,13 @@ impl Channel {
 
     /// When [`Channel::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(at, _)| *at)
+        let deadline = self.deadlines.front().map(|(at, _)| *at);
+        [deadline, self.padding.poll_timeout()].into_iter().flatten().min()
     }
 
-    /// Ends circuits whose handshake takes too long.
+    /// Ends circuits whose handshake takes too long, and pads.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.padding_timeout(now);
         while let Some((_, key)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
             let waits = |circuit: &Circuit| matches!(circuit.kind, Kind::Requested(_) | Kind::Asked { .. });
             if self.table.get(key).is_some_and(waits) {
@@ -227,7 +238,7 @@ impl Channel {
     /// # Errors
     /// [`ChannelError`]: the channel has to end. The error is counted.
     pub fn handle_cells(&mut self, now: Instant, cells: &mut [u8]) -> Result<(), ChannelError> {
-        let result = self.handle_each(now, cells);
+        let result = self.handle_each(now, cells).and_then(|padding| self.count_padding(now, cells, padding));
         self.forward_batch(cells);
         self.flush_streams();
         self.free_garbage();
@@ -237,7 +248,9 @@ impl Channel {
         result
     }
 
-    fn handle_each(&mut self, now: Instant, cells: &mut [u8]) -> Result<(), ChannelError> {
+    /// Returns how many cells were `PADDING`.
+    fn handle_each(&mut self, now: Instant, cells: &mut [u8]) -> Result<usize, ChannelError> {
+        let mut padding = 0;
         for at in (0..cells.len()).step_by(CELL_LEN) {
             let Some(cell) = cells[at..].first_chunk_mut::<CELL_LEN>() else { break };
             let (id, command) = cell::parse_header(cell)?;
@@ -252,7 +265,12 @@ impl Channel {
                     self.forward_batch(cells);
                     self.handle_destroy(id, &cell)?;
                 }
-                Command::Padding => cell::parse_padding(cell)?,
+                Command::Padding => {
+                    cell::parse_padding(cell)?;
+                    padding += 1;
+                }
+                Command::PaddingNegotiate => self.handle_padding_negotiate(now, cell)?,
+                Command::PaddingNegotiated => self.handle_padding_negotiated(now, cell)?,
                 Command::Hello | Command::Auth | Command::Netinfo => {
                     return Err(ChannelError::State(command));
                 }
@@ -261,7 +279,7 @@ impl Channel {
         if self.control.len() > MAX_CONTROL_CELLS + CONTROL_CELLS * self.table.len() {
             return Err(ChannelError::NotReading);
         }
-        Ok(())
+        Ok(padding)
     }
 
     fn handle_credit(&mut self, cell: &Cell) -> Result<(), ChannelError> {

@@ -1,5 +1,7 @@
 //! What a channel sends, in this order: control cells, credit, then circuits in turn.
 
+use std::time::Instant;
+
 use super::Channel;
 use super::inbox::CircKey;
 use super::mail::Mail;
@@ -15,11 +17,25 @@ const REPORT_CELLS: u32 = 16;
 impl Channel {
     /// Whether [`Channel::poll_output`] has something.
     pub fn has_output(&self) -> bool {
+        match self.padding.paced() {
+            None => self.has_payload() || self.padding.is_due(),
+            Some(due) => due > 0,
+        }
+    }
+
+    pub(super) fn has_payload(&self) -> bool {
         !self.control.is_empty() || !self.grants.is_empty() || self.table.has_turns()
     }
 
     /// Appends whole cells to `out`, at most `limit` of them.
-    pub fn poll_output(&mut self, out: &mut Vec<u8>, limit: usize) {
+    pub fn poll_output(&mut self, now: Instant, out: &mut Vec<u8>, limit: usize) {
+        let start = out.len();
+        let limit = self.padding.paced().map_or(limit, |due| due.min(limit));
+        self.put_payload(out, limit);
+        self.put_padding(now, start, limit, out);
+    }
+
+    fn put_payload(&mut self, out: &mut Vec<u8>, limit: usize) {
         let end = out.len() + limit * CELL_LEN;
         while out.len() < end
             && let Some(cell) = self.control.pop_front()

@@ -98,6 +98,16 @@ impl Circuit {
             }
     }
 
+    /// About how many cells wait.
+    fn waiting_cells(&self) -> usize {
+        let unsealed = match &self.kind {
+            Kind::Endpoint(endpoint) => endpoint.streams.waiting_cells(),
+            Kind::Origin(origin) => origin.streams.waiting_cells(),
+            _ => 0,
+        };
+        self.queue.len() + unsealed
+    }
+
     /// Takes up to `limit` queued cells.
     pub(super) fn pop(&mut self, limit: usize) -> impl Iterator<Item = Slot> {
         if self.queue.is_empty() {
@@ -227,6 +237,12 @@ impl Table {
         } else {
             circuit.turn = Turn::None;
         }
+    }
+
+    /// Cells that wait for their turn, as far as they are in line: an estimate for people, not for decisions.
+    pub(super) fn waiting_cells(&self) -> usize {
+        let keys = self.quiet.iter().chain(&self.busy);
+        keys.filter_map(|key| self.get(*key)).map(Circuit::waiting_cells).sum()
     }
 
     /// Whether some circuit is in line.

@@ -60,6 +60,11 @@ impl Origin {
         Some((origin, cells))
     }
 
+    /// Hops that it shall have.
+    pub(crate) fn hop_count(&self) -> usize {
+        self.hops.len()
+    }
+
     /// Hops that have answered.
     fn built(&self) -> usize {
         self.forward.len()

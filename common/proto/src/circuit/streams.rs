@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::{MAX_STREAMS, Violation};
 use crate::buffers;
+use crate::cell::PAYLOAD_LEN;
 use crate::channel::CircKey;
 use crate::flow::{Budget, RecvWindow, Reservation, SendCredit};
 use crate::ids::StreamId;
@@ -298,6 +299,13 @@ impl Streams {
     /// Whether there is something to send.
     pub(crate) fn has_output(&self) -> bool {
         !self.control.is_empty() || !self.ready.is_empty()
+    }
+
+    /// About how many cells wait, streams without credit apart.
+    pub(crate) fn waiting_cells(&self) -> usize {
+        let bytes = self.ready.iter().filter_map(|id| self.streams.get(id));
+        let data = bytes.map(|stream| stream.io.lock().unsent().div_ceil(PAYLOAD_LEN)).sum::<usize>();
+        self.control.len() + data
     }
 
     /// Writes up to `limit` messages with at most `room` bytes of data each; returns how many.

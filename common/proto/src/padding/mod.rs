@@ -1,0 +1,34 @@
+//! Padding: cells that carry nothing, so that an observer learns less from when and how much is sent
+//! (docs/protocol.md §11).
+//!
+//! 1. A client says once on each channel to a guard what it wants there ([`LinkMode`]); the relay agrees or refuses
+//!    within its [`Limits`].
+//! 2. From then on each side owns a `LinkPadding`, which decides when a `PADDING` cell is due and, in constant
+//!    mode, how many cells go out at all.
+//! 3. What was sent and received is counted in [`PaddingStats`].
+
+mod allowance;
+mod limits;
+pub(crate) mod link;
+mod mode;
+mod pace;
+mod quiet;
+mod stats;
+
+use std::sync::Arc;
+
+pub use limits::{Limits, LimitsConfig, Reservation};
+pub use mode::{LinkMode, Rates, Refusal, negotiate, negotiated, parse_negotiate, parse_negotiated};
+pub use stats::{PaddingStats, PaddingTotals};
+
+/// What a side of a channel does about padding.
+#[derive(Debug, Clone, Default)]
+pub enum PaddingRole {
+    /// It neither asks for padding nor grants it.
+    #[default]
+    None,
+    /// It asks for this on channels that carry circuits of more than one hop.
+    Client(LinkMode, Arc<PaddingStats>),
+    /// It grants within these limits to clients.
+    Relay(Arc<Limits>, Arc<PaddingStats>),
+}
