@@ -11,7 +11,7 @@ use crate::config::EXAMPLE;
 const PROGRAM: Program = Program {
     name: "tunic-client",
     version: env!("CARGO_PKG_VERSION"),
-    about: "Reaches the internet through three relays, by a SOCKS5 port on this machine",
+    about: "Reaches the internet through three relays, by a port on this machine that speaks SOCKS5, SOCKS4a and HTTP (and DNS at another)",
     examples: "\
   tunic-client --print-config > client.toml       Start from the commented example
   tunic-client run --config client.toml           Run until Ctrl-C
@@ -21,7 +21,7 @@ const PROGRAM: Program = Program {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Open the SOCKS5 port and run until SIGINT or SIGTERM
+    /// Open the port for programs and run until SIGINT or SIGTERM
     Run(ConfigFile),
 }
 

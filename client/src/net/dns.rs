@@ -16,14 +16,14 @@ use tunic_proto::message::EndReason;
 
 use super::client::Client;
 use super::dial::ConnectError;
-use crate::core::dns::{Code, MAX_QUERY, MAX_UDP, Question};
+use crate::core::dns::{Code, MAX_QUERY, Question, Transport};
 use crate::core::isolation::Isolation;
 
 /// Queries at a time; more over UDP are dropped, as on any way that is too narrow, and more over TCP wait.
 const MAX_QUERIES: usize = 512;
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a program may take over TCP to ask, or to ask again.
+/// How long a program may take over TCP to ask, to ask again, or to take an answer.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 /// Programs ask again after five seconds and give up soon.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -56,7 +56,7 @@ impl DnsServer {
             let Ok(place) = self.queries.clone().try_acquire_owned() else { continue };
             let (server, socket, query) = (self.clone(), socket.clone(), buffer[..length].to_vec());
             tasks.spawn(async move {
-                let answer = server.answer(&query, from.ip(), MAX_UDP).await;
+                let answer = server.answer(&query, from.ip(), Transport::Udp).await;
                 if !answer.is_empty() {
                     let _ = socket.send_to(&answer, from).await;
                 }
@@ -101,15 +101,16 @@ impl DnsServer {
                 io::Result::Ok(query)
             });
             let query = query.await??;
-            let answer = self.answer(&query, from, usize::from(u16::MAX)).await;
+            let answer = self.answer(&query, from, Transport::Tcp).await;
             if answer.is_empty() {
                 return Ok(());
             }
-            tcp.write_all(&[&(answer.len() as u16).to_be_bytes(), &answer[..]].concat()).await?;
+            let framed = [&(answer.len() as u16).to_be_bytes(), &answer[..]].concat();
+            timeout(TCP_IDLE, tcp.write_all(&framed)).await??;
         }
     }
 
-    async fn answer(&self, query: &[u8], from: IpAddr, limit: usize) -> Vec<u8> {
+    async fn answer(&self, query: &[u8], from: IpAddr, transport: Transport) -> Vec<u8> {
         let question = match Question::parse(query) {
             Ok(question) => question,
             Err(answer) => return answer,
@@ -121,7 +122,7 @@ impl DnsServer {
         let address = Some(from.to_canonical());
         let isolation = Isolation { listener: self.listener, address, ..Isolation::default() };
         match timeout(ANSWER_TIMEOUT, self.client.resolve(lookup, isolation)).await {
-            Ok(Ok(answer)) => question.answer(&answer, limit),
+            Ok(Ok(answer)) => question.answer(&answer, transport),
             Ok(Err(ConnectError::Stream(EndReason::NameNotFound))) => question.empty(Code::NoSuchName),
             Ok(Err(_)) | Err(_) => question.empty(Code::Failure),
         }

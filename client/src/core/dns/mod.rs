@@ -3,11 +3,16 @@
 //! 1. [`Question::parse`] reads a query; what cannot be one gets no answer or [`Code::FormatError`].
 //! 2. [`Question::lookup`] says what to look up at an exit: A and AAAA ask for a name's addresses, PTR (RFC 1035 §3.5,
 //!    RFC 3596 §2.5) for an address's name. Everything else is answered without asking anyone.
-//! 3. [`Question::answer`] writes what was found, cut to what fits (the `TC` bit then sends the program to TCP).
+//! 3. [`Question::answer`] writes what was found, cut to what fits (the `TC` bit then sends the program to TCP). Over UDP
+//!    512 bytes fit, or as many as the program says that it has room for ([`edns`]).
+
+pub mod edns;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tunic_proto::resolve::{Answer, Query, Record};
+
+use self::edns::Edns;
 
 /// Longest message over UDP without EDNS, in bytes.
 pub const MAX_UDP: usize = 512;
@@ -39,6 +44,17 @@ pub enum Code {
     NoSuchName = 3,
     /// This is not implemented.
     NotImplemented = 4,
+    /// The program speaks a version of EDNS that we do not (RFC 6891 §6.1.3).
+    BadVersion = 16,
+}
+
+/// How a query came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Answers must fit in one datagram.
+    Udp,
+    /// Answers have room.
+    Tcp,
 }
 
 /// A query with its one question.
@@ -51,6 +67,7 @@ pub struct Question {
     labels: Vec<String>,
     kind: u16,
     class: u16,
+    edns: Option<Edns>,
 }
 
 impl Question {
@@ -66,7 +83,8 @@ impl Question {
         if flags & FLAG_RESPONSE != 0 {
             return Err(Vec::new());
         }
-        let refuse = |code| Err(write(id, flags, code, 0, 0, &[]));
+        let flags = flags & (OPCODE | FLAG_RECURSION_WANTED);
+        let refuse = |code| Err(write(id, flags, code, [0, 0], &[], None));
         if flags & OPCODE != 0 {
             return refuse(Code::NotImplemented);
         }
@@ -77,7 +95,12 @@ impl Question {
         let parsed = read_name(body).and_then(|(labels, end)| Some((labels, end, body.get(end..end + 4)?)));
         let Some((labels, end, [k0, k1, c0, c1])) = parsed else { return refuse(Code::FormatError) };
         let (kind, class) = (u16::from_be_bytes([*k0, *k1]), u16::from_be_bytes([*c0, *c1]));
-        Ok(Question { id, flags, bytes: body[..end + 4].to_vec(), labels, kind, class })
+        // Queries hold no records but additional ones.
+        let (answers, additional) = (word(6) | word(8), &body[end + 4..]);
+        let Some(edns) = Edns::find(additional, word(10)).ok().filter(|_| answers == 0) else {
+            return refuse(Code::FormatError);
+        };
+        Ok(Question { id, flags, bytes: body[..end + 4].to_vec(), labels, kind, class, edns })
     }
 
     /// What to look up.
@@ -85,6 +108,9 @@ impl Question {
     /// # Errors
     /// The code to answer with where nothing is looked up.
     pub fn lookup(&self) -> Result<Query, Code> {
+        if self.edns.is_some_and(|edns| edns.is_newer) {
+            return Err(Code::BadVersion);
+        }
         if self.class != CLASS_IN {
             return Err(Code::NotImplemented);
         }
@@ -98,11 +124,16 @@ impl Question {
 
     /// Without records.
     pub fn empty(&self, code: Code) -> Vec<u8> {
-        write(self.id, self.flags, code, 1, 0, &self.bytes)
+        write(self.id, self.flags, code, [1, 0], &self.bytes, self.edns)
     }
 
-    /// The records of the type that was asked for, as many as fit in `limit` bytes.
-    pub fn answer(&self, answer: &Answer, limit: usize) -> Vec<u8> {
+    /// The records of the type that was asked for, as many as fit.
+    pub fn answer(&self, answer: &Answer, transport: Transport) -> Vec<u8> {
+        let limit = match transport {
+            Transport::Udp => self.edns.map_or(MAX_UDP, Edns::max_udp),
+            Transport::Tcp => usize::from(u16::MAX),
+        };
+        let fixed = HEADER_LEN + self.edns.map_or(0, |_| Edns::answer(0).len());
         let (mut body, mut count, mut flags) = (self.bytes.clone(), 0, self.flags);
         for record in &answer.records {
             let Some(data) = self.data(record) else { continue };
@@ -113,14 +144,14 @@ impl Question {
             bytes.extend((answer.ttl.as_secs() as u32).to_be_bytes());
             bytes.extend((data.len() as u16).to_be_bytes());
             bytes.extend(data);
-            if HEADER_LEN + body.len() + bytes.len() > limit {
+            if fixed + body.len() + bytes.len() > limit {
                 flags |= FLAG_CUT;
                 break;
             }
             body.extend(bytes);
             count += 1;
         }
-        write(self.id, flags, Code::Ok, 1, count, &body)
+        write(self.id, flags, Code::Ok, [1, count], &body, self.edns)
     }
 
     fn data(&self, record: &Record) -> Option<Vec<u8>> {
@@ -152,12 +183,15 @@ impl Question {
     }
 }
 
-/// Whole messages: header, question and records.
-fn write(id: u16, flags: u16, code: Code, questions: u16, answers: u16, body: &[u8]) -> Vec<u8> {
-    let kept = flags & (OPCODE | FLAG_CUT | FLAG_RECURSION_WANTED);
-    let flags = FLAG_RESPONSE | FLAG_RECURSION_AVAILABLE | kept | code as u16;
-    let header = [id, flags, questions, answers, 0, 0].map(u16::to_be_bytes);
-    [header.as_flattened(), body].concat()
+/// Whole messages: header, question and records, so many of each.
+fn write(id: u16, flags: u16, code: Code, counts: [u16; 2], body: &[u8], edns: Option<Edns>) -> Vec<u8> {
+    let code = code as u16;
+    // The upper bits are EDNS's (RFC 6891 §6.1.3).
+    let (upper, lower) = (code >> 4, code & 15);
+    let flags = FLAG_RESPONSE | FLAG_RECURSION_AVAILABLE | flags | lower;
+    let header = [id, flags, counts[0], counts[1], 0, edns.map_or(0, |_| 1)].map(u16::to_be_bytes);
+    let extension = edns.map_or(Vec::new(), |_| Edns::answer(upper as u8));
+    [header.as_flattened(), body, &extension].concat()
 }
 
 /// The labels of a name without compression, which queries do not need, and where it ends. Only what host names consist of.

@@ -72,8 +72,8 @@ pub enum Dialect {
     HttpConnect,
     /// A request to be passed on to the target, which is among the early data.
     HttpForward {
-        /// Bytes of its body that the application has not sent yet.
-        body: u64,
+        /// What the application has not sent yet of its body.
+        body: http::Body,
     },
 }
 

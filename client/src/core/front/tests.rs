@@ -22,7 +22,7 @@ fn the_first_byte_tells_the_dialects_apart() {
         (b"\x05\x01\x00\x05\x01\x00\x03\x01a\x00\x50", Dialect::Socks5),
         (b"\x04\x01\x00\x50\x00\x00\x00\x01\x00a\x00", Dialect::Socks4),
         (b"CONNECT a:80 HTTP/1.1\r\n\r\n", Dialect::HttpConnect),
-        (b"GET http://a/ HTTP/1.1\r\n\r\n", Dialect::HttpForward { body: 0 }),
+        (b"GET http://a/ HTTP/1.1\r\n\r\n", Dialect::HttpForward { body: http::Body::Length(0) }),
     ];
     for (bytes, dialect) in cases {
         for pieces in [vec![bytes], bytes.chunks(1).collect()] {

@@ -11,7 +11,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tunic_net::channel::{CircuitStream, splice};
 
+use crate::core::front::http::Body;
+
 const READ_LEN: usize = 4 * 1024;
+const BODY_READ_LEN: usize = 32 * 1024;
 /// Bytes that are read and thrown away, and for how long, so that a refusal arrives before the connection is reset.
 const MAX_DRAINED: usize = 64 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,12 +50,14 @@ impl Application {
     }
 
     /// Passes on the rest of a request's body and then the answer; what comes behind the body is not the target's.
-    pub(super) async fn forward(mut self, stream: CircuitStream, body: u64) -> io::Result<()> {
+    pub(super) async fn forward(mut self, stream: CircuitStream, body: Body) -> io::Result<()> {
         let (mut from_target, mut to_target) = tokio::io::split(stream);
-        let (read, mut write) = tokio::io::split(&mut self);
+        let (mut read, mut write) = tokio::io::split(&mut self);
         let up = async {
-            tokio::io::copy(&mut read.take(body), &mut to_target).await?;
-            // No half-close: some servers take it for the end of the whole connection.
+            pass_body(&mut read, &mut to_target, body).await?;
+            // Whoever goes away altogether is noticed; whoever only has no more to say is not to be cut off. No half-close
+            // towards the target: some servers take it for the end of the whole connection.
+            tokio::io::copy(&mut read, &mut tokio::io::sink()).await?;
             std::future::pending().await
         };
         let down = async {
@@ -82,6 +87,25 @@ impl Application {
         };
         timeout(DRAIN_TIMEOUT, drain).await.unwrap_or(Ok(()))
     }
+}
+
+/// Passes on a body up to its end.
+async fn pass_body(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut body: Body,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BODY_READ_LEN];
+    while !body.is_complete() {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let taken =
+            body.take(&buffer[..count]).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
+        to.write_all(&buffer[..taken]).await?;
+    }
+    Ok(())
 }
 
 impl AsyncRead for Application {

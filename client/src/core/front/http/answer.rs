@@ -22,7 +22,6 @@ fn reason(status: u16) -> &'static str {
         403 => "403 Forbidden",
         404 => "404 Not Found",
         405 => "405 Method Not Allowed",
-        411 => "411 Length Required",
         421 => "421 Misdirected Request",
         431 => "431 Request Header Fields Too Large",
         502 => "502 Bad Gateway",

@@ -11,6 +11,7 @@
 //! another site is refused. In 2 and 3 `Host`, where there is one, must agree with the target.
 
 mod answer;
+mod body;
 mod forward;
 
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use subtle::ConstantTimeEq as _;
 use tunic_proto::message::Target;
 
 pub use self::answer::failure;
+pub use self::body::{BadChunks, Body};
 use super::{Command, Dialect, Event, FrontError, MAX_BUFFERED, Request, keep, parse_host};
 use crate::core::isolation::Credentials;
 
@@ -142,15 +144,14 @@ impl Server {
         if !request.host_agrees(&target, 80) {
             return malformed("Host names another target than the address.");
         }
-        let length = match request.body_len() {
-            Ok(length) => length,
-            Err(answer) => return Refuse(answer, FrontError::Malformed),
+        let mut body = match request.body() {
+            Ok(body) => body,
+            Err(why) => return malformed(why),
         };
-        let here = behind.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+        let Ok(here) = body.take(behind) else { return malformed("The body's chunks are malformed.") };
         let mut early = forward::rewrite(request, authority, path);
         early.extend_from_slice(&behind[..here]);
-        let dialect = Dialect::HttpForward { body: length - here as u64 };
-        self.admit(request, target, dialect, early)
+        self.admit(request, target, Dialect::HttpForward { body }, early)
     }
 
     fn admit(&self, request: &Head<'_>, target: Target, dialect: Dialect, early: Vec<u8>) -> Verdict {
@@ -228,18 +229,20 @@ impl<'a> Head<'a> {
         })
     }
 
-    /// The length of the body.
-    fn body_len(&self) -> Result<u64, Vec<u8>> {
-        if self.value("transfer-encoding").is_some() {
-            return Err(answer::error(411, "Say the length of the body (Content-Length), please."));
-        }
+    /// How the body's end is told (RFC 9112 §6.3). Whatever the target could understand in another way is refused.
+    fn body(&self) -> Result<Body, &'static str> {
+        let mut encodings = self.all("transfer-encoding");
         let mut lengths = self.all("content-length");
-        match (lengths.next(), lengths.next()) {
-            (None, _) => Ok(0),
-            (Some(digits), None) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().map_err(|_| answer::error(400, "Content-Length is no number."))
+        match (encodings.next(), encodings.next(), lengths.next(), lengths.next()) {
+            (None, _, None, _) => Ok(Body::Length(0)),
+            (None, _, Some(digits), None) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                digits.parse().map(Body::Length).map_err(|_| "Content-Length is no number.")
             }
-            _ => Err(answer::error(400, "Content-Length is no number.")),
+            (None, _, Some(_), _) => Err("Content-Length is no number."),
+            (Some(coding), None, None, _) if self.is_11 && coding.eq_ignore_ascii_case("chunked") => {
+                Ok(Body::chunked())
+            }
+            (Some(_), ..) => Err("Of transfer encodings only chunked is passed on, without Content-Length."),
         }
     }
 }

@@ -64,7 +64,7 @@ fn a_request_is_rewritten_for_its_target_and_ends_with_its_body() {
         let credentials = Credentials { user: b"alice".to_vec(), password: b"pw".to_vec() };
         assert_eq!(request.credentials, Some(credentials));
         if size == text.len() {
-            assert_eq!(request.dialect, Dialect::HttpForward { body: 0 });
+            assert_eq!(request.dialect, Dialect::HttpForward { body: Body::Length(0) });
             assert_eq!(
                 early,
                 "POST /a?b=c HTTP/1.1\r\nHost: example.com:8080\r\nUser-Agent: x\r\nContent-Length: 4\r\n\
@@ -75,7 +75,25 @@ fn a_request_is_rewritten_for_its_target_and_ends_with_its_body() {
     let (_, early) = feed_whole("GET http://example.com HTTP/1.0\r\n\r\n");
     assert_eq!(early, "GET / HTTP/1.0\r\nHost: example.com\r\nConnection: close\r\n\r\n");
     let (event, _) = feed_whole("PUT http://a.example/ HTTP/1.1\r\nContent-Length: 10\r\n\r\n123");
-    assert!(matches!(event, Event::Request(Request { dialect: Dialect::HttpForward { body: 7 }, .. })));
+    let Event::Request(Request { dialect: Dialect::HttpForward { body: Body::Length(7) }, .. }) = event
+    else {
+        panic!("{event:?}")
+    };
+}
+
+#[test]
+fn a_body_of_unknown_length_goes_up_to_its_last_chunk() {
+    let text =
+        "POST http://a.example/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\nGET /next";
+    let (event, early) = feed_whole(text);
+    let Event::Request(Request { dialect: Dialect::HttpForward { body }, .. }) = event else {
+        panic!("{event:?}")
+    };
+    assert!(body.is_complete());
+    assert!(
+        early.ends_with("Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nhi\r\n0\r\n\r\n"),
+        "{early}"
+    );
 }
 
 #[test]
@@ -92,7 +110,13 @@ fn what_does_not_fit_together_is_refused() {
     check_status("GET ftp://example.com/ HTTP/1.1\n\n", 400);
     check_status("OPTIONS * HTTP/1.1\n\n", 400);
     check_status("GARBAGE\n\n", 400);
-    check_status("POST http://a.example/ HTTP/1.1\nTransfer-Encoding: chunked\n\n", 411);
+    check_status("POST http://a.example/ HTTP/1.0\nTransfer-Encoding: chunked\n\n", 400);
+    check_status("POST http://a.example/ HTTP/1.1\nTransfer-Encoding: gzip, chunked\n\n", 400);
+    check_status("POST http://a.example/ HTTP/1.1\nTransfer-Encoding: chunked\nContent-Length: 1\n\n", 400);
+    check_status(
+        "POST http://a.example/ HTTP/1.1\nTransfer-Encoding: a\nTransfer-Encoding: chunked\n\n",
+        400,
+    );
     check_status("POST http://a.example/ HTTP/1.1\nContent-Length: 1\nContent-Length: 1\n\n", 400);
     check_status("POST http://a.example/ HTTP/1.1\nContent-Length: +1\n\n", 400);
     check_status("CONNECT example.com:443 HTTP/1.1\nProxy-Authorization: Digest x\n\n", 407);

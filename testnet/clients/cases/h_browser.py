@@ -1,0 +1,102 @@
+"""Chromium, driven by WebDriver (https://www.w3.org/TR/webdriver2/)."""
+
+import base64
+import contextlib
+import json
+import pathlib
+import re
+import time
+import urllib.request
+from typing import Iterator
+
+from harness import Site, case, end, names
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--window-size=900,700",
+]  # fmt: skip
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Browser:
+    """One session."""
+
+    def __init__(self, driver: str, flags: list[str]):
+        options = {"goog:chromeOptions": {"args": flags}}
+        self._session = ""
+        self._url = driver
+        self._session = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": options}})["sessionId"]
+
+    def ask(self, method: str, path: str, body: dict | None = None):
+        where = f"/session/{self._session}" if self._session else ""
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self._url + where + path, data, {"Content-Type": "application/json"}, method=method)
+        with DIRECT.open(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def open(self, url: str) -> None:
+        self.ask("POST", "/url", {"url": url})
+
+    @property
+    def title(self) -> str:
+        return self.ask("GET", "/title")
+
+    def text(self) -> str:
+        return self.ask("POST", "/execute/sync", {"script": "return document.body.innerText", "args": []})
+
+    def screenshot(self, file: pathlib.Path) -> None:
+        file.write_bytes(base64.b64decode(self.ask("GET", "/screenshot")))
+
+    def quit(self) -> None:
+        self.ask("DELETE", "")
+
+
+@contextlib.contextmanager
+def browser(site: Site, name: str, proxy: str) -> Iterator[Browser]:
+    """A browser with an empty profile."""
+    log = site.scratch / f"{name}.log"
+    with open(log, "w") as out:
+        driver = site.start("chromedriver", "--port=0", stdout=out, stderr=out)
+    try:
+        while not (found := re.search(r"started successfully on port (\d+)", log.read_text())):
+            assert driver.poll() is None and site.seconds_left > 1, log.read_text()
+            time.sleep(0.05)
+        profile = site.scratch / f"{name}-profile"
+        flags = [*FLAGS, f"--user-data-dir={profile}", f"--proxy-server={proxy}"]
+        session = Browser(f"http://127.0.0.1:{found[1]}", flags)
+        yield session
+        session.quit()
+    finally:
+        end(driver)
+
+
+def load_page(site: Site, kind: str) -> str:
+    with browser(site, kind, f"{kind}://{site.socks}") as session:
+        started = time.monotonic()
+        session.open(f"http://{names.WEB}/")
+        while "loaded" not in session.title:
+            assert site.seconds_left > 1, f"the page did not finish: {session.title}"
+            time.sleep(0.05)
+        seconds = time.monotonic() - started
+        session.screenshot(site.artefacts / f"page-{kind}.png")
+        assert session.title == "60 loaded, 0 failed", session.title
+        return f"60 resources in {seconds:.1f} s"
+
+
+@case("Chromium, a page with 60 resources, SOCKS5", "chromium", "chromedriver", seconds=90)
+def page_over_socks(site: Site) -> str:
+    return load_page(site, "socks5")
+
+
+@case("Chromium, the same, HTTP proxy", "chromium", "chromedriver", seconds=90)
+def page_over_http(site: Site) -> str:
+    return load_page(site, "http")
+
+
+@case("Chromium, the port's own page", "chromium", "chromedriver", seconds=90)
+def own_page(site: Site) -> None:
+    """Browsers go to addresses of their own machine without the proxy."""
+    with browser(site, "own", f"socks5://{site.socks}") as session:
+        session.open(f"http://{site.socks}/")
+        session.screenshot(site.artefacts / "port.png")
+        assert session.title == "Tunic" and "Tunic’s port" in session.text()

@@ -1,0 +1,3 @@
+"""Settings of the clients that the cases need to know."""
+
+PASSWORD = "not a secret"
