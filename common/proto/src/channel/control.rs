@@ -13,6 +13,7 @@ use crate::counters::Incident;
 use crate::crypto::fragment::{Create, Created, Extended, create_message, parse_create};
 use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use crate::crypto::layer::{HopOpener, HopSealer, Routing, inner_len};
+use crate::flow::{RecvWindow, Span};
 use crate::ids::{CircId, HopNum, StreamId};
 use crate::message::{self, Code, DestroyReason, EndReason};
 
@@ -62,7 +63,7 @@ impl Channel {
         let window = self.new_window().filter(|_| self.table.len() < self.config.max_circuits);
         let Some(window) = window else {
             self.config.counters.count(Incident::Resources);
-            let window = crate::flow::RecvWindow::unreserved(&self.config.budget);
+            let window = RecvWindow::unreserved(&self.config.budget, Span::Hop);
             let key = self.table.insert(Circuit::new(id, Kind::Closing, window));
             self.send_destroy(id, DestroyReason::Resources);
             return Ok(key);
@@ -177,7 +178,7 @@ impl Channel {
                 let found = key.and_then(|key| Some((key, self.table.get_mut(key)?)));
                 match found {
                     Some((key, Circuit { kind: Kind::Origin(origin), .. })) => {
-                        origin.streams.begin(stream, key, &begin);
+                        origin.streams.begin(now, stream, key, &begin);
                         self.scratch.touched.push(key);
                         self.flush_streams();
                     }
@@ -186,8 +187,8 @@ impl Channel {
             }
             Mail::Stream(key, id) => {
                 match self.table.get_mut(key).map(|circuit| &mut circuit.kind) {
-                    Some(Kind::Origin(origin)) => origin.streams.notified(id),
-                    Some(Kind::Endpoint(endpoint)) => endpoint.streams.notified(id),
+                    Some(Kind::Origin(origin)) => origin.streams.notified(now, id),
+                    Some(Kind::Endpoint(endpoint)) => endpoint.streams.notified(now, id),
                     _ => {}
                 }
                 self.table.activate(key);
@@ -197,7 +198,7 @@ impl Channel {
             Mail::CarryOn { request, hop, sealer, back } => self.carry_on(now, &request, hop, sealer, back),
             Mail::Linked(key, link) => self.linked(key, link),
             Mail::Joined(key) => self.joined(key),
-            Mail::Passed(key, cells) => self.consumed(key, cells),
+            Mail::Passed(key, cells) => self.consumed(now, key, cells),
             Mail::Destroy(key) => self.end_circuit(key, DestroyReason::None),
             Mail::DestroyWhenSent(key) => self.end_when_sent(key),
         }

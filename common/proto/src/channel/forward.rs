@@ -11,9 +11,10 @@ use crate::crypto::fragment::Extend;
 use crate::crypto::handshake::requested_id;
 use crate::crypto::layer::{HopOpener, Routing, inner_len};
 use crate::ids::{CircId, StreamId};
-use crate::message::{Begin, Forward, StreamMessage};
+use crate::message::{Begin, Forward};
 use crate::stream::{StreamIo, StreamShared};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What became of a cell.
 enum Outcome {
@@ -26,6 +27,7 @@ enum Outcome {
 impl Channel {
     pub(super) fn handle_relay(
         &mut self,
+        now: Instant,
         id: CircId,
         command: Command,
         cell: &mut Cell,
@@ -33,7 +35,7 @@ impl Channel {
     ) -> Result<(), ChannelError> {
         let key = self.table.find(id).ok_or(ChannelError::State(command))?;
         let Some(circuit) = self.table.get_mut(key) else { return Ok(()) };
-        circuit.window.received(command == Command::RelayBlocked)?;
+        circuit.window.received(now, command == Command::RelayBlocked)?;
         let Some(payload) = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>() else { return Ok(()) };
         let outcome = match &mut circuit.kind {
             Kind::Outward { opener, link } => match open_outward(opener, payload) {
@@ -54,10 +56,10 @@ impl Channel {
                 Ok(Outcome::Transit) => Err(Violation::State),
                 other => other,
             },
-            Kind::Endpoint(_) => self.endpoint_cell(key, payload),
+            Kind::Endpoint(_) => self.endpoint_cell(now, key, payload),
             Kind::Origin(origin) => {
                 self.scratch.touched.push(key);
-                origin.handle_relay(payload, &mut self.config.rng).map(|()| Outcome::Consumed)
+                origin.handle_relay(now, payload, &mut self.config.rng).map(|()| Outcome::Consumed)
             }
             Kind::Closing => Ok(Outcome::Consumed),
             Kind::Requested(_) | Kind::Answering(_) | Kind::Asked { .. } => {
@@ -66,25 +68,30 @@ impl Channel {
         };
         match outcome {
             Ok(Outcome::Transit) => self.scratch.transit.push((key, at)),
-            Ok(Outcome::Consumed) => self.consumed(key, 1),
+            Ok(Outcome::Consumed) => self.consumed(now, key, 1),
             Err(violation) => self.violated(key, violation),
         }
         Ok(())
     }
 
     /// Cells of a circuit left this channel's care; grants credit for them when it is time.
-    pub(super) fn consumed(&mut self, key: CircKey, cells: u32) {
+    pub(super) fn consumed(&mut self, now: Instant, key: CircKey, cells: u32) {
         let Some(circuit) = self.table.get_mut(key) else { return };
         circuit.window.consumed(cells);
         if matches!(circuit.kind, Kind::Closing) {
             return;
         }
-        if let Some(grant) = circuit.window.poll_grant() {
+        if let Some(grant) = circuit.window.poll_grant(now) {
             self.grants.push_back((key, grant.try_into().unwrap_or(u16::MAX)));
         }
     }
 
-    fn endpoint_cell(&mut self, key: CircKey, payload: &mut [u8; PAYLOAD_LEN]) -> Result<Outcome, Violation> {
+    fn endpoint_cell(
+        &mut self,
+        now: Instant,
+        key: CircKey,
+        payload: &mut [u8; PAYLOAD_LEN],
+    ) -> Result<Outcome, Violation> {
         let Some(Circuit { kind: Kind::Endpoint(endpoint), .. }) = self.table.get_mut(key) else {
             return Err(Violation::State);
         };
@@ -104,7 +111,7 @@ impl Channel {
                 let event = endpoint.begin(&self.inbox, key, id, begin)?;
                 self.begun(event);
             }
-            Forward::Stream(id, message) => endpoint.stream(id, message)?,
+            Forward::Stream(id, message) => endpoint.streams.handle(now, id, message)?,
         }
         Ok(Outcome::Consumed)
     }
@@ -204,9 +211,5 @@ impl Endpoint {
         let io = StreamShared::new(inbox.clone());
         let has_room = self.streams.begun(id, io.clone(), key)?;
         Ok(has_room.then(|| Event::Begin(begin, StreamIo(io))))
-    }
-
-    fn stream(&mut self, id: StreamId, message: StreamMessage<'_>) -> Result<(), Violation> {
-        self.streams.handle(id, message)
     }
 }

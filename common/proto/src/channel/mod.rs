@@ -35,7 +35,7 @@ use crate::cell::{self, CELL_LEN, Cell, CellError, Command};
 use crate::circuit::Violation;
 use crate::counters::{Counters, Incident};
 use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
-use crate::flow::{Budget, CreditError, RecvWindow};
+use crate::flow::{Budget, CreditError, RecvWindow, Span};
 use crate::ids::{CircId, HopNum};
 use crate::message::{Begin, DestroyReason};
 use crate::padding::PaddingRole;
@@ -255,7 +255,7 @@ impl Channel {
             let Some(cell) = cells[at..].first_chunk_mut::<CELL_LEN>() else { break };
             let (id, command) = cell::parse_header(cell)?;
             match command {
-                Command::Relay | Command::RelayBlocked => self.handle_relay(id, command, cell, at)?,
+                Command::Relay | Command::RelayBlocked => self.handle_relay(now, id, command, cell, at)?,
                 Command::Credit => self.handle_credit(cell)?,
                 Command::Create => self.handle_create(now, id, cell)?,
                 Command::Created => self.handle_created(id, cell)?,
@@ -312,7 +312,7 @@ impl Channel {
     }
 
     fn new_window(&self) -> Option<RecvWindow> {
-        RecvWindow::new(&self.config.budget)
+        RecvWindow::new(&self.config.budget, Span::Hop)
     }
 
     /// An id for a circuit that this side asks for.

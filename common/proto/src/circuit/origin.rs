@@ -5,6 +5,7 @@
 //! 3. With the last hop the circuit is open: streams begin at it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand_core::CryptoRng;
 
@@ -132,6 +133,7 @@ impl Origin {
     /// A cell that came back: opens it and does what it says.
     pub(crate) fn handle_relay(
         &mut self,
+        now: Instant,
         payload: &mut [u8; PAYLOAD_LEN],
         rng: &mut dyn CryptoRng,
     ) -> Result<(), Violation> {
@@ -150,7 +152,7 @@ impl Origin {
                 _ => Err(Violation::State),
             },
             Backward::Connected(id, address) => self.streams.connected(id, address),
-            Backward::Stream(id, message) => self.streams.handle(id, message),
+            Backward::Stream(id, message) => self.streams.handle(now, id, message),
         }
     }
 

@@ -8,12 +8,13 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{MAX_STREAMS, Violation};
 use crate::buffers;
 use crate::cell::PAYLOAD_LEN;
 use crate::channel::CircKey;
-use crate::flow::{Budget, RecvWindow, Reservation, SendCredit};
+use crate::flow::{Budget, RecvWindow, Reservation, SendCredit, Span};
 use crate::ids::StreamId;
 use crate::message::{self, Begin, Code, ConnectedAddr, EndReason, StreamMessage};
 use crate::stream::{INITIAL_SEND_CELLS, StreamShared};
@@ -98,7 +99,7 @@ impl Streams {
 
     fn reserve(&self) -> Option<Memory> {
         let send_buffer = Reservation::new(&self.budget, INITIAL_SEND_CELLS);
-        Some(Memory { window: RecvWindow::new(&self.budget)?, send_buffer: Some(send_buffer?) })
+        Some(Memory { window: RecvWindow::new(&self.budget, Span::EndToEnd)?, send_buffer: Some(send_buffer?) })
     }
 
     fn insert(&mut self, id: StreamId, io: Arc<StreamShared>, place: CircKey, memory: Memory) {
@@ -124,13 +125,13 @@ impl Streams {
     }
 
     /// Client: begins a stream.
-    pub(crate) fn begin(&mut self, io: Arc<StreamShared>, place: CircKey, begin: &Begin) {
+    pub(crate) fn begin(&mut self, now: Instant, io: Arc<StreamShared>, place: CircKey, begin: &Begin) {
         match self.prepare_begin(begin) {
             Ok((code, data, memory)) => {
                 let id = self.free_id();
                 self.insert(id, io, place, memory);
                 self.control.push_back((code, id, data));
-                self.notified(id);
+                self.notified(now, id);
             }
             Err(reason) => {
                 self.gone += 1;
@@ -174,7 +175,7 @@ impl Streams {
         }
         let memory = self.reserve();
         let has_room = memory.is_some();
-        let none = || Memory { window: RecvWindow::unreserved(&self.budget), send_buffer: None };
+        let none = || Memory { window: RecvWindow::unreserved(&self.budget, Span::EndToEnd), send_buffer: None };
         self.insert(id, io, place, memory.unwrap_or_else(none));
         if !has_room {
             self.send_end(id, EndReason::Resources);
@@ -196,7 +197,12 @@ impl Streams {
     }
 
     /// A message about a stream.
-    pub(crate) fn handle(&mut self, id: StreamId, message: StreamMessage<'_>) -> Result<(), Violation> {
+    pub(crate) fn handle(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        message: StreamMessage<'_>,
+    ) -> Result<(), Violation> {
         let stream = self.streams.get_mut(&id).ok_or(Violation::State)?;
         if !stream.connected && !matches!(message, StreamMessage::End(_) | StreamMessage::Window(_)) {
             return Err(Violation::State);
@@ -206,7 +212,7 @@ impl Streams {
                 if stream.received_eof {
                     return Err(Violation::State);
                 }
-                stream.window.received(blocked)?;
+                stream.window.received(now, blocked)?;
                 if stream.sent_end {
                     return Ok(());
                 }
@@ -227,7 +233,7 @@ impl Streams {
             }
             StreamMessage::Window(cells) => {
                 stream.credit.grant(cells)?;
-                self.notified(id);
+                self.notified(now, id);
             }
             StreamMessage::End(reason) => self.ended(id, reason),
         }
@@ -255,7 +261,7 @@ impl Streams {
     }
 
     /// The application of a stream did something, or its credit grew.
-    pub(crate) fn notified(&mut self, id: StreamId) {
+    pub(crate) fn notified(&mut self, now: Instant, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let wants = stream.io.wants();
         if stream.sent_end {
@@ -265,7 +271,7 @@ impl Streams {
             self.control.push_back((Code::Connected, id, message::encode_connected(address)));
         }
         stream.window.consumed(wants.freed_cells);
-        if let Some(cells) = stream.window.poll_grant() {
+        if let Some(cells) = stream.window.poll_grant(now) {
             if stream.granted == 0 {
                 self.control.push_back((Code::Window, id, Vec::new()));
             }

@@ -1,0 +1,127 @@
+//! What a receiver lets its peer send, and how much of it is where.
+
+use std::time::Instant;
+
+use super::rounds::{Rounds, Span};
+use super::{Budget, CreditError, INITIAL_CELLS};
+
+/// Fewer cells are not worth a grant.
+const LEAST_GRANT: u32 = INITIAL_CELLS / 4;
+
+/// What a receiver lets its peer send, and how much of it is where.
+///
+/// Invariant: `outstanding + queued + owed == window`, each cell being with the sender (or under way), queued here, or
+/// passed on and not granted again yet.
+#[derive(Debug)]
+pub struct RecvWindow {
+    window: u32,
+    outstanding: u32,
+    queued: u32,
+    owed: u32,
+    /// Cells that arrived, ever.
+    arrived: u64,
+    /// Whether the sender of the last cell that arrived had no credit left and more to send.
+    held_up: bool,
+    /// What the window should be, by [`Rounds`].
+    goal: u32,
+    rounds: Rounds,
+    reserved: u32,
+    budget: Budget,
+}
+
+impl RecvWindow {
+    /// The initial window without a reservation, for a stream that is being refused: what arrives is dropped.
+    pub fn unreserved(budget: &Budget, span: Span) -> RecvWindow {
+        RecvWindow {
+            window: INITIAL_CELLS,
+            outstanding: INITIAL_CELLS,
+            queued: 0,
+            owed: 0,
+            arrived: 0,
+            held_up: false,
+            goal: INITIAL_CELLS,
+            rounds: Rounds::new(span),
+            reserved: 0,
+            budget: budget.clone(),
+        }
+    }
+
+    /// The initial window, reserved in the budget; `None` if it has no room.
+    pub fn new(budget: &Budget, span: Span) -> Option<RecvWindow> {
+        budget.reserve(INITIAL_CELLS).then(|| {
+            let mut window = RecvWindow::unreserved(budget, span);
+            window.reserved = INITIAL_CELLS;
+            window
+        })
+    }
+
+    /// A cell arrived; `held_up` says that its sender has no credit left and more to send.
+    ///
+    /// # Errors
+    /// [`CreditError`] if it had none to begin with.
+    pub fn received(&mut self, now: Instant, held_up: bool) -> Result<(), CreditError> {
+        self.outstanding = self.outstanding.checked_sub(1).ok_or(CreditError)?;
+        self.queued += 1;
+        self.held_up = held_up;
+        if let Some(goal) = self.rounds.arrived(now, self.arrived, held_up, self.window) {
+            self.goal = goal;
+        }
+        self.arrived += 1;
+        Ok(())
+    }
+
+    /// So many cells left the queue.
+    pub fn consumed(&mut self, cells: u32) {
+        let cells = cells.min(self.queued);
+        self.queued -= cells;
+        self.owed += cells;
+    }
+
+    /// What to grant now: nothing until an eighth of the window is owed, so that grants stay few.
+    ///
+    /// Brings the window nearer to what it should be. It grows only where hardly anything queues: otherwise the reader is the
+    /// limit, and more window would only store more. It shrinks by granting less, half as much at least.
+    pub fn poll_grant(&mut self, now: Instant) -> Option<u32> {
+        if self.owed < LEAST_GRANT.max(self.window / 8) {
+            return None;
+        }
+        let first = self.arrived + u64::from(self.outstanding);
+        let keeps_up = self.queued * 4 <= self.window;
+        if self.goal < self.window {
+            self.shrink((self.window - self.goal).min(self.owed / 2));
+        }
+        let again = std::mem::take(&mut self.owed);
+        self.rounds.granted(now, first, self.held_up);
+        let more = self.goal.saturating_sub(self.window);
+        let grows = more > 0 && keeps_up && self.reserved > 0 && self.budget.reserve_spare(more);
+        let more = if grows { more } else { 0 };
+        self.reserved += more;
+        self.window += more;
+        self.outstanding += again + more;
+        Some(again + more)
+    }
+
+    fn shrink(&mut self, cells: u32) {
+        self.owed -= cells;
+        self.window -= cells;
+        let unneeded = self.reserved.saturating_sub(self.window);
+        self.reserved -= unneeded;
+        self.budget.release(unneeded);
+    }
+
+    /// Gives the reservation back: from now on what arrives is dropped.
+    pub fn give_back(&mut self) {
+        self.budget.release(std::mem::take(&mut self.reserved));
+    }
+
+    /// The size of the window in cells.
+    pub fn window_cells(&self) -> u32 {
+        self.window
+    }
+}
+
+impl Drop for RecvWindow {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
