@@ -11,6 +11,7 @@ use tunic_net::daemon;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::{AuthoritySet, MAX_SIGNATURES};
 use tunic_proto::ids::RelayId;
+use tunic_proto::limits::Overrides;
 
 use crate::core::Settings;
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub allow_private_relays: bool,
     /// What gets logged.
     pub log: LogFilter,
+    /// How much one neighbour may ask for, where that is not what the consensus says.
+    pub limits: Overrides,
     /// When the authorities vote.
     pub rounds: RoundsConfig,
     /// Network-wide settings to vote for.
@@ -72,6 +75,7 @@ impl Default for Config {
             memory_budget: 256 << 20,
             allow_private_relays: false,
             log: LogFilter::default(),
+            limits: Overrides::default(),
             rounds: RoundsConfig::default(),
             params: BTreeMap::new(),
             authorities: Vec::new(),
@@ -137,6 +141,7 @@ impl Config {
             params: self.params.clone(),
         };
         settings.check().map_err(|error| invalid(format!("[rounds]: {error}")))?;
+        self.limits.problem().map_or(Ok(()), |problem| Err(invalid(problem)))?;
         Ok(settings)
     }
 
@@ -213,6 +218,7 @@ mod tests {
             .collect();
         let config = parse(&uncommented.join("\n")).unwrap();
         assert_eq!((config.authorities.len(), config.params.len(), config.address.len()), (1, 1, 1));
+        assert_eq!(config.limits, Overrides::all(tunic_proto::limits::Params::default()));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tunic_net::daemon::Settings;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::ExitPolicy;
 use tunic_proto::ids::RelayId;
+use tunic_proto::limits::Overrides;
 
 use crate::core::special;
 use crate::padding::PaddingConfig;
@@ -40,12 +41,18 @@ pub struct Config {
     pub bandwidth: u64,
     /// Bytes of queued cells and stream data that the relay may hold.
     pub memory_budget: usize,
+    /// Channels at a time that others open. Each takes an open file.
+    pub max_incoming_channels: usize,
+    /// Channels at a time that the relay opens to others. Each takes an open file.
+    pub max_outgoing_channels: usize,
     /// Relays of the same operator.
     pub family: Vec<RelayId>,
     /// Circuits may be extended to relays with private addresses: for private networks.
     pub allow_private_relays: bool,
     /// What gets logged.
     pub log: LogFilter,
+    /// How much one neighbour may ask for, where that is not what the consensus says.
+    pub limits: Overrides,
     /// Where the relay connects to for clients.
     pub exit: ExitConfig,
     /// What it gives clients in padding.
@@ -77,9 +84,12 @@ impl Default for Config {
             data_dir: PathBuf::from("/var/lib/tunic"),
             bandwidth: 12_500_000,
             memory_budget: 512 * MIB,
+            max_incoming_channels: 8_192,
+            max_outgoing_channels: 4_096,
             family: Vec::new(),
             allow_private_relays: false,
             log: LogFilter::default(),
+            limits: Overrides::default(),
             exit: ExitConfig::default(),
             padding: PaddingConfig::default(),
             authorities: Vec::new(),
@@ -136,9 +146,18 @@ impl Config {
                 self.exit.policy.is_exit() && self.exit.max_exit_streams == 0,
                 "`max_exit_streams` is 0: remove the rules of `policy` instead, so that nobody tries",
             ),
+            (
+                self.max_incoming_channels == 0 || self.max_outgoing_channels == 0,
+                "`max_incoming_channels` and `max_outgoing_channels` must be 1 or more: a relay that may open no \
+                 channel serves nobody",
+            ),
         ];
         let wrong = checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text);
-        wrong.chain(authority_problems(&self.authorities)).map(str::to_owned).collect()
+        wrong
+            .chain(authority_problems(&self.authorities))
+            .map(str::to_owned)
+            .chain(self.limits.problem())
+            .collect()
     }
 
     /// The addresses that the descriptor states, given the one that a socket is bound to.
@@ -154,6 +173,7 @@ fn is_nickname(text: &str) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use tunic_proto::limits::Params;
 
     fn parse(text: &str) -> Result<Config, tunic_net::config::ConfigError> {
         tunic_net::config::parse(text, EXAMPLE)
@@ -197,6 +217,7 @@ pub(crate) mod tests {
         assert_eq!(config.authorities.len(), 1);
         assert!(!config.family.is_empty() && !config.address.is_empty() && config.contact.is_some());
         assert!(config.exit.policy.is_exit());
+        assert_eq!(config.limits, Overrides::all(Params::default()));
     }
 
     #[test]
@@ -233,6 +254,8 @@ pub(crate) mod tests {
         check(|config| config.nickname = "a b".into(), "`nickname`");
         check(|config| config.bandwidth = 0, "`bandwidth`");
         check(|config| config.memory_budget = 1, "`memory_budget`");
+        check(|config| config.max_outgoing_channels = 0, "`max_outgoing_channels`");
+        check(|config| config.limits.subnet_factor = Some(0), "`subnet_factor`");
         check(|config| config.authorities.clear(), "[[authority]]");
         check(|config| config.authorities[0].addresses.clear(), "no address");
         check(|config| config.authorities.push(config.authorities[0].clone()), "same identity");

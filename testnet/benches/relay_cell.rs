@@ -31,7 +31,7 @@ use tunic_proto::crypto::layer::sealed_len;
 use tunic_proto::flow::Budget;
 use tunic_proto::ids::{HopNum, RelayId};
 use tunic_proto::keys::OnionSecret;
-use tunic_proto::message::Target;
+use tunic_proto::message::{DestroyReason, Target};
 use tunic_proto::stream::StreamIo;
 
 /// Cells of one batch: what a relay reads and writes at once.
@@ -174,7 +174,7 @@ impl Chain {
                     Event::Handshake(job) => {
                         let onion = std::slice::from_ref(&self.onion[number]);
                         let answer = respond(&job.request, IDS[number], onion, &mut self.rng).ok();
-                        job.answer(answer);
+                        job.answer(answer.ok_or(DestroyReason::Handshake));
                     }
                     Event::Extend(job) => job.answer(Ok(self.far.core.inbox().clone())),
                     Event::Begin(_, stream) => {

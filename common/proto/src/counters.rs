@@ -44,6 +44,18 @@ incidents! {
     Replay => "replay",
     /// A circuit or stream refused for want of room.
     Resources => "resources",
+    /// An address or subnet that has as many channels as it may.
+    ChannelCount => "channel_count",
+    /// An address or subnet that opened channels too fast.
+    ChannelRate => "channel_rate",
+    /// A channel that has as many circuits as one client may have.
+    CircuitCount => "circuit_count",
+    /// An address or subnet that asked for circuits too fast.
+    CircuitRate => "circuit_rate",
+    /// A circuit that began streams too fast.
+    StreamRate => "stream_rate",
+    /// A circuit handshake that was given up because too many waited.
+    HandshakeLoad => "handshake_load",
     /// A neighbour did not answer in time.
     Timeout => "timeout",
     /// An exit target that the policy does not allow.

@@ -16,6 +16,7 @@ pub mod dir;
 pub mod flow;
 pub mod ids;
 pub mod keys;
+pub mod limits;
 pub mod message;
 pub mod padding;
 pub mod resolve;

@@ -252,6 +252,11 @@ pub struct StreamIo(pub(crate) Arc<StreamShared>);
 const LARGEST_MESSAGE: usize = 485;
 
 impl StreamIo {
+    /// The circuit that carries it, as its channel names it; `None` before the channel knows the stream and after.
+    pub fn circuit(&self) -> Option<CircKey> {
+        self.0.lock().place.map(|(circuit, _)| circuit)
+    }
+
     /// Ready when the other end has accepted (with the address it reached) or refused.
     pub fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<Result<ConnectedAddr, StreamEnded>> {
         let mut state = self.0.lock();

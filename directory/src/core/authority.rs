@@ -45,6 +45,11 @@ impl Authority {
         self.store.authorities().contains(id)
     }
 
+    /// Whether this is an authority or a relay of the consensus in force.
+    pub fn is_member(&self, id: &RelayId, now: UnixTime) -> bool {
+        self.is_authority(id) || self.consensus(now).is_some_and(|consensus| consensus.relay(id).is_some())
+    }
+
     /// An authority among these, which include itself. It takes part from the next round on.
     ///
     /// # Errors

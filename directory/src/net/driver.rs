@@ -190,6 +190,7 @@ impl Driver {
 
     async fn publish(&mut self, consensus: Arc<SignedConsensus>) {
         let relays = consensus.relays.len();
+        self.node.limits().set_consensus(&consensus.params);
         // Before it is told: whoever is told may count on its being stored.
         self.store(self.consensus_file.clone(), consensus.bytes().to_vec()).await;
         self.last_failure = None;

@@ -55,6 +55,7 @@ pub async fn run(
         memory_budget: config.memory_budget,
     })
     .context("TLS cannot be set up")?;
+    node.limits().set_overrides(config.limits.clone());
     if config.authorities.is_empty() {
         warn!("there is no [[authority]] in the configuration: this authority is alone in its network");
     }

@@ -99,6 +99,10 @@ impl Responder for Service {
         None
     }
 
+    fn is_member(&self, id: RelayId) -> bool {
+        self.peek(|authority, now| authority.is_member(&id, now.unix()))
+    }
+
     fn begin(&self, _target: Target, stream: IncomingStream) {
         stream.reject(EndReason::Policy);
     }

@@ -72,6 +72,12 @@ impl DirectoryView {
         Some(usable).filter(|addresses| !addresses.is_empty())
     }
 
+    /// Whether this is a relay of the current or the previous consensus, or an authority.
+    pub fn is_member(&self, id: &RelayId, now: UnixTime) -> bool {
+        self.known(now).any(|consensus| consensus.relay(id).is_some())
+            || self.store.authorities().contains(id)
+    }
+
     /// Whether a relay listens at this address. An exit that connected there would make paths of any length.
     pub fn is_listener(&self, addr: SocketAddr) -> bool {
         self.listeners.contains(&canonical(addr))
@@ -202,6 +208,16 @@ mod tests {
         assert_eq!(other, Err(DirError::Conflict));
         check(&view, 1, NOW, Some("8.8.8.8:1"));
         check(&view, 2, NOW, None);
+    }
+
+    #[test]
+    fn relays_and_authorities_are_members() {
+        let mut view = view(false, &[(1, "8.8.8.8:1"), (2, "8.8.8.8:2")]);
+        view.handle_consensus(&consensus(1_000, &[(2, "8.8.8.8:2")]), NOW).unwrap();
+        let is_member = |id, now| view.is_member(&RelayId([id; 32]), UnixTime(now));
+        assert!(is_member(1, 1_200) && is_member(2, 1_300) && !is_member(3, 1_000));
+        assert!(!is_member(1, 1_201), "the consensus that listed it is over");
+        assert!(view.is_member(&authority().id(), NOW));
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod descriptor;
 pub mod directory_view;
 pub mod exit;
 pub mod fetch;
+pub mod files;
 pub mod name;
 pub mod publish;
 pub mod special;

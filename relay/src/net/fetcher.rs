@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::seq::SliceRandom;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
+use tunic_net::channel::Node;
 use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_proto::dir::{Accepted, DirError, Request, Response};
 use tunic_proto::padding::Limits;
@@ -24,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Fetcher {
     /// Whom to ask.
     pub authorities: Arc<Authorities>,
+    /// Whose limits follow the consensus.
+    pub node: Node,
     /// What is kept up to date.
     pub view: Arc<SharedView>,
     /// Notified when a new consensus does not list this relay, so that the authorities are told of it again.
@@ -100,6 +103,7 @@ impl Fetcher {
         let (config, limits) = &self.padding;
         limits.set(config.limits(&consensus.params));
         let relays = consensus.relays.len();
+        self.node.limits().set_consensus(&consensus.params);
         tracing::info!("consensus fetched: {relays} relays");
         self.options.tell(Status::Consensus { relays });
         if !view.lists_own(now) {

@@ -75,6 +75,10 @@ impl Responder for RelayResponder {
         self.view.read().lookup(id, unix_now())
     }
 
+    fn is_member(&self, id: RelayId) -> bool {
+        self.view.read().is_member(&id, unix_now())
+    }
+
     fn begin(&self, target: Target, stream: IncomingStream) {
         let (lookup, permit) = match self.admit(target) {
             Ok(admitted) => admitted,

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tunic_net::channel::{Node, NodeConfig};
 use tunic_net::config::{ConfigError, Place};
-use tunic_net::daemon::{RunOptions, Status, listen, unix_now};
+use tunic_net::daemon::{RunOptions, Status, listen, open_file_limit, unix_now};
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::NodeKeys;
 use tunic_proto::dir::AuthoritySet;
@@ -28,6 +28,7 @@ use super::view::SharedView;
 use crate::config::Config;
 use crate::core::directory_view::DirectoryView;
 use crate::core::exit::ExitRules;
+use crate::core::files::Shares;
 
 /// How long circuits and channels may take to end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -70,6 +71,25 @@ pub async fn run(
     Ok(())
 }
 
+/// What channels and streams get of the open files that the system allows.
+fn shares(config: &Config) -> Shares {
+    let wanted = Shares {
+        incoming: config.max_incoming_channels,
+        outgoing: config.max_outgoing_channels,
+        streams: if config.exit.policy.is_exit() { config.exit.max_exit_streams } else { 0 },
+    };
+    let limit = open_file_limit();
+    let shares = wanted.within(limit);
+    if let Some(limit) = limit.filter(|_| shares != wanted) {
+        let Shares { incoming, outgoing, streams } = shares;
+        tracing::warn!(
+            "the system allows {limit} open files: at most {incoming} incoming channels, {outgoing} outgoing ones and {streams} \
+             streams at a time. Raise it with LimitNOFILE= or ulimit -n"
+        );
+    }
+    shares
+}
+
 struct Relay {
     config: Arc<Config>,
     options: RunOptions,
@@ -95,12 +115,13 @@ impl Relay {
         let own = [addresses.as_slice(), &[listening]].concat();
         let rules = ExitRules::new(config.exit.policy.clone(), config.exit.allow_private, &own);
         let counters = Arc::new(Counters::default());
+        let shares = shares(&config);
         let responder = RelayResponder::new(
             Connector::new(rules, Arc::clone(&view)),
             Arc::clone(&view),
             Arc::clone(&keys),
             Arc::clone(&counters),
-            config.exit.max_exit_streams,
+            shares.streams,
         );
         let node = Node::new(NodeConfig {
             signer: Some(keys.signer()),
@@ -110,6 +131,11 @@ impl Relay {
         .context("TLS cannot be set up")?;
         let padding = Limits::new(config.padding.limits(&view.params()));
         node.set_padding(PaddingRole::Relay(Arc::clone(&padding), Arc::default()));
+        node.limits().set_channels(shares.incoming, shares.outgoing);
+        node.limits().set_overrides(config.limits.clone());
+        if let Some(consensus) = view.read().current(unix_now()) {
+            node.limits().set_consensus(&consensus.params);
+        }
         let changed = Arc::new(Notify::new());
         Ok(Relay {
             config: Arc::new(config),
@@ -139,6 +165,7 @@ impl Relay {
         tasks.spawn(publisher.run());
         let fetcher = Fetcher {
             authorities,
+            node: self.node.clone(),
             view: Arc::clone(&self.view),
             unlisted: Arc::clone(&self.changed),
             padding: (self.config.padding.clone(), Arc::clone(&self.padding)),

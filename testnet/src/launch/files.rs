@@ -135,7 +135,26 @@ fn config(
         Role::Relay { exit } => relay(&mut config, node, exit),
         Role::Client => client(&mut config, node),
     }
+    if node.role != Role::Client {
+        config.insert("limits".into(), limits());
+    }
     Ok(config)
+}
+
+/// Everybody is at one address here, and tests and benchmarks ask for much at once: the network has limits like any
+/// other, but an address may ask for what a whole network may elsewhere.
+fn limits() -> Value {
+    let limits = [
+        ("channels_per_address", 10_000),
+        ("channels_per_second", 1_000),
+        ("channels_burst", 10_000),
+        ("circuits_per_second", 10_000),
+        ("circuits_burst", 100_000),
+        ("circuits_per_client", 65_536),
+        ("streams_per_second", 10_000),
+        ("streams_burst", 10_000),
+    ];
+    Value::Table(limits.into_iter().map(|(key, value)| (key.to_owned(), Value::Integer(value))).collect())
 }
 
 fn directory(config: &mut Table, node: &NodePlan, relays: usize) {

@@ -1,5 +1,6 @@
 //! What a test does in a world: adds nodes, connects them, asks for circuits, meddles.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -61,7 +62,9 @@ impl World {
     fn add(&mut self, is_relay: bool, raw: bool, budget: usize) -> NodeId {
         let rng = ChaCha20Rng::from_rng(&mut self.rng);
         self.nodes.push(Node::new(is_relay, raw, budget, rng));
-        NodeId(self.nodes.len() - 1)
+        let id = self.nodes.len() - 1;
+        self.nodes[id].address = IpAddr::V4(((10 << 24) | (id as u32) << 8 | 1).into());
+        NodeId(id)
     }
 
     /// Sets how a relay looks to those that want to extend to it.
@@ -94,6 +97,7 @@ impl World {
             let id = EndId(self.ends.len() - 1);
             self.schedule(spec.delay, Happening::Deliver(id.peer(), cells.concat()));
         }
+        self.enter_guarded(from, end.peer());
         end
     }
 

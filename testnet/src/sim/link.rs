@@ -6,6 +6,7 @@ use std::time::Duration;
 use tunic_proto::cell::{CELL_LEN, Cell};
 use tunic_proto::channel::handshake::{Handshake, HandshakeError};
 use tunic_proto::channel::{Channel, ChannelError};
+use tunic_proto::limits::Ticket;
 
 use super::node::NodeId;
 
@@ -87,6 +88,8 @@ pub(super) struct End {
     pub(super) sent: u64,
     /// When how many bytes were sent, if somebody watches.
     pub(super) watched: Option<Vec<(Duration, usize)>>,
+    /// Where a guarded relay counts the channel.
+    pub(super) ticket: Option<Ticket>,
 }
 
 impl End {
@@ -101,6 +104,7 @@ impl End {
             timer: None,
             sent: 0,
             watched: None,
+            ticket: None,
         }
     }
 

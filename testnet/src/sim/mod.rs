@@ -12,6 +12,7 @@ mod act;
 mod apps;
 mod authorities;
 mod dirs;
+mod guard;
 mod link;
 mod look;
 mod node;

@@ -1,6 +1,7 @@
 //! Nodes: who they are, and what they answer to what their channels ask.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rand::SeedableRng;
@@ -12,10 +13,12 @@ use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN, ReplayCach
 use tunic_proto::flow::Budget;
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{IdentityKey, OnionSecret, Signer};
+use tunic_proto::message::DestroyReason;
 use tunic_proto::padding::{Limits, LimitsConfig, PaddingRole, PaddingStats};
 use tunic_proto::time::UnixTime;
 
 use super::dirs::DirService;
+use super::guard::Guard;
 
 /// Requests that a simulated relay remembers.
 const REPLAY_CAPACITY: usize = 10_000;
@@ -57,6 +60,10 @@ pub(super) struct Node {
     pub(super) padding_stats: Arc<PaddingStats>,
     /// What it answers on directory streams; without, they echo.
     pub(super) directory: Option<DirService>,
+    /// Where others see it.
+    pub(super) address: IpAddr,
+    /// What it holds its neighbours to; without, nothing.
+    pub(super) guard: Option<Guard>,
     replay: ReplayCache,
     /// Circuits that wait for a channel.
     pub(super) waiting: HashMap<NodeId, Vec<ExtendJob>>,
@@ -85,6 +92,8 @@ impl Node {
             padding,
             padding_stats,
             directory: None,
+            address: IpAddr::from([0; 4]),
+            guard: None,
             replay: ReplayCache::new(REPLAY_CAPACITY),
             waiting: HashMap::new(),
         }
@@ -123,7 +132,7 @@ impl Node {
         }
         if self.replay.check_and_insert(&job.request).is_err() {
             self.counters.count(Incident::Replay);
-            return job.answer(None);
+            return job.answer(Err(DestroyReason::Handshake));
         }
         let answer = match self.reach {
             Reach::Refuses => None,
@@ -132,7 +141,7 @@ impl Node {
         if answer.is_none() {
             self.counters.count(Incident::CircuitHandshake);
         }
-        job.answer(answer);
+        job.answer(answer.ok_or(DestroyReason::Handshake));
     }
 
     pub(super) fn respond(&mut self, request: &[u8; REQUEST_LEN]) -> Option<(Box<[u8; REPLY_LEN]>, HopKeys)> {

@@ -30,6 +30,7 @@ pub(super) enum Happening {
     Lost(EndId),
     Wake(Task),
     DialFailed(ExtendJob),
+    Computed(NodeId),
 }
 
 struct Timed {
@@ -174,6 +175,7 @@ impl World {
             Happening::Deliver(end, bytes) => self.deliver(end, bytes),
             Happening::Lost(end) => self.close(end, Closed::Lost),
             Happening::Wake(task) => self.ready.push(task),
+            Happening::Computed(node) => self.computed(node),
             Happening::DialFailed(job) => job.answer(Err(DestroyReason::ConnectFailed)),
         }
     }
@@ -237,6 +239,7 @@ impl World {
         if let State::Open(mut channel) = std::mem::replace(&mut end.state, State::Closed(why)) {
             channel.close();
         }
+        self.leave_guarded(id);
         self.opened(id);
         self.schedule(self.ends[id.0].spec.delay, Happening::Lost(id.peer()));
     }
@@ -253,15 +256,16 @@ impl World {
             channel.handle_inbox(now);
         }
         while let Some(event) = self.ends[id.0].channel_mut().and_then(Channel::poll_event) {
-            self.handle_event(self.ends[id.0].node, event);
+            self.handle_event(id, event);
         }
         self.flush(id);
         self.set_timer(id);
     }
 
-    fn handle_event(&mut self, node: NodeId, event: Event) {
+    fn handle_event(&mut self, end: EndId, event: Event) {
+        let node = self.ends[end.0].node;
         match event {
-            Event::Handshake(job) => self.nodes[node.0].answer(job),
+            Event::Handshake(job) => self.handshake_job(end, job),
             Event::Extend(job) => self.extend(node, job),
             Event::Begin(begin, stream) => match self.nodes[node.0].directory.clone() {
                 Some(service) if begin == Begin::Directory => {

@@ -9,6 +9,7 @@ mod flow;
 mod garbage;
 mod hostile;
 mod hostile_relay;
+mod limits;
 mod padding;
 mod support;
 mod tamper;

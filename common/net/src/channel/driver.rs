@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tunic_proto::cell::CELL_LEN;
 use tunic_proto::channel::{Channel, ChannelError, Event};
 
-use super::Caller;
+use super::limits::Guest;
 use super::node::NodeInner;
 use super::open::NonBlocking;
 use crate::clock;
@@ -56,7 +56,7 @@ pub(super) struct Driver {
     tls: Connection,
     core: Channel,
     node: Arc<NodeInner>,
-    peer: Caller,
+    guest: Guest,
     /// The beginning of a cell whose end has not arrived.
     partial: Vec<u8>,
     /// TLS may hold plaintext that came with the handshake.
@@ -70,11 +70,11 @@ impl Driver {
         mut tls: Connection,
         core: Channel,
         node: Arc<NodeInner>,
-        peer: Caller,
+        guest: Guest,
     ) -> Driver {
         tls.set_buffer_limit(None);
         let sleep = Box::pin(tokio::time::sleep_until(Instant::from_std(clock::now())));
-        Driver { tcp, tls, core, node, peer, partial: Vec::new(), unread: true, sleep }
+        Driver { tcp, tls, core, node, guest, partial: Vec::new(), unread: true, sleep }
     }
 
     /// Runs until the channel ends.
@@ -221,11 +221,13 @@ impl Driver {
         }
     }
 
-    fn dispatch(&self, event: Event) {
+    fn dispatch(&mut self, event: Event) {
         match event {
-            Event::Handshake(job) => self.node.clone().answer_handshake(job),
-            Event::Extend(job) => self.node.clone().extend(job, &self.peer),
-            Event::Begin(target, io) => self.node.begin(target, io, &self.peer),
+            Event::Handshake(job) => {
+                self.node.answer_handshake(job, &mut self.guest, self.core.circuit_count());
+            }
+            Event::Extend(job) => self.node.clone().extend(job, &self.guest.caller),
+            Event::Begin(target, io) => self.node.begin(target, io, &mut self.guest),
         }
     }
 }

@@ -6,6 +6,8 @@
 mod circuit;
 mod datagrams;
 mod driver;
+mod handshakes;
+mod limits;
 mod node;
 mod open;
 mod stream;
@@ -22,6 +24,7 @@ use tunic_proto::resolve::Query;
 
 pub use circuit::{Channel, Circuit};
 pub use datagrams::CircuitDatagrams;
+pub use limits::Limits;
 pub use node::Node;
 pub use open::ConnectError;
 pub use stream::{CircuitStream, IncomingStream, splice};
@@ -32,6 +35,11 @@ pub use tunic_proto::circuit::{BuildError, CircuitStatus, HopSpec};
 pub trait Responder: Send + Sync + 'static {
     /// Where the relay to extend to listens; `None` if it is unknown or circuits may not be extended here.
     fn lookup(&self, id: RelayId) -> Option<Vec<SocketAddr>>;
+    /// Whether this is a relay or an authority of the network. Others are held to what one address may ask for, whatever
+    /// identity they have made for themselves.
+    fn is_member(&self, _id: RelayId) -> bool {
+        false
+    }
     /// Somebody wants a connection.
     fn begin(&self, target: Target, stream: IncomingStream);
     /// Somebody wants the directory (see [`crate::dirstream::serve`]).

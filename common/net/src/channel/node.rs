@@ -12,32 +12,37 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rustls::Connection;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{debug, warn};
-use tunic_proto::channel::{ChannelConfig, ExtendJob, HandshakeJob, PeerInfo, Role};
+use tunic_proto::channel::{ChannelConfig, ExtendJob, PeerInfo, Role};
 use tunic_proto::counters::{Counters, Incident};
-use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, ReplayCache, respond};
+use tunic_proto::crypto::handshake::ReplayCache;
 use tunic_proto::flow::Budget;
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::Signer;
-use tunic_proto::message::{Begin, DestroyReason, Target};
+use tunic_proto::limits::Latency;
+use tunic_proto::message::{Begin, DestroyReason, EndReason, Target};
 use tunic_proto::padding::PaddingRole;
 use tunic_proto::stream::StreamIo;
 
 use super::driver::{Driver, DriverError};
+use super::handshakes::Handshakes;
+use super::limits::{Guest, Limits, Place, Places, Visit};
 use super::open::{OPEN_TIMEOUT, configure, open};
 use super::tls::Tls;
 use super::way::{Failure, Slot};
 use super::{Caller, Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
 use crate::clock;
 
-/// Channels at a time, both directions together.
-const MAX_CHANNELS: usize = 8_192;
+/// Channels at a time that others opened, unless set otherwise.
+const MAX_INCOMING: usize = 8_192;
+/// Channels at a time that this node opened, unless set otherwise: strangers must not be able to use these up.
+const MAX_OUTGOING: usize = 4_096;
+/// Ways to relays that are remembered before those without a channel are forgotten.
+const MAX_WAYS: usize = 8_192;
 /// Circuits on one channel at a time.
 const MAX_CIRCUITS: usize = 65_536;
-/// Circuit handshakes that may wait for a core; more are refused.
-const MAX_PENDING_HANDSHAKES: usize = 512;
 /// Circuits that may wait for a channel to the next relay; more are refused.
 const MAX_PENDING_EXTENDS: usize = 1_024;
 /// Handshakes remembered against replay.
@@ -60,15 +65,15 @@ const TELL_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Node(Arc<NodeInner>);
 
 pub(super) struct NodeInner {
-    responder: Option<Arc<dyn Responder>>,
+    pub(super) responder: Option<Arc<dyn Responder>>,
     signer: Mutex<Option<Arc<Signer>>>,
     tls: Tls,
     budget: Budget,
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
     channels: Mutex<HashMap<RelayId, Slot>>,
-    replays: Mutex<ReplayCache>,
-    free_channels: Arc<Semaphore>,
-    free_handshakes: Arc<Semaphore>,
+    pub(super) replays: Mutex<ReplayCache>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) handshakes: Handshakes,
     free_extends: Arc<Semaphore>,
     /// What later channels do about padding.
     padding: Mutex<PaddingRole>,
@@ -90,8 +95,8 @@ impl Node {
             counters: Arc::default(),
             channels: Mutex::default(),
             replays: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
-            free_channels: Arc::new(Semaphore::new(MAX_CHANNELS)),
-            free_handshakes: Arc::new(Semaphore::new(MAX_PENDING_HANDSHAKES)),
+            limits: Arc::new(Limits::new(MAX_INCOMING, MAX_OUTGOING)),
+            handshakes: Handshakes::new(),
             free_extends: Arc::new(Semaphore::new(MAX_PENDING_EXTENDS)),
             padding: Mutex::default(),
             ending: watch::Sender::new(false),
@@ -120,7 +125,22 @@ impl Node {
 
     /// Channels that are open or being opened.
     pub fn channel_count(&self) -> usize {
-        MAX_CHANNELS - self.0.free_channels.available_permits()
+        self.0.limits.incoming.used() + self.0.limits.outgoing.used()
+    }
+
+    /// What neighbours may ask for.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// How long circuit handshakes have waited for a core.
+    pub fn handshake_latency(&self) -> &Latency {
+        &self.0.handshakes.latency
+    }
+
+    /// Circuit handshakes that wait for a core now.
+    pub fn handshakes_waiting(&self) -> usize {
+        self.0.handshakes.waiting()
     }
 
     /// The open channel to this peer, or a new one.
@@ -165,13 +185,17 @@ impl Node {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl NodeInner {
-    fn signer(&self) -> Option<Arc<Signer>> {
+    pub(super) fn signer(&self) -> Option<Arc<Signer>> {
         lock(&self.signer).clone()
+    }
+
+    pub(super) fn is_member(&self, id: RelayId) -> bool {
+        self.responder.as_ref().is_some_and(|responder| responder.is_member(id))
     }
 
     async fn connect(self: &Arc<Self>, peer: &Peer) -> Result<Channel, ConnectError> {
@@ -202,29 +226,29 @@ impl NodeInner {
     }
 
     async fn open_to(self: &Arc<Self>, peer: &Peer) -> Result<Channel, ConnectError> {
-        let permit = self.permit()?;
+        let place = self.place(&self.limits.outgoing)?;
         let opened = self.call(peer).await;
         if matches!(opened, Err(ConnectError::WrongIdentity)) {
             self.counters.count(Incident::WrongIdentity);
         }
         let (tcp, tls, info) = opened?;
-        Ok(self.start(tcp, tls, Role::Initiator, info, permit))
+        Ok(self.start(tcp, tls, Role::Initiator, info, place, None))
     }
 
     /// The slot of a relay; those without a channel are dropped now and then.
     fn slot(&self, id: RelayId) -> Slot {
         let mut channels = lock(&self.channels);
-        if channels.len() > MAX_CHANNELS {
+        if channels.len() > MAX_WAYS {
             channels.retain(|_, slot| slot.try_lock().map_or(true, |way| way.open_channel().is_some()));
         }
         channels.entry(id).or_default().clone()
     }
 
-    fn permit(&self) -> Result<OwnedSemaphorePermit, ConnectError> {
+    fn place(&self, places: &Arc<Places>) -> Result<Place, ConnectError> {
         if *self.ending.borrow() {
             return Err(ConnectError::Refused);
         }
-        self.free_channels.clone().try_acquire_owned().map_err(|_| ConnectError::Refused)
+        places.take().ok_or(ConnectError::Refused)
     }
 
     async fn call(&self, peer: &Peer) -> Result<(TcpStream, Connection, PeerInfo), ConnectError> {
@@ -255,8 +279,12 @@ impl NodeInner {
     }
 
     fn accept(self: &Arc<Self>, tcp: TcpStream, from: SocketAddr) {
-        let Ok(permit) = self.permit() else {
+        let Ok(place) = self.place(&self.limits.incoming) else {
             return self.counters.count(Incident::Resources);
+        };
+        let visit = match self.limits.enter(from.ip()) {
+            Ok(visit) => visit,
+            Err(refusal) => return self.counters.count(refusal.incident()),
         };
         let node = self.clone();
         tokio::spawn(async move {
@@ -269,7 +297,8 @@ impl NodeInner {
             let opened = timeout(OPEN_TIMEOUT, opening).await;
             match opened.unwrap_or(Err(ConnectError::Timeout)) {
                 Ok(info) => {
-                    let channel = node.start(tcp, tls, Role::Responder, info, permit);
+                    let visit = Some(visit).filter(|_| !info.id.is_some_and(|id| node.is_member(id)));
+                    let channel = node.start(tcp, tls, Role::Responder, info, place, visit);
                     node.keep(info.id, channel);
                 }
                 Err(error) => {
@@ -302,7 +331,8 @@ impl NodeInner {
         tls: Connection,
         role: Role,
         info: PeerInfo,
-        permit: OwnedSemaphorePermit,
+        place: Place,
+        visit: Option<Visit>,
     ) -> Channel {
         let mut core = tunic_proto::channel::Channel::new(ChannelConfig {
             role,
@@ -316,11 +346,11 @@ impl NodeInner {
         core.set_padding(lock(&self.padding).clone());
         let (alive, closed) = watch::channel(());
         let channel = Channel::new(core.inbox().clone(), closed);
-        let peer = Caller { id: info.id, address: tcp.peer_addr().ok() };
-        let mut driver = Driver::new(tcp, tls, core, self.clone(), peer);
+        let guest = Guest::new(Caller { id: info.id, address: tcp.peer_addr().ok() }, visit);
+        let mut driver = Driver::new(tcp, tls, core, self.clone(), guest);
         let mut ending = self.ending.subscribe();
         tokio::spawn(async move {
-            let _held = (permit, alive);
+            let _held = (place, alive);
             let broken = tokio::select! {
                 broken = run_until_idle(&mut driver) => broken,
                 () = ended(&mut ending) => None,
@@ -335,30 +365,6 @@ impl NodeInner {
             drop(driver);
         });
         channel
-    }
-
-    pub(super) fn answer_handshake(self: Arc<Self>, job: HandshakeJob) {
-        let Ok(permit) = self.free_handshakes.clone().try_acquire_owned() else {
-            self.counters.count(Incident::Resources);
-            return job.answer(None);
-        };
-        if lock(&self.replays).check_and_insert(&job.request).is_err() {
-            self.counters.count(Incident::Replay);
-            return job.answer(None);
-        }
-        // A task of its own, so that another core can do it while this one goes on with cells.
-        tokio::spawn(async move {
-            let _held = permit;
-            let answer = self.respond(&job);
-            job.answer(answer);
-        });
-    }
-
-    fn respond(&self, job: &HandshakeJob) -> Option<(Box<[u8; REPLY_LEN]>, HopKeys)> {
-        let id = self.signer()?.id();
-        let keys = self.responder.as_ref()?.onion_keys();
-        let result = respond(&job.request, id, &keys, &mut clock::rng());
-        result.inspect_err(|_| self.counters.count(Incident::CircuitHandshake)).ok()
     }
 
     pub(super) fn extend(self: Arc<Self>, job: ExtendJob, before: &Caller) {
@@ -383,9 +389,15 @@ impl NodeInner {
         });
     }
 
-    pub(super) fn begin(&self, begin: Begin, io: StreamIo, before: &Caller) {
+    pub(super) fn begin(&self, begin: Begin, io: StreamIo, guest: &mut Guest) {
         let Some(responder) = &self.responder else { return };
-        let stream = IncomingStream::new(io, *before);
+        let before = guest.caller;
+        let in_time = io.circuit().is_none_or(|circuit| guest.admit_stream(circuit, &self.limits.params()));
+        let stream = IncomingStream::new(io, before);
+        if !in_time {
+            self.counters.count(Incident::StreamRate);
+            return stream.reject(EndReason::Resources);
+        }
         match begin {
             Begin::Connect(target) => {
                 let after = match &target {

@@ -232,11 +232,16 @@ impl Channel {
         }
     }
 
-    fn handshake_done(&mut self, key: CircKey, answer: Option<(Box<[u8; REPLY_LEN]>, HopKeys)>) {
+    fn handshake_done(
+        &mut self,
+        key: CircKey,
+        answer: Result<(Box<[u8; REPLY_LEN]>, HopKeys), DestroyReason>,
+    ) {
         let Some(circuit) = self.table.get_mut(key) else { return };
         let Kind::Answering(hop) = circuit.kind else { return };
-        let Some((reply, keys)) = answer else {
-            return self.end_circuit(key, DestroyReason::Handshake);
+        let (reply, keys) = match answer {
+            Ok(answer) => answer,
+            Err(reason) => return self.end_circuit(key, reason),
         };
         circuit.kind = Kind::Endpoint(Box::new(Endpoint {
             opener: HopOpener::new(&keys.forward, hop),

@@ -37,8 +37,8 @@ pub(crate) enum Mail {
     Begin(Arc<CircuitShared>, Arc<StreamShared>, Begin),
     /// A stream's application did something.
     Stream(CircKey, StreamId),
-    /// A handshake that this channel handed out is computed; `None` refuses.
-    HandshakeDone(CircKey, Option<(Box<[u8; REPLY_LEN]>, HopKeys)>),
+    /// A handshake that this channel handed out is computed, or refused.
+    HandshakeDone(CircKey, Result<(Box<[u8; REPLY_LEN]>, HopKeys), DestroyReason>),
     /// The channel to extend over is there, or not.
     ExtendOver(CircKey, Result<Arc<Inbox>, DestroyReason>),
     /// Carry a circuit on: ask for it and pass on what comes back.

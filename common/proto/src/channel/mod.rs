@@ -121,8 +121,8 @@ pub struct HandshakeJob {
 }
 
 impl HandshakeJob {
-    /// Gives the answer; `None` refuses.
-    pub fn answer(self, answer: Option<(Box<[u8; REPLY_LEN]>, HopKeys)>) {
+    /// Gives the answer, or why there is none.
+    pub fn answer(self, answer: Result<(Box<[u8; REPLY_LEN]>, HopKeys), DestroyReason>) {
         let _ = self.inbox.post(Mail::HandshakeDone(self.key, answer));
     }
 }

@@ -1,0 +1,112 @@
+//! The circuit handshakes that others ask this node for, computed beside the cell path.
+//!
+//! 1. A request that its address may make waits in one queue, in which neighbours take turns.
+//! 2. As many workers as there are cores take from it, and end when it is empty.
+//! 3. One that has waited too long, or for which there is no room, is refused for load: its client asks elsewhere.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tunic_proto::channel::HandshakeJob;
+use tunic_proto::counters::Incident;
+use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, respond};
+use tunic_proto::limits::{HandshakeQueue, Latency};
+use tunic_proto::message::DestroyReason;
+
+use super::limits::Guest;
+use super::node::{NodeInner, lock};
+use crate::clock;
+
+/// What waits, and who works on it.
+pub(super) struct Handshakes {
+    state: Mutex<State>,
+    max_workers: usize,
+    /// How long those that were answered had waited.
+    pub(super) latency: Latency,
+}
+
+#[derive(Default)]
+struct State {
+    queue: HandshakeQueue<HandshakeJob>,
+    workers: usize,
+}
+
+impl Handshakes {
+    pub(super) fn new() -> Handshakes {
+        let max_workers = std::thread::available_parallelism().map_or(1, Into::into);
+        Handshakes { state: Mutex::default(), max_workers, latency: Latency::default() }
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.state).queue.len()
+    }
+
+    /// The next one; without one, the worker that asks has to end.
+    fn next(&self) -> Option<(HandshakeJob, Duration)> {
+        let mut state = lock(&self.state);
+        let next = state.queue.pop(clock::now());
+        if next.is_none() {
+            state.workers -= 1;
+        }
+        next
+    }
+}
+
+impl NodeInner {
+    /// `circuits` is how many the channel has, this one included.
+    pub(super) fn answer_handshake(self: &Arc<Self>, job: HandshakeJob, guest: &mut Guest, circuits: usize) {
+        let is_member = guest.caller.id.is_some_and(|id| self.is_member(id));
+        if let Err(refusal) = guest.admit_circuit(is_member, circuits) {
+            self.counters.count(refusal.incident());
+            return job.answer(Err(DestroyReason::Resources));
+        }
+        let limit = self.limits.params().handshakes_waiting as usize;
+        let (given_up, starts) = {
+            let mut state = lock(&self.handshakes.state);
+            let given_up = state.queue.push(clock::now(), guest.source(), job, limit);
+            let starts = state.workers < self.handshakes.max_workers;
+            state.workers += usize::from(starts);
+            (given_up, starts)
+        };
+        if let Some(job) = given_up {
+            self.refuse_for_load(job);
+        }
+        if starts {
+            tokio::spawn(self.clone().work());
+        }
+    }
+
+    async fn work(self: Arc<Self>) {
+        while let Some((job, waited)) = self.handshakes.next() {
+            let limit = Duration::from_millis(self.limits.params().handshake_wait_ms.into());
+            if waited > limit {
+                self.refuse_for_load(job);
+                continue;
+            }
+            self.handshakes.latency.record(waited);
+            let answer = self.respond(&job);
+            job.answer(answer);
+            // Cells go first.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn refuse_for_load(&self, job: HandshakeJob) {
+        self.counters.count(Incident::HandshakeLoad);
+        job.answer(Err(DestroyReason::Resources));
+    }
+
+    fn respond(&self, job: &HandshakeJob) -> Result<(Box<[u8; REPLY_LEN]>, HopKeys), DestroyReason> {
+        if lock(&self.replays).check_and_insert(&job.request).is_err() {
+            self.counters.count(Incident::Replay);
+            return Err(DestroyReason::Handshake);
+        }
+        let keys = self.responder.as_ref().map(|responder| responder.onion_keys()).unwrap_or_default();
+        let id = self.signer().ok_or(DestroyReason::Handshake)?.id();
+        respond(&job.request, id, &keys, &mut clock::rng()).map_err(|_| {
+            self.counters.count(Incident::CircuitHandshake);
+            DestroyReason::Handshake
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! A rate with a burst, and who has used how much of it.
+
+use std::time::{Duration, Instant};
+
+/// So many each second, and so many at once after a pause. Zero per second: without limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run.
+    pub per_second: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+impl Rate {
+    fn interval(self) -> Duration {
+        Duration::from_secs(1) / self.per_second
+    }
+
+    /// The same for so many together.
+    pub fn times(self, factor: u32) -> Rate {
+        Rate { per_second: self.per_second.saturating_mul(factor), burst: self.burst.saturating_mul(factor) }
+    }
+}
+
+/// How much of a [`Rate`] somebody has used: the moment at which all of the burst will be there again.
+///
+/// Once that moment has passed it says nothing any more, so it can be forgotten without anybody gaining by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pace(Option<Instant>);
+
+impl Pace {
+    /// Uses one, if there is one left.
+    pub fn take(&mut self, rate: Rate, now: Instant) -> bool {
+        let after = self.after(rate, now);
+        let has_room = after.is_none_or(|after| fits(rate, after, now));
+        if has_room {
+            self.0 = after;
+        }
+        has_room
+    }
+
+    /// Whether one is left.
+    pub fn has_room(self, rate: Rate, now: Instant) -> bool {
+        self.after(rate, now).is_none_or(|after| fits(rate, after, now))
+    }
+
+    /// Whether nothing of the burst is used.
+    pub fn is_full(self, now: Instant) -> bool {
+        self.0.is_none_or(|full_at| full_at <= now)
+    }
+
+    fn after(self, rate: Rate, now: Instant) -> Option<Instant> {
+        (rate.per_second > 0).then(|| self.0.map_or(now, |full_at| full_at.max(now)) + rate.interval())
+    }
+}
+
+fn fits(rate: Rate, after: Instant, now: Instant) -> bool {
+    after.duration_since(now) <= rate.interval() * rate.burst
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "Instant has no other origin; only differences to it are used")]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { per_second: 3, burst: 90 };
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        assert_eq!((0..200).filter(|_| pace.take(RATE, start)).count(), 90);
+        assert!(!pace.has_room(RATE, start) && !pace.is_full(start));
+        let later = start + Duration::from_secs(10);
+        assert_eq!((0..200).filter(|_| pace.take(RATE, later)).count(), 30);
+        assert!(pace.is_full(later + Duration::from_secs(30)));
+        assert!(!pace.is_full(later + Duration::from_secs(29)));
+    }
+
+    #[test]
+    fn zero_per_second_is_no_limit() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let none = Rate { per_second: 0, burst: 1 };
+        assert!((0..1_000).all(|_| pace.take(none, now)));
+    }
+}
