@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, authority_problems};
 use tunic_net::daemon::Settings;
 use tunic_net::telemetry::LogFilter;
-use tunic_proto::dir::ExitPolicy;
 use tunic_proto::ids::RelayId;
 use tunic_proto::limits::Overrides;
+use tunic_proto::special;
 
-use crate::core::special;
+pub use crate::exit_config::{ExitConfig, Ipv6};
 use crate::padding::PaddingConfig;
 
 /// The commented example that `--print-config` prints. What it sets are the defaults, but for the authorities.
@@ -62,18 +62,6 @@ pub struct Config {
     pub authorities: Vec<AuthorityConfig>,
 }
 
-/// Where the relay connects to for clients.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ExitConfig {
-    /// The first rule that fits decides; nothing is allowed that no rule accepts.
-    pub policy: ExitPolicy,
-    /// Private, loopback and link-local addresses may be connected to where the policy accepts them.
-    pub allow_private: bool,
-    /// How many streams may be open or opening at once.
-    pub max_exit_streams: usize,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -94,12 +82,6 @@ impl Default for Config {
             padding: PaddingConfig::default(),
             authorities: Vec::new(),
         }
-    }
-}
-
-impl Default for ExitConfig {
-    fn default() -> Self {
-        ExitConfig { policy: ExitPolicy::default(), allow_private: false, max_exit_streams: 16_384 }
     }
 }
 
@@ -143,16 +125,12 @@ impl Config {
             (self.bandwidth == 0, "`bandwidth` is 0: nobody would use this relay"),
             (self.memory_budget < MIN_MEMORY_BUDGET, "`memory_budget` is below 16777216 bytes (16 MiB)"),
             (
-                self.exit.policy.is_exit() && self.exit.max_exit_streams == 0,
-                "`max_exit_streams` is 0: remove the rules of `policy` instead, so that nobody tries",
-            ),
-            (
                 self.max_incoming_channels == 0 || self.max_outgoing_channels == 0,
                 "`max_incoming_channels` and `max_outgoing_channels` must be 1 or more: a relay that may open no \
                  channel serves nobody",
             ),
         ];
-        let wrong = checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text);
+        let wrong = checks.into_iter().chain(self.exit.checks()).filter(|(wrong, _)| *wrong).map(|(_, text)| text);
         wrong
             .chain(authority_problems(&self.authorities))
             .map(str::to_owned)
@@ -174,6 +152,7 @@ fn is_nickname(text: &str) -> bool {
 pub(crate) mod tests {
     use super::*;
     use tunic_proto::limits::Params;
+    use tunic_proto::dir::ExitPolicy;
 
     fn parse(text: &str) -> Result<Config, tunic_net::config::ConfigError> {
         tunic_net::config::parse(text, EXAMPLE)

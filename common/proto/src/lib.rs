@@ -20,6 +20,7 @@ pub mod limits;
 pub mod message;
 pub mod padding;
 pub mod resolve;
+pub mod special;
 pub mod stream;
 mod sync;
 pub mod time;

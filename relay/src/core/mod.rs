@@ -3,9 +3,9 @@
 pub mod backoff;
 pub mod descriptor;
 pub mod directory_view;
+pub mod dns_cache;
 pub mod exit;
 pub mod fetch;
 pub mod files;
 pub mod name;
 pub mod publish;
-pub mod special;
