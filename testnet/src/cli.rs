@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tunic_net::daemon::{Exit, shutdown_signal};
 
+use crate::lab::{self, LabArgs, observer::ObserveArgs};
 use crate::launch::milestones::Step;
 use crate::launch::place::Place;
 use crate::launch::plan::{Options, PlanError};
@@ -27,7 +28,8 @@ Examples:
   tunic-testnet up --dir /tmp/net --seed 1    keep the files; the same keys every time
   tunic-testnet up --place netns:a,b,c        each node in a network namespace (Linux, root)
   tunic-testnet up --json                     for scripts: one line of JSON when it works
-  tunic-testnet demo                          one page, and what each relay learned about it";
+  tunic-testnet demo                          one page, and what each relay learned about it
+  tunic-testnet lab --class off --out lab     what an eavesdropper learns from packets alone (Linux, root)";
 
 const UP_EXAMPLES: &str = "\
 Examples:
@@ -53,6 +55,12 @@ enum Command {
     Up(UpArgs),
     /// Start a network, fetch a page through it, and show what each relay learned
     Demo(DemoArgs),
+    /// Measure what an eavesdropper learns from packets alone (Linux, root)
+    #[command(after_help = lab::EXAMPLES)]
+    Lab(LabArgs),
+    /// The eavesdropper (started by `lab`)
+    #[command(hide = true)]
+    Observe(ObserveArgs),
     /// One node of a network (started by `up`)
     #[command(hide = true)]
     Role(RoleArgs),
@@ -141,6 +149,8 @@ pub fn main() -> Exit {
     let outcome = match Cli::parse().command {
         Command::Up(args) => on_this_thread(up(args, started)),
         Command::Demo(args) => on_this_thread(demo(args, started)),
+        Command::Lab(args) => on_this_thread(lab::run(args)),
+        Command::Observe(args) => lab::observer::run(&args).map(|()| Exit::Success),
         // It says on its own what is wrong, in its log.
         Command::Role(args) => return role::run(args),
     };
@@ -256,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_examples_in_the_help_are_accepted() {
-        for line in EXAMPLES.lines().chain(UP_EXAMPLES.lines()) {
+        for line in EXAMPLES.lines().chain(UP_EXAMPLES.lines()).chain(lab::EXAMPLES.lines()) {
             let Some(command) = line.strip_prefix("  tunic-testnet") else { continue };
             let words = command.split("   ").next().unwrap_or_default().split_whitespace();
             let parsed = Cli::try_parse_from(std::iter::once("tunic-testnet").chain(words));

@@ -1,11 +1,12 @@
 //! Private Tunic networks on one machine: launcher, simulator, acceptance tests.
 //!
 //! [`launch`] starts a whole network of real processes on loopback, [`sim`] runs one of the pure cores in memory, on
-//! virtual time. Nothing else in the workspace knows about either.
+//! virtual time, [`lab`] plays the eavesdropper. Nothing else in the workspace knows about either.
 #![forbid(unsafe_code)]
 
 pub mod cli;
 mod demo;
+pub mod lab;
 pub mod launch;
 mod role;
 pub mod screen;

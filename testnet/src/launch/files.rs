@@ -81,12 +81,28 @@ pub fn write(nodes: &[NodePlan], dir: &Path, seed: Option<u64>, now: UnixTime) -
 /// # Errors
 /// If the authorities' keys cannot be read or the file not be written.
 pub fn write_embedded_client(dir: &Path, nodes: &[NodePlan]) -> anyhow::Result<PathBuf> {
+    let client =
+        NodePlan { name: "embedded".to_owned(), role: Role::Client, address: UNUSED, namespace: None };
+    write_client(dir, nodes, &client, Table::new())
+}
+
+/// Writes the configuration of one more client of this network, with these settings beside the usual ones, and returns
+/// its path.
+///
+/// # Errors
+/// If the authorities' keys cannot be read or the file not be written.
+pub fn write_client(
+    dir: &Path,
+    nodes: &[NodePlan],
+    client: &NodePlan,
+    settings: Table,
+) -> anyhow::Result<PathBuf> {
     let is_authority = |node: &&NodePlan| node.role == Role::Directory;
     let describe = |node| describe(node, &NodeKeys::load(&keys_dir(node, dir), daemon::unix_now())?);
     let authorities = nodes.iter().filter(is_authority).map(describe).collect::<anyhow::Result<Vec<_>>>()?;
-    let client =
-        NodePlan { name: "embedded".to_owned(), role: Role::Client, address: UNUSED, namespace: None };
-    write_config(&client, dir, 0, &authorities)
+    let mut config = config(client, dir, 0, &authorities)?;
+    config.extend(settings);
+    write_table(&client.config_path(dir), &config)
 }
 
 fn keys_dir(node: &NodePlan, dir: &Path) -> PathBuf {
@@ -113,10 +129,13 @@ fn write_config(
     relays: usize,
     authorities: &[AuthorityConfig],
 ) -> anyhow::Result<PathBuf> {
-    let text = toml::to_string_pretty(&config(node, dir, relays, authorities)?)?;
-    let path = node.config_path(dir);
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
+    write_table(&node.config_path(dir), &config(node, dir, relays, authorities)?)
+}
+
+fn write_table(path: &Path, table: &Table) -> anyhow::Result<PathBuf> {
+    fs::write(path, toml::to_string_pretty(table)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path.to_owned())
 }
 
 fn config(

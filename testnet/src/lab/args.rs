@@ -1,0 +1,77 @@
+//! What the lab is asked to measure.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use toml::{Table, Value};
+
+use super::load::Windows;
+use super::wires::Line;
+
+/// Lines of the help.
+pub const EXAMPLES: &str = "\
+Examples:
+  tunic-testnet lab --smoke                                  does it work? Seconds, no figures
+  tunic-testnet lab --class off --out ./lab                  one class, both lines: about five minutes
+  tunic-testnet lab --class off,reduced,normal,adaptive,constant --out ./lab
+  tunic-testnet lab --class front,tamaraw --link unlimited --out ./lab
+
+Writes for each class and line CLASS-LINE.json into the folder, and over all of them table.md and plots. Needs root,
+iproute2 and python3 with venv; the classifiers' packages (testnet/lab/requirements.txt) are installed into target/lab-venv.";
+
+/// Visits of each site that figures need.
+const VISITS: usize = 30;
+/// Visits of each site that show that everything works.
+const SMOKE_VISITS: usize = 4;
+
+/// The command line of `lab`.
+#[derive(Debug, Clone, Args)]
+pub struct LabArgs {
+    /// Classes of padding or machines, one run each
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "off")]
+    pub class: Vec<String>,
+    /// Lines of the clients; all are measured at the same time, with clients of their own
+    #[arg(long, value_name = "LINE,…", value_delimiter = ',', default_values = ["unlimited", "10mbit"])]
+    pub link: Vec<Line>,
+    /// The seed of sites and visits
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Visits of each site
+    #[arg(long, value_name = "N", default_value_t = VISITS)]
+    pub visits: usize,
+    /// Where results go; what is there of the same name is replaced
+    #[arg(long, value_name = "DIR", default_value = "lab-results")]
+    pub out: PathBuf,
+    /// Keep the traces and what really happened beside the results
+    #[arg(long)]
+    pub keep_traces: bool,
+    /// A Python that has the packages of testnet/lab/requirements.txt, instead of making one
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+    /// A few seconds of load, to see that everything works
+    #[arg(long)]
+    pub smoke: bool,
+}
+
+impl LabArgs {
+    /// Visits of each site in this run.
+    pub fn visits_per_site(&self) -> usize {
+        if self.smoke { SMOKE_VISITS } else { self.visits }
+    }
+
+    /// How long what is looked at lasts.
+    pub fn windows(&self) -> Windows {
+        let (idle_ms, visit_ms) = if self.smoke { (1_000, 2_500) } else { (2_000, 3_000) };
+        Windows { idle: Duration::from_millis(idle_ms), visit: Duration::from_millis(visit_ms) }
+    }
+}
+
+/// The client's settings for a class or a machine.
+pub fn settings(class: &str) -> Table {
+    let mut settings = Table::new();
+    if class != "off" {
+        settings.insert("padding".into(), Value::String(class.to_owned()));
+    }
+    settings
+}
