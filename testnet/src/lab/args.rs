@@ -70,8 +70,6 @@ impl LabArgs {
 /// The client's settings for a class or a machine.
 pub fn settings(class: &str) -> Table {
     let mut settings = Table::new();
-    if class != "off" {
-        settings.insert("padding".into(), Value::String(class.to_owned()));
-    }
+    settings.insert("padding".into(), Value::String(class.to_owned()));
     settings
 }

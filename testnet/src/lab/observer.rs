@@ -42,6 +42,7 @@ const RECEIVE_BUFFER: usize = 64 << 20;
 const LOOK_MS: i64 = 100;
 /// `PACKET_OUTGOING` of linux/if_packet.h.
 const OUTGOING: u8 = 4;
+const ETHERNET_HEADER_LEN: u16 = 14;
 
 /// What the observer is told.
 #[derive(Debug, Args)]
@@ -199,11 +200,66 @@ impl Lines {
     }
 }
 
-const ETHERNET_HEADER_LEN: u16 = 14;
-
 /// The kernel's number of an interface of the namespace that this thread is in. (`/sys` shows the namespace in which it
 /// was mounted, so it cannot be asked.)
 fn interface(name: &str) -> anyhow::Result<usize> {
     let number = nix::net::if_::if_nametoindex(name);
     Ok(number.with_context(|| format!("there is no interface {name}"))? as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    const CLIENT: usize = 5;
+    const SITES: usize = 9;
+    const SERVER: [u8; 4] = [10, 89, 0, 13];
+    const EXIT: [u8; 4] = [10, 89, 0, 1];
+
+    fn lines() -> Lines {
+        Lines { clients: HashMap::from([(CLIENT, 3)]), sites: SITES, first_server: 10 }
+    }
+
+    fn tcp(from: [u8; 4], to: [u8; 4], payload: usize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let packet = PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4(from, to, 64).tcp(4_000, 80, 7, 1_000);
+        packet.write(&mut frame, &vec![0; payload]).unwrap();
+        frame
+    }
+
+    fn seen(interface: usize, outgoing: bool, frame: &[u8]) -> Option<Packet> {
+        let len = frame.len().min(SNAP_LEN);
+        let mut head = [0; SNAP_LEN];
+        head[..len].copy_from_slice(&frame[..len]);
+        lines().packet(&Frame { time_us: 1, interface, outgoing, head, len })
+    }
+
+    #[test]
+    fn a_clients_packet_has_its_line_direction_and_length_though_only_its_head_is_read() {
+        let frame = tcp([10, 88, 3, 2], [10, 77, 0, 1], 1_400);
+        let expect = Packet { time_us: 1, link: 3, bytes: 1_454, payload: 1_400, forward: true };
+        assert_eq!(seen(CLIENT, false, &frame), Some(expect));
+        assert_eq!(seen(CLIENT, true, &frame), Some(Packet { forward: false, ..expect }));
+    }
+
+    #[test]
+    fn a_packet_at_the_sites_belongs_to_the_server_at_either_end_of_it() {
+        let to = seen(SITES, true, &tcp(EXIT, SERVER, 0)).unwrap();
+        let from = seen(SITES, false, &tcp(SERVER, EXIT, 9)).unwrap();
+        assert_eq!((to.link, to.forward, to.payload), (SITE_LINKS + 3, true, 0));
+        assert_eq!((from.link, from.forward, from.payload), (SITE_LINKS + 3, false, 9));
+    }
+
+    #[test]
+    fn other_lines_protocols_and_garbage_are_left_out() {
+        let mut udp = Vec::new();
+        let packet = PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4(EXIT, SERVER, 64).udp(1, 2);
+        packet.write(&mut udp, &[0; 9]).unwrap();
+        assert_eq!(seen(CLIENT, true, &udp), None);
+        assert_eq!(seen(7, true, &tcp(EXIT, SERVER, 9)), None);
+        assert_eq!(seen(SITES, true, &tcp(EXIT, [10, 89, 0, 9], 9)), None, "no server has this address");
+        assert_eq!(seen(CLIENT, true, &tcp(EXIT, SERVER, 9)[..40]), None);
+        assert_eq!(seen(CLIENT, true, &[]), None);
+    }
 }

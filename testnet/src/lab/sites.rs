@@ -18,9 +18,9 @@ pub const TWINS: usize = 3;
 /// Objects of a site, its page included.
 const OBJECTS: std::ops::RangeInclusive<usize> = 4..=14;
 /// Bytes of an object: the median, the spread of its logarithm, and the bounds.
-const MEDIAN_BYTES: f64 = 9_000.0;
-const SPREAD: f64 = 0.8;
-const BYTES: (f64, f64) = (600.0, 60_000.0);
+const MEDIAN_BYTES: f64 = 15_000.0;
+const SPREAD: f64 = 0.9;
+const BYTES: (f64, f64) = (600.0, 120_000.0);
 /// Bytes of a request.
 const REQUEST_BYTES: std::ops::Range<u32> = 250..900;
 /// How long after the page an object may be asked for.
