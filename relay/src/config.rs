@@ -130,7 +130,8 @@ impl Config {
                  channel serves nobody",
             ),
         ];
-        let wrong = checks.into_iter().chain(self.exit.checks()).filter(|(wrong, _)| *wrong).map(|(_, text)| text);
+        let wrong =
+            checks.into_iter().chain(self.exit.checks()).filter(|(wrong, _)| *wrong).map(|(_, text)| text);
         wrong
             .chain(authority_problems(&self.authorities))
             .map(str::to_owned)
@@ -151,8 +152,8 @@ fn is_nickname(text: &str) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use tunic_proto::limits::Params;
     use tunic_proto::dir::ExitPolicy;
+    use tunic_proto::limits::Params;
 
     fn parse(text: &str) -> Result<Config, tunic_net::config::ConfigError> {
         tunic_net::config::parse(text, EXAMPLE)

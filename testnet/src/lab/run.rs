@@ -161,7 +161,7 @@ impl Observer {
 }
 
 fn show(class: &str, done: usize, rounds: usize) {
-    if std::io::stderr().is_terminal() || done % 10 == 0 || done == rounds {
+    if std::io::stderr().is_terminal() || done.is_multiple_of(10) || done == rounds {
         eprintln!("{class}: round {done} of {rounds}");
     }
 }

@@ -99,7 +99,10 @@ impl Streams {
 
     fn reserve(&self) -> Option<Memory> {
         let send_buffer = Reservation::new(&self.budget, INITIAL_SEND_CELLS);
-        Some(Memory { window: RecvWindow::new(&self.budget, Span::EndToEnd)?, send_buffer: Some(send_buffer?) })
+        Some(Memory {
+            window: RecvWindow::new(&self.budget, Span::EndToEnd)?,
+            send_buffer: Some(send_buffer?),
+        })
     }
 
     fn insert(&mut self, id: StreamId, io: Arc<StreamShared>, place: CircKey, memory: Memory) {
@@ -175,7 +178,8 @@ impl Streams {
         }
         let memory = self.reserve();
         let has_room = memory.is_some();
-        let none = || Memory { window: RecvWindow::unreserved(&self.budget, Span::EndToEnd), send_buffer: None };
+        let none =
+            || Memory { window: RecvWindow::unreserved(&self.budget, Span::EndToEnd), send_buffer: None };
         self.insert(id, io, place, memory.unwrap_or_else(none));
         if !has_room {
             self.send_end(id, EndReason::Resources);

@@ -65,10 +65,17 @@ pub(super) struct Rounds {
 
 #[derive(Debug)]
 enum Phase {
-    Starting { stalls: u8 },
-    Steady { rounds: u8 },
+    Starting {
+        stalls: u8,
+    },
+    Steady {
+        rounds: u8,
+    },
     /// A larger window than 5 says, to see whether the rate rises from what it was.
-    Trying { rounds: u8, from: u64 },
+    Trying {
+        rounds: u8,
+        from: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -81,7 +88,14 @@ struct Round {
 
 impl Rounds {
     pub(super) fn new(span: Span) -> Rounds {
-        Rounds { span, open: None, closed: None, shortest: None, fastest: Fastest::default(), phase: Phase::Starting { stalls: 0 } }
+        Rounds {
+            span,
+            open: None,
+            closed: None,
+            shortest: None,
+            fastest: Fastest::default(),
+            phase: Phase::Starting { stalls: 0 },
+        }
     }
 
     /// Credit was granted: `first` is the number of the first cell that needs it.
