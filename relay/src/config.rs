@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, authority_problems};
 use tunic_net::daemon::Settings;
 use tunic_net::telemetry::LogFilter;
-use tunic_proto::dir::ExitPolicy;
 use tunic_proto::ids::RelayId;
+use tunic_proto::special;
 
-use crate::core::special;
+pub use crate::exit_config::{ExitConfig, Ipv6};
 use crate::padding::PaddingConfig;
 
 /// The commented example that `--print-config` prints. What it sets are the defaults, but for the authorities.
@@ -55,18 +55,6 @@ pub struct Config {
     pub authorities: Vec<AuthorityConfig>,
 }
 
-/// Where the relay connects to for clients.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ExitConfig {
-    /// The first rule that fits decides; nothing is allowed that no rule accepts.
-    pub policy: ExitPolicy,
-    /// Private, loopback and link-local addresses may be connected to where the policy accepts them.
-    pub allow_private: bool,
-    /// How many streams may be open or opening at once.
-    pub max_exit_streams: usize,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -84,12 +72,6 @@ impl Default for Config {
             padding: PaddingConfig::default(),
             authorities: Vec::new(),
         }
-    }
-}
-
-impl Default for ExitConfig {
-    fn default() -> Self {
-        ExitConfig { policy: ExitPolicy::default(), allow_private: false, max_exit_streams: 16_384 }
     }
 }
 
@@ -132,12 +114,8 @@ impl Config {
             (!is_nickname(&self.nickname), "`nickname` must be 1 to 19 letters and digits"),
             (self.bandwidth == 0, "`bandwidth` is 0: nobody would use this relay"),
             (self.memory_budget < MIN_MEMORY_BUDGET, "`memory_budget` is below 16777216 bytes (16 MiB)"),
-            (
-                self.exit.policy.is_exit() && self.exit.max_exit_streams == 0,
-                "`max_exit_streams` is 0: remove the rules of `policy` instead, so that nobody tries",
-            ),
         ];
-        let wrong = checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text);
+        let wrong = checks.into_iter().chain(self.exit.checks()).filter(|(wrong, _)| *wrong).map(|(_, text)| text);
         wrong.chain(authority_problems(&self.authorities)).map(str::to_owned).collect()
     }
 
@@ -154,6 +132,7 @@ fn is_nickname(text: &str) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use tunic_proto::dir::ExitPolicy;
 
     fn parse(text: &str) -> Result<Config, tunic_net::config::ConfigError> {
         tunic_net::config::parse(text, EXAMPLE)

@@ -9,6 +9,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod core;
+mod exit_config;
 pub mod net;
 pub mod padding;
 

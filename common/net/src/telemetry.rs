@@ -77,14 +77,21 @@ pub fn init(configured: &LogFilter) {
     }
 }
 
+/// Libraries whose warnings hold the names that they were asked for. They are heard only where somebody asks for them.
+const TALKATIVE: [&str; 3] = ["hickory_net", "hickory_proto", "hickory_resolver"];
+
 /// The filter, and whether the text was not understood.
 fn filter(text: &str) -> (EnvFilter, bool) {
     // A bare word that is no level would be taken as the name of a target, and everything else be silent.
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let understood = text.split(',').all(|part| part.contains(['=', '[']) || is_level(part.trim()));
-    match EnvFilter::builder().parse(text) {
+    let quiet = |text: &str| {
+        let off = TALKATIVE.iter().filter(|name| !text.contains(**name)).map(|name| format!(",{name}=off"));
+        EnvFilter::builder().parse(off.fold(text.to_owned(), |text, off| text + &off))
+    };
+    match quiet(text) {
         Ok(filter) if !text.is_empty() && understood => (filter, false),
-        _ => (EnvFilter::new("info"), true),
+        _ => (quiet("info").unwrap_or_else(|_| EnvFilter::new("info")), true),
     }
 }
 
@@ -108,6 +115,15 @@ mod tests {
         assert!(error.starts_with("line 1, `log`: \"loud\" is no log level; there are \"error\""), "{error}");
         let config: Config = crate::config::parse("log = \"debug\"", "").unwrap();
         assert_eq!(config.log.to_string(), "debug");
+    }
+
+    #[test]
+    fn libraries_that_would_log_names_are_silent_unless_they_are_asked_for() {
+        for text in ["info", "warn", "", "info,tunic::path=debug"] {
+            let shown = filter(text).0.to_string();
+            assert!(TALKATIVE.iter().all(|name| shown.contains(&format!("{name}=off"))), "{shown}");
+        }
+        assert!(filter("info,hickory_net=debug").0.to_string().contains("hickory_net=debug"));
     }
 
     #[test]

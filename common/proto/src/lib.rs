@@ -19,6 +19,7 @@ pub mod keys;
 pub mod message;
 pub mod padding;
 pub mod resolve;
+pub mod special;
 pub mod stream;
 mod sync;
 pub mod time;

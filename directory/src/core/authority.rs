@@ -10,9 +10,10 @@ use tunic_proto::dir::{
 };
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::Signer;
+use tunic_proto::special;
 use tunic_proto::time::UnixTime;
 
-use super::limits::{RateLimiter, is_public};
+use super::limits::RateLimiter;
 use super::output::NO_SUCH_ROUND;
 use super::relays::RelayTable;
 use super::round::{Ballot, Counted, Round, Signed};
@@ -132,7 +133,7 @@ impl Authority {
         descriptor: UncheckedDescriptor,
     ) -> Result<SignedDescriptor, Refusal> {
         let descriptor = descriptor.check_time(now.unix())?.check_signature(now.unix())?;
-        let public = descriptor.addresses.iter().all(|address| is_public(address.ip()));
+        let public = descriptor.addresses.iter().all(|address| special::is_public(address.ip()));
         if !public && !self.settings.allow_private_addresses {
             return Err(Refusal::Policy("an address is not on the public internet"));
         }

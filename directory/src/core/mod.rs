@@ -21,7 +21,6 @@ pub use flags::{
     FAST_MIN_BANDWIDTH, GUARD_MAX_BANDWIDTH, GUARD_MAX_UPTIME, MAX_CREDIBLE_BANDWIDTH, SMALL_NETWORK_RELAYS,
     STABLE_MAX_UPTIME,
 };
-pub use limits::is_public;
 pub use output::{Counters, Output, Refusal, RoundFailure};
 pub use relays::{
     MAX_DESCRIPTOR_BYTES, MAX_PROBES, MAX_RELAYS_PER_NETWORK, PROBE_INTERVAL, PROBE_RETRY, PROBE_TIMEOUT,

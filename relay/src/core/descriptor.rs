@@ -67,7 +67,7 @@ fn describe(
         published: now,
         addresses: addresses.to_vec(),
         onion_key,
-        exit: config.exit.policy.clone(),
+        exit: config.exit.effective_policy(),
         family: config.family.iter().copied().filter(|id| *id != identity).collect(),
         bandwidth: config.bandwidth,
         version: VERSION.to_owned(),

@@ -13,9 +13,9 @@ use tunic_proto::dir::{
     Accepted, AuthoritySet, ConsensusStore, DirError, Request, Response, SignedConsensus,
 };
 use tunic_proto::ids::RelayId;
+use tunic_proto::special;
 use tunic_proto::time::UnixTime;
 
-use super::special;
 
 /// The relay's view of the network.
 #[derive(Debug, Clone)]

@@ -13,8 +13,9 @@ use rustix::io::Errno;
 use tunic_proto::dir::ExitPolicy;
 use tunic_proto::message::{EndReason, Target};
 use tunic_proto::resolve::{MAX_RECORDS, Query};
+use tunic_proto::special;
 
-use super::{name, special};
+use super::name;
 
 /// The most addresses of one name that are tried.
 pub const MAX_ATTEMPTS: usize = 3;
@@ -35,6 +36,7 @@ pub enum Lookup {
 pub struct ExitRules {
     policy: ExitPolicy,
     allow_private: bool,
+    prefer_ipv6: bool,
     own: Vec<IpAddr>,
 }
 
@@ -43,7 +45,12 @@ impl ExitRules {
     /// with it the operator's policy alone decides.
     pub fn new(policy: ExitPolicy, allow_private: bool, own: &[SocketAddr]) -> Self {
         let own = own.iter().map(|addr| addr.ip().to_canonical()).collect();
-        ExitRules { policy, allow_private, own }
+        ExitRules { policy, allow_private, prefer_ipv6: false, own }
+    }
+
+    /// Tries IPv6 addresses of a name before its IPv4 addresses, if `prefer`.
+    pub fn preferring_ipv6(self, prefer: bool) -> Self {
+        ExitRules { prefer_ipv6: prefer, ..self }
     }
 
     /// Whether any address may be connected to.
@@ -109,8 +116,9 @@ impl ExitRules {
         told.into_iter()
     }
 
-    /// The addresses to try, in order, out of a resolver's answer: allowed ones only, each once, alternating between
-    /// IPv4 and IPv6 (RFC 8305 §4) so that one broken family does not use up every attempt.
+    /// The addresses to try, in order, out of a resolver's answer: allowed ones only, each once, the preferred family
+    /// first, then alternating between IPv4 and IPv6 (RFC 8305 §4) so that one broken family does not use up every
+    /// attempt.
     ///
     /// # Errors
     /// `NameNotFound` if there is no address at all, `Policy` if none is allowed.
@@ -119,12 +127,12 @@ impl ExitRules {
         answer: impl IntoIterator<Item = SocketAddr>,
     ) -> Result<Vec<SocketAddr>, EndReason> {
         let mut answer = answer.into_iter().take(MAX_ANSWERS).map(canonical).peekable();
-        let Some(first_is_v4) = answer.peek().map(SocketAddr::is_ipv4) else {
+        if answer.peek().is_none() {
             return Err(EndReason::NameNotFound);
-        };
+        }
         let (mut preferred, mut other) = (Vec::new(), Vec::new());
         for addr in answer.filter(|&addr| self.allows(addr)) {
-            let family = if addr.is_ipv4() == first_is_v4 { &mut preferred } else { &mut other };
+            let family = if addr.is_ipv6() == self.prefer_ipv6 { &mut preferred } else { &mut other };
             if !family.contains(&addr) {
                 family.push(addr);
             }
@@ -296,7 +304,9 @@ mod tests {
     fn attempts_are_few_and_alternate_between_families() {
         let v6 = ["[2606::1]:80", "[2606::2]:80", "[2606::3]:80", "[2606::4]:80"];
         let answer = addrs(&[v6[0], v6[1], v6[2], v6[3], "8.8.8.8:80"]);
-        assert_eq!(web().candidates(answer), Ok(addrs(&[v6[0], "8.8.8.8:80", v6[1]])));
+        assert_eq!(web().candidates(answer.clone()), Ok(addrs(&["8.8.8.8:80", v6[0], v6[1]])));
+        let prefers_ipv6 = web().preferring_ipv6(true);
+        assert_eq!(prefers_ipv6.candidates(answer), Ok(addrs(&[v6[0], "8.8.8.8:80", v6[1]])));
         assert_eq!(web().candidates(addrs(&v6)), Ok(addrs(&v6[..3])));
     }
 

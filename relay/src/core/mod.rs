@@ -3,8 +3,8 @@
 pub mod backoff;
 pub mod descriptor;
 pub mod directory_view;
+pub mod dns_cache;
 pub mod exit;
 pub mod fetch;
 pub mod name;
 pub mod publish;
-pub mod special;

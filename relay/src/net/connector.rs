@@ -1,6 +1,6 @@
 //! How an exit gets a TCP connection to a target.
 //!
-//! 1. A name is resolved with the system's resolver, in bounded numbers and time.
+//! 1. A name is resolved ([`super::resolver`]).
 //! 2. [`ExitRules`] pick the addresses that may be connected to, after resolution.
 //! 3. They are tried one after the other within one time limit.
 
@@ -8,19 +8,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tunic_proto::message::{EndReason, Target};
 use tunic_proto::resolve::{Answer, MIN_TTL, Query, Record};
 
+use super::dns::Dns;
+use super::resolver::Resolver;
 use super::view::SharedView;
-use crate::core::exit::{ExitRules, Lookup, MAX_ANSWERS, end_reason};
+use crate::core::exit::{ExitRules, Lookup, end_reason};
 
-/// Lookups that run at once; more wait. The system's resolver blocks a thread for each, and tokio has 512.
-const MAX_LOOKUPS: usize = 256;
-/// How long a lookup may take, waiting for its turn included.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long connecting may take, all addresses of a name together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// After this much silence TCP asks whether the target is still there.
@@ -30,13 +27,13 @@ const KEEPALIVE: Duration = Duration::from_secs(120);
 pub struct Connector {
     rules: ExitRules,
     view: Arc<SharedView>,
-    lookups: Arc<Semaphore>,
+    resolver: Resolver<Dns>,
 }
 
 impl Connector {
     /// Connects where the rules allow, and not to relays of this network.
-    pub fn new(rules: ExitRules, view: Arc<SharedView>) -> Self {
-        Connector { rules, view, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+    pub fn new(rules: ExitRules, view: Arc<SharedView>, resolver: Resolver<Dns>) -> Self {
+        Connector { rules, view, resolver }
     }
 
     /// Whether anything may be connected to.
@@ -69,7 +66,8 @@ impl Connector {
         let answer = match lookup {
             Lookup::Addr(addr) => vec![addr],
             Lookup::Name(name, port) => {
-                timeout(LOOKUP_TIMEOUT, self.resolve(name, port)).await.map_err(|_| EndReason::Timeout)??
+                let records = self.resolver.look_up(Query::Name(name)).await?;
+                addresses(&records).map(|ip| SocketAddr::new(ip, port)).collect()
             }
         };
         let mut candidates = self.rules.candidates(answer)?;
@@ -78,63 +76,31 @@ impl Connector {
     }
 
     /// Looks up what a client asked for, without connecting anywhere (docs/protocol.md §6.7). Private addresses are not
-    /// told, and not asked about. The system's resolver tells no lifetimes, so the answer has the shortest.
+    /// told, and not asked about. Every answer has the same lifetime: what is left of one would tell when somebody asked.
     ///
     /// # Errors
     /// What the client is told.
     pub async fn look_up(&self, query: Query) -> Result<Answer, EndReason> {
-        let records = match self.rules.admit_query(query)? {
-            Query::Name(name) => {
-                let found = timeout(LOOKUP_TIMEOUT, self.resolve(name, 0)).await;
-                let found = found.map_err(|_| EndReason::Timeout)??;
-                self.rules.tellable(found.iter().map(SocketAddr::ip)).map(Record::Addr).collect()
-            }
-            Query::Addr(ip) => {
-                let found = timeout(LOOKUP_TIMEOUT, self.name_of(ip)).await;
-                vec![Record::Name(found.map_err(|_| EndReason::Timeout)??)]
-            }
+        let query = self.rules.admit_query(query)?;
+        let found = self.resolver.look_up(query.clone()).await?;
+        let records: Vec<Record> = match query {
+            Query::Name(_) => self.rules.tellable(addresses(&found)).map(Record::Addr).collect(),
+            Query::Addr(_) => found.iter().take(1).cloned().collect(),
         };
-        let records: Vec<Record> = records;
         if records.is_empty() { Err(EndReason::NameNotFound) } else { Ok(Answer { ttl: MIN_TTL, records }) }
-    }
-
-    async fn name_of(&self, ip: IpAddr) -> Result<String, EndReason> {
-        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(|_| EndReason::Resources)?;
-        let lookup = tokio::task::spawn_blocking(move || {
-            let name = dns_lookup::lookup_addr(&ip);
-            drop(permit);
-            name
-        });
-        match lookup.await {
-            // Where there is no name, the system says the address again.
-            Ok(Ok(name)) if name.parse::<IpAddr>().is_err() => Ok(name),
-            Ok(_) => Err(EndReason::NameNotFound),
-            Err(_) => Err(EndReason::Internal),
-        }
-    }
-
-    async fn resolve(&self, name: String, port: u16) -> Result<Vec<SocketAddr>, EndReason> {
-        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(|_| EndReason::Resources)?;
-        // A task of its own, so that the permit is held as long as the lookup blocks a thread, also when nobody waits
-        // for its answer any more.
-        let lookup = tokio::spawn(async move {
-            let answer = lookup_host((name.as_str(), port)).await.map(|all| all.take(MAX_ANSWERS).collect());
-            drop(permit);
-            answer
-        });
-        match lookup.await {
-            Ok(Ok(answer)) => Ok(answer),
-            // What else a resolver says, it says in its own codes: there is no address.
-            Ok(Err(error)) if end_reason(&error) == EndReason::Resources => Err(EndReason::Resources),
-            Ok(Err(_)) => Err(EndReason::NameNotFound),
-            Err(_) => Err(EndReason::Internal),
-        }
     }
 
     /// A relay of the network, or an address of this machine that the settings do not mention.
     fn is_ours(&self, addr: SocketAddr) -> bool {
         self.view.read().is_listener(addr) || is_this_machine(addr.ip())
     }
+}
+
+fn addresses(records: &[Record]) -> impl Iterator<Item = IpAddr> {
+    records.iter().filter_map(|record| match record {
+        Record::Addr(ip) => Some(*ip),
+        Record::Name(_) => None,
+    })
 }
 
 /// Whether this is an address of this machine, also one that the settings do not mention: a socket can be bound to it.
@@ -175,6 +141,7 @@ fn prepare(tcp: &TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ExitConfig;
     use crate::core::directory_view::DirectoryView;
     use tokio::net::TcpListener;
     use tunic_proto::dir::{AuthoritySet, ExitPolicy};
@@ -183,7 +150,13 @@ mod tests {
     fn connector(allow_private: bool) -> Connector {
         let view = DirectoryView::new(RelayId([1; 32]), AuthoritySet::default(), allow_private);
         let view = SharedView::new(view, "/nonexistent".into());
-        Connector::new(ExitRules::new(ExitPolicy::accept_all(), allow_private, &[]), Arc::new(view))
+        let rules = ExitRules::new(ExitPolicy::accept_all(), allow_private, &[]);
+        Connector::new(rules, Arc::new(view), resolver(allow_private))
+    }
+
+    fn resolver(allow_private: bool) -> Resolver<Dns> {
+        let config = ExitConfig { allow_private, ..ExitConfig::default() };
+        Resolver::new(Dns::new(&config).unwrap(), Arc::default())
     }
 
     async fn connect(connector: &Connector, target: Target) -> Result<SocketAddr, EndReason> {
@@ -246,9 +219,9 @@ mod tests {
         assert_eq!(ask(true, Query::Addr(loopback)).await, Ok(vec![Record::Name("localhost".into())]));
         assert_eq!(ask(false, Query::Addr(loopback)).await, Err(EndReason::Policy));
         assert_eq!(ask(true, Query::Name("no spaces".into())).await, Err(EndReason::NameNotFound));
-        let no_exit = ExitRules::new(ExitPolicy::parse::<&str>(&[]).unwrap(), true, &[]);
         let view = DirectoryView::new(RelayId([1; 32]), AuthoritySet::default(), true);
-        let no_exit = Connector::new(no_exit, Arc::new(SharedView::new(view, "/nonexistent".into())));
+        let no_exit = SharedView::new(view, "/nonexistent".into());
+        let no_exit = Connector::new(ExitRules::new(ExitPolicy::reject_all(), true, &[]), Arc::new(no_exit), resolver(true));
         assert_eq!(no_exit.look_up(Query::Name("localhost".into())).await, Err(EndReason::Policy));
     }
 

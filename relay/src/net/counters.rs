@@ -1,7 +1,10 @@
 //! What a relay counts for its operator: totals since it started. Nothing here tells who or where.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::resolver::DnsCounters;
 
 /// Totals since the start.
 #[derive(Debug, Default)]
@@ -18,6 +21,8 @@ pub struct Counters {
     pub lookups: AtomicU64,
     /// Associations of datagrams that were begun.
     pub associations: AtomicU64,
+    /// What name servers said.
+    pub dns: Arc<DnsCounters>,
     /// Directory requests that were taken.
     pub directory_requests: AtomicU64,
 }

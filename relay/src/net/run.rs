@@ -20,12 +20,14 @@ use super::authorities::Authorities;
 use super::clock;
 use super::connector::Connector;
 use super::counters::Counters;
+use super::dns::Dns;
 use super::fetcher::Fetcher;
 use super::keyring::KeyRing;
 use super::publisher::Publisher;
+use super::resolver::Resolver;
 use super::responder::RelayResponder;
 use super::view::SharedView;
-use crate::config::Config;
+use crate::config::{Config, Ipv6};
 use crate::core::directory_view::DirectoryView;
 use crate::core::exit::ExitRules;
 
@@ -93,10 +95,12 @@ impl Relay {
         view.load(unix_now())?;
         let addresses = config.advertised(listening);
         let own = [addresses.as_slice(), &[listening]].concat();
-        let rules = ExitRules::new(config.exit.policy.clone(), config.exit.allow_private, &own);
+        let rules = ExitRules::new(config.exit.effective_policy(), config.exit.allow_private, &own)
+            .preferring_ipv6(config.exit.ipv6 == Ipv6::Prefer);
+        let dns = Dns::new(&config.exit).context("names cannot be resolved")?;
         let counters = Arc::new(Counters::default());
         let responder = RelayResponder::new(
-            Connector::new(rules, Arc::clone(&view)),
+            Connector::new(rules, Arc::clone(&view), Resolver::new(dns, Arc::clone(&counters.dns))),
             Arc::clone(&view),
             Arc::clone(&keys),
             Arc::clone(&counters),

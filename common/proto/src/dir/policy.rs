@@ -6,14 +6,66 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::special;
+
 /// Rules that a policy may have.
 pub const MAX_POLICY_RULES: usize = 64;
 const ALL_PORTS: (u16, u16) = (0, u16::MAX);
 
+/// First and last ports of services that people use and that bring an exit's operator few complaints: no mail relay (25),
+/// no file sharing, no remote procedure calls, nothing that is a worm's favourite. In the spirit of Tor's reduced exit
+/// policy, without what has died since.
+const REDUCED_PORTS: &[(u16, u16)] = &[
+    (20, 22),       // FTP, SSH
+    (43, 43),       // whois
+    (53, 53),       // DNS
+    (79, 81),       // finger, HTTP
+    (88, 88),       // Kerberos
+    (110, 110),     // POP3
+    (123, 123),     // NTP
+    (143, 143),     // IMAP
+    (389, 389),     // LDAP
+    (443, 443),     // HTTPS, QUIC
+    (465, 465),     // mail submission over TLS
+    (554, 554),     // RTSP
+    (563, 563),     // NNTP over TLS
+    (587, 587),     // mail submission
+    (636, 636),     // LDAP over TLS
+    (853, 853),     // DNS over TLS
+    (873, 873),     // rsync
+    (989, 995),     // FTP, telnet, IMAP, IRC and POP3 over TLS
+    (1194, 1194),   // OpenVPN
+    (1965, 1965),   // Gemini
+    (3128, 3128),   // proxies
+    (3389, 3389),   // remote desktops
+    (3478, 3478),   // STUN
+    (3690, 3690),   // Subversion
+    (5222, 5223),   // XMPP
+    (5228, 5228),   // notifications of mobile systems
+    (5349, 5349),   // STUN over TLS
+    (5900, 5900),   // VNC
+    (6660, 6669),   // IRC
+    (6679, 6679),   // IRC over TLS
+    (6697, 6697),   // IRC over TLS
+    (8000, 8000),   // HTTP
+    (8008, 8008),   // HTTP
+    (8080, 8080),   // HTTP
+    (8332, 8333),   // Bitcoin
+    (8443, 8443),   // HTTPS
+    (8448, 8448),   // Matrix
+    (8888, 8888),   // HTTP
+    (9418, 9418),   // git
+    (11371, 11371), // OpenPGP key servers
+    (50002, 50002), // Electrum
+    (51820, 51820), // WireGuard
+    (64738, 64738), // Mumble
+];
+
 /// A list of rules, the first that matches deciding; what none matches is rejected.
 ///
 /// Shape in text: a list of `accept|reject ADDRESS:PORTS`. ADDRESS is `*`, an IPv4 address or an IPv6 address in
-/// brackets, with or without `/prefix`; PORTS is `*`, one port or `first-last`. The default is to reject all.
+/// brackets, with or without `/prefix`, or `private`: every address that is not a public host's
+/// ([`special::is_public`]). PORTS is `*`, one port or `first-last`. The default is to reject all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExitPolicy {
     rules: Vec<Rule>,
@@ -30,6 +82,7 @@ struct Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Network {
     Any,
+    Private,
     V4(Ipv4Addr, u8),
     V6(Ipv6Addr, u8),
 }
@@ -68,6 +121,26 @@ impl ExitPolicy {
         ExitPolicy { rules: vec![Rule { accept: true, network: Network::Any, ports: ALL_PORTS }] }
     }
 
+    /// What an exit allows whose operator said nothing else: [`REDUCED_PORTS`] at every address.
+    pub fn reduced() -> Self {
+        let rule = |ports: &(u16, u16)| Rule { accept: true, network: Network::Any, ports: *ports };
+        ExitPolicy { rules: REDUCED_PORTS.iter().map(rule).collect() }
+    }
+
+    /// This policy with the rules of `other` behind its own.
+    ///
+    /// # Errors
+    /// [`BadPolicy::TooMany`].
+    pub fn followed_by(mut self, other: &ExitPolicy) -> Result<Self, BadPolicy> {
+        self.rules.extend_from_slice(&other.rules);
+        if self.rules.len() > MAX_POLICY_RULES { Err(BadPolicy::TooMany) } else { Ok(self) }
+    }
+
+    /// Whether there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// Whether a connection to this address and port is allowed.
     ///
     /// IPv4-mapped IPv6 addresses are judged as the IPv4 addresses that they are.
@@ -101,6 +174,7 @@ impl Network {
     fn contains(self, ip: IpAddr) -> bool {
         match (self, ip) {
             (Network::Any, _) => true,
+            (Network::Private, ip) => !special::is_public(ip),
             (Network::V4(network, prefix), IpAddr::V4(ip)) => {
                 (ip.to_bits() ^ network.to_bits()) & mask_v4(prefix) == 0
             }
@@ -113,8 +187,10 @@ impl Network {
 
     /// `None` where bits behind the prefix are set: the writer meant something else.
     fn parse(text: &str) -> Option<Self> {
-        if text == "*" {
-            return Some(Network::Any);
+        match text {
+            "*" => return Some(Network::Any),
+            "private" => return Some(Network::Private),
+            _ => {}
         }
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(parse_number(prefix)?)),
@@ -174,6 +250,7 @@ impl fmt::Display for Rule {
         f.write_str(if self.accept { "accept " } else { "reject " })?;
         match self.network {
             Network::Any => f.write_str("*")?,
+            Network::Private => f.write_str("private")?,
             Network::V4(ip, 32) => write!(f, "{ip}")?,
             Network::V4(ip, prefix) => write!(f, "{ip}/{prefix}")?,
             Network::V6(ip, 128) => write!(f, "[{ip}]")?,
@@ -220,6 +297,10 @@ mod tests {
         check(&rules, "192.0.2.1:22", true);
         check(&rules, "192.0.2.2:22", false);
         check(&[], "192.0.2.2:22", false);
+        check(&["reject private:*", "accept *:80"], "169.254.169.254:80", false);
+        check(&["reject private:*", "accept *:80"], "[fd00::1]:80", false);
+        check(&["reject private:*", "accept *:80"], "[2606:4700::1111]:80", true);
+        check(&["accept private:22"], "192.168.1.1:22", true);
         check(&["accept 0.0.0.0/0:*"], "[2001:db8::1]:1", false);
         check(&["accept [::]/0:*"], "[2001:db8::1]:1", true);
     }
@@ -244,6 +325,28 @@ mod tests {
     }
 
     #[test]
+    fn the_reduced_policy_has_the_web_and_no_mail_relay() {
+        let policy = ExitPolicy::reduced();
+        let allows = |port: u16| policy.allows(&SocketAddr::from(([93, 184, 215, 14], port)));
+        for port in [22, 53, 80, 443, 587, 993, 5222, 6697, 8080, 8333, 9418] {
+            assert!(allows(port), "{port}");
+        }
+        for port in [0, 19, 23, 25, 119, 135, 139, 445, 514, 1433, 1900, 3306, 5432, 6881, 11211, 27017] {
+            assert!(!allows(port), "{port}");
+        }
+        assert_eq!(serde_json::from_str::<ExitPolicy>(&serde_json::to_string(&policy).unwrap()).unwrap(), policy);
+    }
+
+    #[test]
+    fn rules_behind_others_count_where_those_say_nothing() {
+        let own = ExitPolicy::parse(&["reject *:22"]).unwrap();
+        let policy = own.followed_by(&ExitPolicy::reduced()).unwrap();
+        assert!(!policy.may_allow_port(22) && policy.may_allow_port(443));
+        let full = ExitPolicy::parse(&["accept *:1"; MAX_POLICY_RULES]).unwrap();
+        assert_eq!(full.followed_by(&ExitPolicy::accept_all()), Err(BadPolicy::TooMany));
+    }
+
+    #[test]
     fn rules_keep_their_text() {
         let rules = [
             "accept *:*",
@@ -252,6 +355,7 @@ mod tests {
             "reject 10.0.0.0/8:*",
             "accept [2001:db8::]/32:443",
             "accept [2001:db8::1]:443",
+            "reject private:1-1023",
         ];
         let json = serde_json::to_string(&ExitPolicy::parse(&rules).unwrap()).unwrap();
         assert_eq!(json, serde_json::to_string(&rules).unwrap());
