@@ -53,7 +53,8 @@ fn listening(address: SocketAddr) -> Option<Finding> {
 }
 
 fn files(config: &Config, limit: Option<u64>) -> Option<Finding> {
-    let streams = if config.exit.effective_policy().is_exit() { config.exit.max_exit_streams as u64 } else { 0 };
+    let streams =
+        if config.exit.effective_policy().is_exit() { config.exit.max_exit_streams as u64 } else { 0 };
     let (needed, limit) = (streams.saturating_add(FILES_FOR_CHANNELS), limit?);
     (limit < needed).then(|| Finding {
         exit: Exit::Unavailable,

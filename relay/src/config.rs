@@ -115,7 +115,8 @@ impl Config {
             (self.bandwidth == 0, "`bandwidth` is 0: nobody would use this relay"),
             (self.memory_budget < MIN_MEMORY_BUDGET, "`memory_budget` is below 16777216 bytes (16 MiB)"),
         ];
-        let wrong = checks.into_iter().chain(self.exit.checks()).filter(|(wrong, _)| *wrong).map(|(_, text)| text);
+        let wrong =
+            checks.into_iter().chain(self.exit.checks()).filter(|(wrong, _)| *wrong).map(|(_, text)| text);
         wrong.chain(authority_problems(&self.authorities)).map(str::to_owned).collect()
     }
 

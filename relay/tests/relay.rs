@@ -9,7 +9,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tunic_net::channel::{Circuit, HopSpec, IncomingStream, Node, NodeConfig, Peer, Responder};
@@ -17,10 +17,11 @@ use tunic_net::config::AuthorityConfig;
 use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_net::dirstream::{self, DirHandler};
 use tunic_net::keys::NodeKeys;
+use tunic_proto::datagram::Datagram;
 use tunic_proto::dir::{Consensus, ConsensusBody, ExitPolicy, Request, Response, UncheckedDescriptor};
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{IdentityKey, OnionSecret, Signer};
-use tunic_proto::message::{EndReason, Target};
+use tunic_proto::message::{Begin, EndReason, Target};
 use tunic_proto::time::UnixTime;
 use tunic_relay::config::{Config, ExitConfig};
 
@@ -183,6 +184,45 @@ async fn a_public_exit_does_not_reach_its_own_machine() {
     {
         assert_eq!(refusal(&circuit, target).await, EndReason::Policy);
     }
+    relay.end().await;
+}
+
+#[tokio::test]
+async fn a_public_exit_sends_no_datagram_to_its_own_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = Relay::start(dir.path(), exit(&["accept *:*"], false), unreachable_authority().await);
+    let (circuit, socket) = (relay.circuit().await, UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let port = socket.local_addr().unwrap().port();
+    let association = circuit.begin_any(Begin::Datagrams).unwrap().into_datagrams();
+    soon(association.connected()).await.unwrap();
+    let mapped = format!("[::ffff:127.0.0.1]:{port}").parse().unwrap();
+    for peer in [
+        Target::Addr(([127, 0, 0, 1], port).into()),
+        Target::Addr(mapped),
+        Target::Name("127.0.0.1".into(), port),
+        Target::Name("localhost".into(), port),
+    ] {
+        assert!(association.try_send(&Datagram { peer, payload: b"inside".to_vec() }).unwrap());
+    }
+    let received = tokio::time::timeout(Duration::from_millis(300), socket.recv(&mut [0; 64])).await;
+    assert!(received.is_err(), "a datagram reached the exit's own machine");
+    relay.end().await;
+}
+
+#[tokio::test]
+async fn an_exit_tells_who_looks_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let exit = ExitConfig { notice: Some(free), ..exit(&["accept *:*"], false) };
+    let relay = Relay::start(dir.path(), exit, unreachable_authority().await);
+    let circuit = relay.circuit().await;
+    let mut tcp = TcpStream::connect(free).await.unwrap();
+    tcp.write_all(b"GET /anything HTTP/1.1\r\nHost: 198.51.100.7\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    soon(tcp.read_to_string(&mut page)).await.unwrap();
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("This is a Tunic exit"), "{page}");
+    // Its own port is no target for circuits either.
+    assert_eq!(refusal(&circuit, Target::Addr(free)).await, EndReason::Policy);
     relay.end().await;
 }
 

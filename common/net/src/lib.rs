@@ -6,6 +6,7 @@ mod clock;
 pub mod config;
 pub mod daemon;
 pub mod dirstream;
+pub mod http;
 pub mod keyfile;
 pub mod keys;
 pub mod telemetry;

@@ -16,7 +16,6 @@ use tunic_proto::ids::RelayId;
 use tunic_proto::special;
 use tunic_proto::time::UnixTime;
 
-
 /// The relay's view of the network.
 #[derive(Debug, Clone)]
 pub struct DirectoryView {

@@ -221,7 +221,11 @@ mod tests {
         assert_eq!(ask(true, Query::Name("no spaces".into())).await, Err(EndReason::NameNotFound));
         let view = DirectoryView::new(RelayId([1; 32]), AuthoritySet::default(), true);
         let no_exit = SharedView::new(view, "/nonexistent".into());
-        let no_exit = Connector::new(ExitRules::new(ExitPolicy::reject_all(), true, &[]), Arc::new(no_exit), resolver(true));
+        let no_exit = Connector::new(
+            ExitRules::new(ExitPolicy::reject_all(), true, &[]),
+            Arc::new(no_exit),
+            resolver(true),
+        );
         assert_eq!(no_exit.look_up(Query::Name("localhost".into())).await, Err(EndReason::Policy));
     }
 

@@ -114,8 +114,7 @@ fn system(config: &ExitConfig) -> (ResolverConfig, ResolverOpts) {
     options.try_tcp_on_error = true;
     // The cache is ours (core/dns_cache.rs).
     options.cache_size = 0;
-    options.use_hosts_file =
-        if config.allow_private { ResolveHosts::Always } else { ResolveHosts::Never };
+    options.use_hosts_file = if config.allow_private { ResolveHosts::Always } else { ResolveHosts::Never };
     options.ip_strategy = match config.ipv6 {
         Ipv6::No => LookupIpStrategy::Ipv4Only,
         Ipv6::Yes | Ipv6::Prefer => LookupIpStrategy::Ipv4AndIpv6,
@@ -155,8 +154,7 @@ fn reply(found: Result<Lookup, NetError>) -> Reply {
             let records: Vec<Record> =
                 lookup.answers().iter().filter_map(|answer| record(&answer.data)).take(MAX_ANSWERS).collect();
             let ttl = lookup.answers().iter().map(|answer| answer.ttl).min().unwrap_or(0);
-            let outcome =
-                if records.is_empty() { Err(EndReason::NameNotFound) } else { Ok(records.into()) };
+            let outcome = if records.is_empty() { Err(EndReason::NameNotFound) } else { Ok(records.into()) };
             Reply { outcome, ttl: Duration::from_secs(ttl.into()), bogus: false }
         }
         Err(error) => {
@@ -181,7 +179,9 @@ fn record(data: &RData) -> Option<Record> {
 
 fn reason(error: &NetError, bogus: bool) -> EndReason {
     match error {
-        NetError::Dns(DnsError::NoRecordsFound(_) | DnsError::Nsec { .. }) if !bogus => EndReason::NameNotFound,
+        NetError::Dns(DnsError::NoRecordsFound(_) | DnsError::Nsec { .. }) if !bogus => {
+            EndReason::NameNotFound
+        }
         NetError::Busy => EndReason::Resources,
         NetError::Timeout | NetError::NoConnections | NetError::Io(_) => EndReason::Timeout,
         // The name's own servers fail, or somebody forged an answer: for the client there is no address.

@@ -26,12 +26,8 @@ impl Zone {
         let pkcs8 = Ed25519SigningKey::generate_pkcs8().unwrap();
         let key = Ed25519SigningKey::from_pkcs8(&pkcs8).unwrap();
         let public = DNSKEY::from_key(&key.to_public_key().unwrap());
-        let signer = DnssecSigner::new(
-            public.clone(),
-            Box::new(key),
-            Name::root(),
-            Duration::from_secs(86_400),
-        );
+        let signer =
+            DnssecSigner::new(public.clone(), Box::new(key), Name::root(), Duration::from_secs(86_400));
         Zone { signer, key: public }
     }
 
@@ -54,7 +50,8 @@ impl Zone {
     /// Proves that nothing but the root's own records is there.
     fn nothing(&self, answer: &mut Message, code: ResponseCode) {
         let root = Name::root();
-        let types = [RecordType::DNSKEY, RecordType::NS, RecordType::SOA, RecordType::NSEC, RecordType::RRSIG];
+        let types =
+            [RecordType::DNSKEY, RecordType::NS, RecordType::SOA, RecordType::NSEC, RecordType::RRSIG];
         let nsec = NSEC::new(root.clone(), types);
         let soa = SOA::new(root.clone(), root.clone(), 1, 60, 60, 60, TTL);
         answer.add_authorities(self.signed(&root, RData::SOA(soa)));

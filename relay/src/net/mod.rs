@@ -11,6 +11,8 @@ mod datagrams;
 pub mod dns;
 pub mod fetcher;
 pub mod keyring;
+mod notice;
+mod pages;
 pub mod publisher;
 pub mod resolver;
 pub mod responder;

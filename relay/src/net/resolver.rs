@@ -80,6 +80,11 @@ impl<U: Upstream> Resolver<U> {
         Resolver(Arc::new(Inner { upstream, counters, state, lookups: Semaphore::new(MAX_LOOKUPS) }))
     }
 
+    /// Whom it asks.
+    pub fn upstream(&self) -> &U {
+        &self.0.upstream
+    }
+
     /// The addresses of a name, or the name of an address.
     ///
     /// # Errors

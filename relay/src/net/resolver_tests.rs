@@ -32,7 +32,8 @@ impl Upstream for Far {
             *times == 1
         };
         let jitter = self.rng.lock().unwrap().next_u64() % 60;
-        tokio::time::sleep(if first { (40 + jitter as u32) * MS } else { (1 + jitter as u32 % 3) * MS }).await;
+        tokio::time::sleep(if first { (40 + jitter as u32) * MS } else { (1 + jitter as u32 % 3) * MS })
+            .await;
         let address = Record::Addr(IpAddr::from([93, 184, 215, 14]));
         let outcome = self.reason.map_or_else(|| Ok(vec![address].into()), Err);
         Reply { outcome, ttl: self.ttl, bogus: false }

@@ -23,6 +23,7 @@ use super::counters::Counters;
 use super::dns::Dns;
 use super::fetcher::Fetcher;
 use super::keyring::KeyRing;
+use super::pages::Pages;
 use super::publisher::Publisher;
 use super::resolver::Resolver;
 use super::responder::RelayResponder;
@@ -52,8 +53,10 @@ pub async fn run(
     if let Some(message) = config.problems(Some(listening)).into_iter().next() {
         return Err(ConfigError::Invalid { place: Place::default(), message }.into());
     }
+    let pages = Pages::bind(&config)?;
     let relay = Relay::new(config, options, listening)?;
     let mut tasks = relay.start();
+    pages.serve(&relay.config, &mut tasks);
     let serving = relay.node.serve(listener);
     relay.options.tell(Status::Listening(listening));
     tracing::info!("listening on port {}", listening.port());
@@ -99,8 +102,12 @@ impl Relay {
             .preferring_ipv6(config.exit.ipv6 == Ipv6::Prefer);
         let dns = Dns::new(&config.exit).context("names cannot be resolved")?;
         let counters = Arc::new(Counters::default());
+        let resolver = Resolver::new(dns, Arc::clone(&counters.dns));
+        if rules.is_exit() {
+            tokio::spawn(tell_complaint(resolver.clone()));
+        }
         let responder = RelayResponder::new(
-            Connector::new(rules, Arc::clone(&view), Resolver::new(dns, Arc::clone(&counters.dns))),
+            Connector::new(rules, Arc::clone(&view), resolver),
             Arc::clone(&view),
             Arc::clone(&keys),
             Arc::clone(&counters),
@@ -159,6 +166,13 @@ impl Relay {
         };
         tasks.spawn(heartbeat.run());
         tasks
+    }
+}
+
+/// Tells the operator, once, if the name servers are of no use.
+async fn tell_complaint(resolver: Resolver<Dns>) {
+    if let Some(complaint) = resolver.upstream().complaint().await {
+        tracing::warn!("{complaint}");
     }
 }
 

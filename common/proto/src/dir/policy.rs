@@ -334,7 +334,10 @@ mod tests {
         for port in [0, 19, 23, 25, 119, 135, 139, 445, 514, 1433, 1900, 3306, 5432, 6881, 11211, 27017] {
             assert!(!allows(port), "{port}");
         }
-        assert_eq!(serde_json::from_str::<ExitPolicy>(&serde_json::to_string(&policy).unwrap()).unwrap(), policy);
+        assert_eq!(
+            serde_json::from_str::<ExitPolicy>(&serde_json::to_string(&policy).unwrap()).unwrap(),
+            policy
+        );
     }
 
     #[test]
