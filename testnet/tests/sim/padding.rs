@@ -95,7 +95,7 @@ fn a_reduced_channel_is_padded_by_the_client_alone_and_seldom() {
     let mut padded = Padded::new(73, LinkMode::Reduced);
     let _circuit = padded.world.build(padded.end, &padded.relays.clone());
     let [forward, backward] = padded.watch(60 * MINUTE);
-    assert_eq!(backward, []);
+    assert!(backward.is_empty());
     assert!(gaps(&forward).iter().all(|gap| (9_000..=14_000).contains(gap)));
     assert!((270..=330).contains(&forward.len()), "{}", forward.len());
 }
@@ -104,14 +104,14 @@ fn a_reduced_channel_is_padded_by_the_client_alone_and_seldom() {
 fn a_channel_without_padding_is_silent() {
     let mut padded = Padded::new(74, LinkMode::Off);
     let _circuit = padded.world.build(padded.end, &padded.relays.clone());
-    assert_eq!(padded.watch(10 * MINUTE), [vec![], vec![]]);
+    assert!(padded.watch(10 * MINUTE).iter().all(Vec::is_empty));
 }
 
 #[test]
 fn channels_for_the_directory_alone_are_not_padded() {
     let mut padded = Padded::new(75, LinkMode::Normal);
     let _circuit = padded.world.build(padded.end, &padded.relays[..1]);
-    assert_eq!(padded.watch(10 * MINUTE), [vec![], vec![]]);
+    assert!(padded.watch(10 * MINUTE).iter().all(Vec::is_empty));
 }
 
 #[test]
