@@ -121,7 +121,7 @@ impl ExitPolicy {
         ExitPolicy { rules: vec![Rule { accept: true, network: Network::Any, ports: ALL_PORTS }] }
     }
 
-    /// What an exit allows whose operator said nothing else: [`REDUCED_PORTS`] at every address.
+    /// What an exit allows whose operator said nothing else: the ports that people use, at every address.
     pub fn reduced() -> Self {
         let rule = |ports: &(u16, u16)| Rule { accept: true, network: Network::Any, ports: *ports };
         ExitPolicy { rules: REDUCED_PORTS.iter().map(rule).collect() }
