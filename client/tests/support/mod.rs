@@ -24,6 +24,7 @@ use tunic_proto::dir::{Consensus, ConsensusBody, ExitPolicy, Flag, RelayEntry, R
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{IdentityKey, OnionSecret, Signer};
 use tunic_proto::message::{EndReason, Target};
+use tunic_proto::padding::{Limits, LimitsConfig, PaddingRole};
 use tunic_proto::resolve::{Answer, Query, Record};
 use tunic_proto::time::UnixTime;
 
@@ -218,6 +219,7 @@ async fn start_node(shared: &Arc<Shared>) -> (Node, Arc<Signer>, tunic_proto::ke
     let config =
         NodeConfig { signer: Some(signer.clone()), responder: Some(Arc::new(relay)), memory_budget: BUDGET };
     let node = Node::new(config).unwrap();
+    node.set_padding(PaddingRole::Relay(Limits::new(LimitsConfig::default()), Arc::default()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     shared.addresses.lock().unwrap().insert(signer.id(), address);
