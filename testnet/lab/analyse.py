@@ -57,15 +57,16 @@ def window(trace: traces.Trace, link: int, begin_us: int, length_ms: int) -> fea
 
 
 def pairs_by_round(trace: traces.Trace, truth: dict, visits: list[dict]) -> list:
-    exit_bins = truth["window_ms"] * 1_000 // correlate.BIN_US
+    exit_steps = truth["window_ms"] * 1_000 // correlate.BIN_US * correlate.STEPS_PER_BIN
+    entry_steps = exit_steps + correlate.LAG_STEPS + correlate.STEPS_PER_BIN
     rounds: dict[int, list] = {}
     for visit in visits:
         begin_us = truth["rounds"][visit["round"]]["start_us"]
         counted = [
-            correlate.bins(trace.between(link, begin_us, begin_us + count * correlate.BIN_US), begin_us, count)
+            correlate.steps(trace.between(link, begin_us, begin_us + count * correlate.STEP_US), begin_us, count)
             for link, count in (
-                (traces.client_link(truth, visit), exit_bins + correlate.LAGS - 1),
-                (traces.site_link(truth, visit), exit_bins),
+                (traces.client_link(truth, visit), entry_steps),
+                (traces.site_link(truth, visit), exit_steps),
             )
         ]
         rounds.setdefault(visit["round"], []).append(tuple(counted))

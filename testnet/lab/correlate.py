@@ -4,32 +4,43 @@ import numpy as np
 
 import figures
 
-BIN_US = 100_000
-LAGS = 21  # 0 to 2 s
+STEP_US = 20_000  # lags differ by this much, so that bins need not fall together at both ends
+STEPS_PER_BIN = 5
+BIN_US = STEPS_PER_BIN * STEP_US
+LAG_STEPS = 2_000_000 // STEP_US
 
 
-def bins(packets: np.ndarray, begin_us: int, count: int) -> np.ndarray:
-    """Bytes towards the person in each 100 ms from `begin_us` on."""
+def steps(packets: np.ndarray, begin_us: int, count: int) -> np.ndarray:
+    """Bytes towards the person in each 20 ms from `begin_us` on."""
     towards = packets[packets["forward"] == 0]
-    which = (towards["time_us"].astype(np.int64) - begin_us) // BIN_US
+    which = (towards["time_us"].astype(np.int64) - begin_us) // STEP_US
     inside = (which >= 0) & (which < count)
     return np.bincount(which[inside], weights=towards["payload"][inside].astype(float), minlength=count)
 
 
-def similarity(entry: np.ndarray, exit: np.ndarray) -> float:
-    """The largest normalised cross-correlation with the entry 0 to 2 s after the exit. `entry` has `LAGS - 1` bins more."""
-    exit = exit - exit.mean()
-    best = -1.0
-    for lag in range(LAGS):
-        part = entry[lag : lag + len(exit)]
-        part = part - part.mean()
-        norm = np.sqrt((part @ part) * (exit @ exit))
-        best = max(best, float(part @ exit / norm) if norm > 0 else 0.0)
-    return best
+def lagged(entry: np.ndarray, bins: int) -> np.ndarray:
+    """The entry in `bins` bins of 100 ms, once for each lag from 0 to 2 s: lags are rows."""
+    sums = np.concatenate([[0.0], np.cumsum(entry)])
+    sliding = sums[STEPS_PER_BIN:] - sums[:-STEPS_PER_BIN]
+    return np.array([sliding[lag : lag + bins * STEPS_PER_BIN : STEPS_PER_BIN] for lag in range(LAG_STEPS + 1)])
+
+
+def normalised(rows: np.ndarray) -> np.ndarray:
+    """Rows with mean 0 and length 1; steady ones become zeros."""
+    rows = rows - rows.mean(axis=-1, keepdims=True)
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 1e-9)
+
+
+def similarity(entry: np.ndarray, exits: np.ndarray) -> np.ndarray:
+    """For each exit (a row of bins), the largest normalised cross-correlation with the entry 0 to 2 s later."""
+    return (normalised(lagged(entry, exits.shape[1])) @ normalised(exits).T).max(axis=0)
 
 
 def who_with_whom(rounds: list[list[tuple[np.ndarray, np.ndarray]]]) -> dict:
-    """`rounds` holds pairs of entry and exit that belong together. Every other pair of the same round is a negative."""
+    """`rounds` holds pairs of entry and exit that belong together, in steps, the entry with two seconds and a bin more. Every
+    other pair of the same round is a negative.
+    """
     scored = [score_round(pairs) for pairs in rounds if len(pairs) > 2]
     positive = np.concatenate([np.diag(scores) for scores in scored])
     negative = [row for scores in scored for row in without_diagonal(scores)]
@@ -55,7 +66,8 @@ def who_with_whom(rounds: list[list[tuple[np.ndarray, np.ndarray]]]) -> dict:
 
 def score_round(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """The similarity of each entry (row) to each exit (column)."""
-    return np.array([[similarity(entry, exit) for _, exit in pairs] for entry, _ in pairs])
+    exits = np.array([exit.reshape(-1, STEPS_PER_BIN).sum(axis=1) for _, exit in pairs])
+    return np.array([similarity(entry, exits) for entry, _ in pairs])
 
 
 def without_diagonal(scores: np.ndarray) -> list[np.ndarray]:

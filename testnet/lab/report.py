@@ -95,10 +95,10 @@ def plot_frontier(results: list[dict], path: pathlib.Path) -> None:
     for result in results:
         cost = overhead(result["cost"], off, "window")
         found = result["site"]["k_fingerprinting"]
-        spread = [[found["accuracy"] - found["low"]], [found["high"] - found["accuracy"]]]
+        spread = beside(found, "accuracy")
         sites.errorbar(cost, found["accuracy"], yerr=spread, fmt="o", capsize=3, label=result["class"])
         found = result["correlation"]
-        spread = [[found["auc"] - found["low"]], [found["high"] - found["auc"]]]
+        spread = beside(found, "auc")
         flows.errorbar(cost, found["auc"], yerr=spread, fmt="o", capsize=3, label=result["class"])
     sites.axhline(results[0]["chance"], linestyle=":", color="grey")
     flows.axhline(0.5, linestyle=":", color="grey")
@@ -107,6 +107,11 @@ def plot_frontier(results: list[dict], path: pathlib.Path) -> None:
         axes.set_xscale("symlog", linthresh=10)
     flows.legend(fontsize=8)
     save(figure, path)
+
+
+def beside(found: dict, key: str) -> list[list[float]]:
+    """How far the interval reaches to either side."""
+    return [[max(0.0, found[key] - found["low"])], [max(0.0, found["high"] - found[key])]]
 
 
 def plot_roc(results: list[dict], path: pathlib.Path) -> None:

@@ -109,26 +109,42 @@ class Figures(unittest.TestCase):
 
 
 class Correlation(unittest.TestCase):
-    def test_bytes_towards_the_person_fall_into_their_bins(self):
-        found = correlate.bins(packets((0.0, 0, 5), (0.05, 0, 6), (0.1, 0, 7), (0.1, 1, 9), (0.3, 0, 8)), BEGIN_US, 3)
+    def test_bytes_towards_the_person_fall_into_their_steps(self):
+        found = correlate.steps(
+            packets((0.0, 0, 5), (0.019, 0, 6), (0.02, 0, 7), (0.02, 1, 9), (0.06, 0, 8)), BEGIN_US, 3
+        )
         self.assertEqual(found.tolist(), [11, 7, 0])
 
+    def test_a_lag_moves_the_bins(self):
+        entry = np.arange(10 + correlate.LAG_STEPS + 5, dtype=float)
+        found = correlate.lagged(entry, 2)
+        self.assertEqual(found.shape, (correlate.LAG_STEPS + 1, 2))
+        self.assertEqual(found[0].tolist(), [0 + 1 + 2 + 3 + 4, 5 + 6 + 7 + 8 + 9])
+        self.assertEqual(found[3].tolist(), [3 + 4 + 5 + 6 + 7, 8 + 9 + 10 + 11 + 12])
+
     def test_what_comes_later_by_up_to_two_seconds_is_the_same(self):
-        exit = np.random.default_rng(1).random(30)
-        for lag in (0, 1, correlate.LAGS - 1):
-            entry = np.zeros(30 + correlate.LAGS - 1)
-            entry[lag : lag + 30] = exit
-            self.assertAlmostEqual(correlate.similarity(3 * entry, exit), 1.0, msg=str(lag))
+        exit = np.random.default_rng(1).random(150)
+        bins = exit.reshape(1, -1, 5).sum(axis=2)
+        for lag in (0, 1, 7, correlate.LAG_STEPS):
+            entry = np.zeros(150 + correlate.LAG_STEPS + 5)
+            entry[lag : lag + 150] = exit
+            self.assertAlmostEqual(correlate.similarity(3 * entry, bins)[0], 1.0, msg=str(lag))
+
+    def test_opposites_are_never_alike(self):
+        up, down = np.array([[0.0, 1.0, 2.0]]), np.array([[2.0, 1.0, 0.0]])
+        self.assertAlmostEqual(float((correlate.normalised(up) @ correlate.normalised(down).T)[0, 0]), -1.0)
 
     def test_a_steady_line_is_like_nothing(self):
-        self.assertEqual(correlate.similarity(np.ones(50), np.random.default_rng(1).random(30)), 0.0)
+        entry = np.ones(150 + correlate.LAG_STEPS + 5)
+        self.assertEqual(correlate.similarity(entry, np.random.default_rng(1).random((1, 30)))[0], 0.0)
 
     def test_flows_are_found_when_they_show_and_not_when_they_do_not(self):
         rng = np.random.default_rng(2)
 
         def pair(shows: bool):
-            exit = rng.exponential(size=30) * (rng.random(30) < 0.4)
-            entry = np.concatenate([[0.0], exit, np.zeros(correlate.LAGS - 2)]) if shows else rng.random(50)
+            exit = rng.exponential(size=150) * (rng.random(150) < 0.1)
+            rest = np.zeros(correlate.LAG_STEPS + 4)
+            entry = np.concatenate([[0.0], exit, rest]) if shows else rng.random(150 + correlate.LAG_STEPS + 5)
             return entry, exit
 
         shown = correlate.who_with_whom([[pair(True) for _ in range(12)] for _ in range(10)])
