@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, ConfigError, Place};
 use tunic_net::daemon;
+use tunic_net::metrics::MetricsConfig;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::{AuthoritySet, MAX_SIGNATURES};
 use tunic_proto::ids::RelayId;
@@ -40,6 +41,8 @@ pub struct Config {
     pub limits: Overrides,
     /// When the authorities vote.
     pub rounds: RoundsConfig,
+    /// What it shows to Prometheus.
+    pub metrics: MetricsConfig,
     /// Network-wide settings to vote for.
     pub params: BTreeMap<String, i64>,
     /// All authorities of the network, this one included; if empty, it is alone.
@@ -77,6 +80,7 @@ impl Default for Config {
             log: LogFilter::default(),
             limits: Overrides::default(),
             rounds: RoundsConfig::default(),
+            metrics: MetricsConfig::default(),
             params: BTreeMap::new(),
             authorities: Vec::new(),
         }
@@ -140,6 +144,9 @@ impl Config {
             allow_private_addresses: self.allow_private_relays,
             params: self.params.clone(),
         };
+        if let Some((_, problem)) = self.metrics.checks().into_iter().find(|(wrong, _)| *wrong) {
+            return Err(invalid(problem.to_owned()));
+        }
         settings.check().map_err(|error| invalid(format!("[rounds]: {error}")))?;
         self.limits.problem().map_or(Ok(()), |problem| Err(invalid(problem)))?;
         Ok(settings)

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, authority_problems};
 use tunic_net::daemon::Settings;
+use tunic_net::metrics::MetricsConfig;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::ids::RelayId;
 use tunic_proto::limits::Overrides;
@@ -55,6 +56,8 @@ pub struct Config {
     pub limits: Overrides,
     /// Where the relay connects to for clients.
     pub exit: ExitConfig,
+    /// What it shows to Prometheus.
+    pub metrics: MetricsConfig,
     /// What it gives clients in padding.
     pub padding: PaddingConfig,
     /// The authorities that are trusted.
@@ -79,6 +82,7 @@ impl Default for Config {
             log: LogFilter::default(),
             limits: Overrides::default(),
             exit: ExitConfig::default(),
+            metrics: MetricsConfig::default(),
             padding: PaddingConfig::default(),
             authorities: Vec::new(),
         }
@@ -130,8 +134,12 @@ impl Config {
                  channel serves nobody",
             ),
         ];
-        let wrong =
-            checks.into_iter().chain(self.exit.checks()).filter(|(wrong, _)| *wrong).map(|(_, text)| text);
+        let wrong = checks
+            .into_iter()
+            .chain(self.exit.checks())
+            .chain(self.metrics.checks())
+            .filter(|(wrong, _)| *wrong)
+            .map(|(_, text)| text);
         wrong
             .chain(authority_problems(&self.authorities))
             .map(str::to_owned)

@@ -4,9 +4,11 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
@@ -19,6 +21,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+
+use crate::daemon;
 
 /// Connections at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
@@ -48,6 +52,16 @@ pub enum Audience {
     /// Programs of this machine that mean it: requests that pages of other sites make browsers send are refused, by
     /// their `Origin` and by a `Host` that is a name (DNS rebinding).
     Local,
+}
+
+/// Listens at an address, which the setting of this name holds. To be called inside a tokio runtime.
+///
+/// # Errors
+/// Why not, and what to do about it.
+pub fn bind(at: SocketAddr, setting: &'static str) -> anyhow::Result<TcpListener> {
+    let listener = daemon::bind(at, setting)?;
+    listener.set_nonblocking(true).context("a listening socket cannot be used")?;
+    TcpListener::from_std(listener).context("a listening socket cannot be used")
 }
 
 /// Answers requests until dropped; `page` gives the page at a path, if there is one.
@@ -135,7 +149,6 @@ fn is_local<B>(request: &Request<B>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn start(audience: Audience) -> SocketAddr {

@@ -9,4 +9,5 @@ pub mod dirstream;
 pub mod http;
 pub mod keyfile;
 pub mod keys;
+pub mod metrics;
 pub mod telemetry;

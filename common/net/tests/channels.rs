@@ -8,7 +8,10 @@ use support::{client, echo, echo_server, relays};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, advance, pause};
-use tunic_net::channel::{ConnectError, Peer};
+use tunic_net::channel::{ConnectError, Node, Peer};
+use tunic_net::metrics::{self, Text};
+use tunic_proto::cell::Command;
+use tunic_proto::channel::CircuitState;
 use tunic_proto::counters::Incident;
 use tunic_proto::ids::RelayId;
 use tunic_proto::message::{DestroyReason, EndReason, Target};
@@ -25,6 +28,42 @@ async fn circuits_of_one_to_eight_hops_carry_streams() {
         assert_eq!(stream.connected().await, Ok(Some(target.ip())));
         echo(stream).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_channels_did_is_counted_and_stays_counted() {
+    let (relays, target) = (relays(2).await, echo_server().await);
+    let client = client();
+    let channel = client.connect(&relays[0].peer).await.unwrap();
+    let path = relays.iter().map(|relay| relay.hop.clone()).collect();
+    let circuit = channel.create_circuit(path).await.unwrap();
+    echo(circuit.begin(Target::Addr(target)).unwrap()).await;
+    let count = |node: &Node, state: CircuitState| node.totals().circuits[state as usize];
+    assert_eq!(count(&client, CircuitState::BeginsHere), 1);
+    assert_eq!(
+        (count(&relays[0].node, CircuitState::Passing), count(&relays[1].node, CircuitState::EndsHere)),
+        (1, 1)
+    );
+    let carried = relays[0].node.totals();
+    assert_eq!((carried.received(Command::Create), carried.sent(Command::Create)), (3, 3));
+    // A megabyte each way, on both channels.
+    let relayed = carried.received(Command::Relay) + carried.received(Command::RelayBlocked);
+    assert!((4_000..8_000).contains(&relayed), "{relayed}");
+    let page = {
+        let mut text = Text::default();
+        metrics::node(&mut text, "tunic_relay", &relays[0].node, 1 << 20);
+        text.into_string()
+    };
+    assert!(page.contains("tunic_relay_circuits{state=\"passing\"} 8\n"), "{page}");
+    let samples = page.lines().filter(|line| line.contains("cells_total{"));
+    let cells: Vec<u64> = samples.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(cells.iter().all(|cells| cells % metrics::CELLS == 0) && cells.iter().any(|cells| *cells > 0));
+    drop((circuit, channel));
+    client.shutdown(Duration::from_secs(5)).await;
+    while relays[0].node.totals().circuits.iter().sum::<u64>() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(relays[0].node.totals().cells().0 >= carried.cells().0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

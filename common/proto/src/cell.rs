@@ -55,24 +55,42 @@ pub enum Command {
 }
 
 impl Command {
+    /// Every command.
+    pub const ALL: [Command; 12] = [
+        Command::Hello,
+        Command::Auth,
+        Command::Netinfo,
+        Command::Padding,
+        Command::Credit,
+        Command::PaddingNegotiate,
+        Command::PaddingNegotiated,
+        Command::Create,
+        Command::Created,
+        Command::Relay,
+        Command::Destroy,
+        Command::RelayBlocked,
+    ];
+
     fn from_byte(byte: u8) -> Option<Command> {
-        use Command::*;
-        [
-            Hello,
-            Auth,
-            Netinfo,
-            Padding,
-            Credit,
-            PaddingNegotiate,
-            PaddingNegotiated,
-            Create,
-            Created,
-            Relay,
-            Destroy,
-            RelayBlocked,
-        ]
-        .into_iter()
-        .find(|command| *command as u8 == byte)
+        Command::ALL.into_iter().find(|command| *command as u8 == byte)
+    }
+
+    /// The command as it stands in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Command::Hello => "hello",
+            Command::Auth => "auth",
+            Command::Netinfo => "netinfo",
+            Command::Padding => "padding",
+            Command::Credit => "credit",
+            Command::PaddingNegotiate => "padding_negotiate",
+            Command::PaddingNegotiated => "padding_negotiated",
+            Command::Create => "create",
+            Command::Created => "created",
+            Command::Relay => "relay",
+            Command::Destroy => "destroy",
+            Command::RelayBlocked => "relay_blocked",
+        }
     }
 
     /// Whether cells of this kind belong to a circuit rather than to the channel.

@@ -5,6 +5,7 @@
 //! 3. What takes time, such as probes and posts to peers, runs in tasks that report back the same way.
 
 mod driver;
+mod metrics;
 mod peers;
 mod probe;
 mod service;
@@ -17,12 +18,13 @@ use anyhow::Context;
 use tracing::{info, warn};
 use tunic_net::channel::{Node, NodeConfig};
 use tunic_net::daemon::{RunOptions, Status, listen, unix_now};
-use tunic_net::keyfile;
 use tunic_net::keys::NodeKeys;
+use tunic_net::{http, keyfile};
 
 use crate::config::Config;
 use crate::core::Authority;
 use driver::Driver;
+use metrics::Sources;
 use peers::Peers;
 use service::Service;
 
@@ -62,11 +64,19 @@ pub async fn run(
     options.tell(Status::Listening(listener.local_addr().context("listening")?));
     info!("directory authority started");
 
+    let shown = config.metrics.listen.map(|at| http::bind(at, "metrics.listen")).transpose()?;
+    let sources = Sources {
+        node: node.clone(),
+        service: service.clone(),
+        memory_budget: config.memory_budget,
+        started: unix_now().0,
+    };
     let peers = Arc::new(Peers::new(node.clone(), &config.authorities, own_id));
     let driver = Driver::new(node.clone(), service.clone(), peers, &config, options);
     tokio::select! {
         () = node.serve(listener) => {}
         () = driver.run() => {}
+        () = metrics::show(shown, &config.metrics, sources) => {}
         () = shutdown => info!("directory authority ends"),
     }
     state::store(&config.descriptor_file(), &service.peek(|authority, _| authority.descriptors()));

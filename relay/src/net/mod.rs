@@ -11,6 +11,7 @@ mod datagrams;
 pub mod dns;
 pub mod fetcher;
 pub mod keyring;
+mod metrics;
 mod notice;
 mod pages;
 pub mod publisher;

@@ -1,18 +1,17 @@
-//! What a relay shows beside its channels: an exit's notice.
+//! What a relay shows beside its channels: an exit's notice, metrics.
 
-use std::net::SocketAddr;
-
-use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tunic_net::daemon;
+use tunic_net::{http, metrics};
 
+use super::metrics::Sources;
 use super::notice;
 use crate::config::Config;
 
 /// Listeners that are open, and not served yet.
 pub(super) struct Pages {
     notice: Option<TcpListener>,
+    metrics: Option<TcpListener>,
 }
 
 impl Pages {
@@ -22,21 +21,26 @@ impl Pages {
     /// The one that could not be opened, and what to do about it.
     pub(super) fn bind(config: &Config) -> anyhow::Result<Self> {
         let is_exit = config.exit.effective_policy().is_exit();
-        Ok(Pages { notice: listen(config.exit.notice.filter(|_| is_exit), "exit.notice")? })
+        Ok(Pages {
+            notice: config
+                .exit
+                .notice
+                .filter(|_| is_exit)
+                .map(|at| http::bind(at, "exit.notice"))
+                .transpose()?,
+            metrics: config.metrics.listen.map(|at| http::bind(at, "metrics.listen")).transpose()?,
+        })
     }
 
     /// Serves them in tasks of this set.
-    pub(super) fn serve(self, config: &Config, tasks: &mut JoinSet<()>) {
+    pub(super) fn serve(self, sources: Sources, tasks: &mut JoinSet<()>) {
         if let Some(listener) = self.notice {
-            let contact = config.contact.clone();
+            let contact = sources.config.contact.clone();
             tasks.spawn(async move { notice::serve(listener, contact.as_deref()).await });
         }
+        if let Some(listener) = self.metrics {
+            let config = sources.config.metrics.clone();
+            tasks.spawn(metrics::serve(listener, config, move || sources.collect()));
+        }
     }
-}
-
-fn listen(at: Option<SocketAddr>, setting: &'static str) -> anyhow::Result<Option<TcpListener>> {
-    let Some(at) = at else { return Ok(None) };
-    let listener = daemon::bind(at, setting)?;
-    listener.set_nonblocking(true).context("a listening socket cannot be used")?;
-    TcpListener::from_std(listener).map(Some).context("a listening socket cannot be used")
 }

@@ -23,6 +23,7 @@ use super::counters::Counters;
 use super::dns::Dns;
 use super::fetcher::Fetcher;
 use super::keyring::KeyRing;
+use super::metrics::Sources;
 use super::pages::Pages;
 use super::publisher::Publisher;
 use super::resolver::Resolver;
@@ -57,7 +58,7 @@ pub async fn run(
     let pages = Pages::bind(&config)?;
     let relay = Relay::new(config, options, listening)?;
     let mut tasks = relay.start();
-    pages.serve(&relay.config, &mut tasks);
+    pages.serve(relay.sources(), &mut tasks);
     let serving = relay.node.serve(listener);
     relay.options.tell(Status::Listening(listening));
     tracing::info!("listening on port {}", listening.port());
@@ -159,6 +160,17 @@ impl Relay {
             padding,
             changed,
         })
+    }
+
+    fn sources(&self) -> Sources {
+        Sources {
+            config: Arc::clone(&self.config),
+            keys: Arc::clone(&self.keys),
+            view: Arc::clone(&self.view),
+            counters: Arc::clone(&self.counters),
+            node: self.node.clone(),
+            started: unix_now(),
+        }
     }
 
     /// Starts what runs beside serving; dropping the set ends it.

@@ -7,6 +7,7 @@ mod circuit;
 mod datagrams;
 mod driver;
 mod handshakes;
+mod ledger;
 mod limits;
 mod node;
 mod open;

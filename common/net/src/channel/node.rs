@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{debug, warn};
-use tunic_proto::channel::{ChannelConfig, ExtendJob, PeerInfo, Role};
+use tunic_proto::channel::{ChannelConfig, ExtendJob, PeerInfo, Role, Totals};
 use tunic_proto::counters::{Counters, Incident};
 use tunic_proto::crypto::handshake::ReplayCache;
 use tunic_proto::flow::Budget;
@@ -28,6 +28,7 @@ use tunic_proto::stream::StreamIo;
 
 use super::driver::{Driver, DriverError};
 use super::handshakes::Handshakes;
+use super::ledger::Ledger;
 use super::limits::{Guest, Limits, Place, Places, Visit};
 use super::open::{OPEN_TIMEOUT, configure, open};
 use super::tls::Tls;
@@ -70,6 +71,7 @@ pub(super) struct NodeInner {
     tls: Tls,
     budget: Budget,
     pub(super) counters: Arc<Counters>,
+    ledger: Arc<Ledger>,
     channels: Mutex<HashMap<RelayId, Slot>>,
     pub(super) replays: Mutex<ReplayCache>,
     pub(super) limits: Arc<Limits>,
@@ -93,6 +95,7 @@ impl Node {
             responder: config.responder,
             signer: Mutex::new(config.signer),
             counters: Arc::default(),
+            ledger: Arc::default(),
             channels: Mutex::default(),
             replays: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
             limits: Arc::new(Limits::new(MAX_INCOMING, MAX_OUTGOING)),
@@ -121,6 +124,11 @@ impl Node {
     /// What the queues hold and may hold.
     pub fn budget(&self) -> &Budget {
         &self.0.budget
+    }
+
+    /// What all channels so far have done together.
+    pub fn totals(&self) -> Totals {
+        self.0.ledger.totals()
     }
 
     /// Channels that are open or being opened.
@@ -344,13 +352,14 @@ impl NodeInner {
             rng: Box::new(StdRng::from_rng(&mut clock::rng())),
         });
         core.set_padding(lock(&self.padding).clone());
+        let entry = self.ledger.enter(core.stats());
         let (alive, closed) = watch::channel(());
         let channel = Channel::new(core.inbox().clone(), closed);
         let guest = Guest::new(Caller { id: info.id, address: tcp.peer_addr().ok() }, visit);
         let mut driver = Driver::new(tcp, tls, core, self.clone(), guest);
         let mut ending = self.ending.subscribe();
         tokio::spawn(async move {
-            let _held = (place, alive);
+            let _held = (place, alive, entry);
             let broken = tokio::select! {
                 broken = run_until_idle(&mut driver) => broken,
                 () = ended(&mut ending) => None,

@@ -50,6 +50,7 @@ impl Channel {
         if let Some(circuit) = self.table.get_mut(key) {
             circuit.kind = Kind::Answering(hop);
         }
+        self.table.note(key);
         self.events.push_back(Event::Handshake(HandshakeJob { inbox: self.inbox.clone(), key, request }));
         Ok(())
     }
@@ -107,6 +108,7 @@ impl Channel {
         back.tell(Mail::Joined(back.key));
         back.inbox.push_cells(cells.iter().flatten().map(|cell| (back.key, &cell[..])));
         circuit.kind = Kind::Inward { sealer, link: back };
+        self.table.note(key);
     }
 
     pub(super) fn handle_destroy(&mut self, id: CircId, cell: &Cell) -> Result<(), ChannelError> {
@@ -135,6 +137,7 @@ impl Channel {
         let id = circuit.id;
         circuit.window.give_back();
         self.scratch.garbage.extend(circuit.queue.drain(..));
+        self.table.note(key);
         self.send_destroy(id, reason);
         tell_other_side(&mut kind, reason);
     }
@@ -167,6 +170,7 @@ impl Channel {
         self.scratch.arrivals = arrivals;
         self.scratch.mail = mail;
         self.free_garbage();
+        self.publish_stats();
     }
 
     fn handle_mail(&mut self, now: Instant, mail: Mail) {
@@ -252,6 +256,7 @@ impl Channel {
             request: None,
         }));
         let id = circuit.id;
+        self.table.note(key);
         let cells = Created::split(&reply);
         self.control.extend(cells.map(|payload| cell::build(id, Command::Created, &payload)));
     }
@@ -275,6 +280,7 @@ impl Channel {
         let Kind::Endpoint(endpoint) = std::mem::replace(&mut circuit.kind, Kind::Closing) else { return };
         let Endpoint { opener, sealer, .. } = *endpoint;
         circuit.kind = Kind::Extending { opener, link: None };
+        self.table.note(key);
         if let Err(mail) = channel.post(Mail::CarryOn { request, hop, sealer, back }) {
             bounce(mail);
         }
@@ -317,6 +323,7 @@ impl Channel {
             Kind::Extending { opener, link: Some(link) } => Kind::Outward { opener, link },
             other => other,
         };
+        self.table.note(key);
     }
 
     /// Ends a circuit once its last cells have gone out: as many as there is credit for, since a peer that grants

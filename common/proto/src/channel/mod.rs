@@ -19,6 +19,7 @@ mod inbox;
 mod mail;
 mod output;
 mod padding;
+mod stats;
 mod table;
 
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ use rand_core::CryptoRng;
 pub use handshake::{PeerInfo, Role};
 pub use inbox::{CircKey, Inbox};
 pub(crate) use mail::Mail;
+pub use stats::{Census, ChannelStats, CircuitState, Totals};
 
 use crate::cell::{self, CELL_LEN, Cell, CellError, Command};
 use crate::circuit::Violation;
@@ -169,6 +171,8 @@ pub struct Channel {
     deadlines: VecDeque<(Instant, CircKey)>,
     padding: LinkPadding,
     scratch: Scratch,
+    totals: Totals,
+    stats: Arc<ChannelStats>,
 }
 
 /// Lists that are empty between calls and keep their capacity.
@@ -197,12 +201,25 @@ impl Channel {
             deadlines: VecDeque::new(),
             padding: LinkPadding::new(PaddingRole::None),
             scratch: Scratch::default(),
+            totals: Totals::default(),
+            stats: ChannelStats::new(),
         }
     }
 
     /// The part that others use.
     pub fn inbox(&self) -> &Arc<Inbox> {
         &self.inbox
+    }
+
+    /// What the channel has done so far.
+    pub fn stats(&self) -> &Arc<ChannelStats> {
+        &self.stats
+    }
+
+    /// Shows others what was counted: once for each batch.
+    fn publish_stats(&mut self) {
+        self.totals.circuits = self.table.census();
+        self.stats.publish(&self.totals);
     }
 
     /// Circuits on this channel, closing ones included.
@@ -238,10 +255,13 @@ impl Channel {
     /// # Errors
     /// [`ChannelError`]: the channel has to end. The error is counted.
     pub fn handle_cells(&mut self, now: Instant, cells: &mut [u8]) -> Result<(), ChannelError> {
+        // First: what is passed on has its header changed.
+        self.totals.count_received(cells);
         let result = self.handle_each(now, cells).and_then(|padding| self.count_padding(now, cells, padding));
         self.forward_batch(cells);
         self.flush_streams();
         self.free_garbage();
+        self.publish_stats();
         if let Err(error) = result {
             self.config.counters.count(error.incident());
         }

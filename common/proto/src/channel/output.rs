@@ -33,6 +33,8 @@ impl Channel {
         let limit = self.padding.paced().map_or(limit, |due| due.min(limit));
         self.put_payload(out, limit);
         self.put_padding(now, start, limit, out);
+        self.totals.count_sent(&out[start..]);
+        self.publish_stats();
     }
 
     fn put_payload(&mut self, out: &mut Vec<u8>, limit: usize) {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::inbox::{CircKey, Slot};
 use super::mail::Link;
+use super::stats::{Census, CircuitState};
 use crate::circuit::{Origin, Streams};
 use crate::crypto::fragment::{Create, Created, Extend};
 use crate::crypto::handshake::REQUEST_LEN;
@@ -64,6 +65,8 @@ pub(super) struct Circuit {
     pub(super) ending: bool,
     turn: Turn,
     deficit: usize,
+    /// As what the table counts it.
+    counted: Option<CircuitState>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,6 +88,20 @@ impl Circuit {
             ending: false,
             turn: Turn::None,
             deficit: 0,
+            counted: None,
+        }
+    }
+
+    /// As what it counts; `None` if its other half, on another channel, does.
+    fn state(&self) -> Option<CircuitState> {
+        match &self.kind {
+            Kind::Requested(_) | Kind::Answering(_) => Some(CircuitState::Opening),
+            Kind::Endpoint(_) => Some(CircuitState::EndsHere),
+            Kind::Extending { .. } => Some(CircuitState::Extending),
+            Kind::Outward { .. } => Some(CircuitState::Passing),
+            Kind::Origin(_) => Some(CircuitState::BeginsHere),
+            Kind::Closing => Some(CircuitState::Closing),
+            Kind::Asked { .. } | Kind::Inward { .. } => None,
         }
     }
 
@@ -136,6 +153,7 @@ pub(super) struct Table {
     quiet: VecDeque<CircKey>,
     busy: VecDeque<CircKey>,
     last: Option<(CircId, u32)>,
+    census: Census,
 }
 
 impl Table {
@@ -151,7 +169,31 @@ impl Table {
         self.by_id.insert(circuit.id, index);
         let entry = &mut self.entries[index as usize];
         entry.circuit = Some(circuit);
-        CircKey { index, generation: entry.generation }
+        let key = CircKey { index, generation: entry.generation };
+        self.note(key);
+        key
+    }
+
+    /// Takes note of what a circuit has become.
+    pub(super) fn note(&mut self, key: CircKey) {
+        let Some(circuit) = self.get_mut(key) else { return };
+        let state = circuit.state();
+        let before = std::mem::replace(&mut circuit.counted, state);
+        self.recount(before, state);
+    }
+
+    fn recount(&mut self, before: Option<CircuitState>, after: Option<CircuitState>) {
+        if let Some(before) = before {
+            self.census[before as usize] = self.census[before as usize].saturating_sub(1);
+        }
+        if let Some(after) = after {
+            self.census[after as usize] += 1;
+        }
+    }
+
+    /// How many circuits there are of each kind.
+    pub(super) fn census(&self) -> Census {
+        self.census
     }
 
     pub(super) fn remove(&mut self, key: CircKey) -> Option<Circuit> {
@@ -161,6 +203,7 @@ impl Table {
         self.by_id.remove(&circuit.id);
         self.free.push(key.index);
         self.last = None;
+        self.recount(circuit.counted, None);
         Some(circuit)
     }
 

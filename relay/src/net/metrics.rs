@@ -1,0 +1,117 @@
+//! What a relay shows to Prometheus (docs/operator.md, "Metrics").
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tunic_net::channel::Node;
+use tunic_net::daemon::unix_now;
+use tunic_net::metrics::{self, Kind, PEOPLE, Text, up};
+use tunic_proto::time::UnixTime;
+
+use super::counters::Counters;
+use super::keyring::KeyRing;
+use super::view::SharedView;
+use crate::config::Config;
+
+/// What the page is put together from.
+pub(super) struct Sources {
+    pub(super) config: Arc<Config>,
+    pub(super) keys: Arc<KeyRing>,
+    pub(super) view: Arc<SharedView>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) node: Node,
+    pub(super) started: UnixTime,
+}
+
+impl Sources {
+    /// The page as it is now.
+    pub(super) fn collect(&self) -> Text {
+        let mut text = Text::default();
+        self.about(&mut text);
+        metrics::node(&mut text, "tunic_relay", &self.node, self.config.memory_budget);
+        self.services(&mut text);
+        self.names(&mut text);
+        self.standing(&mut text);
+        metrics::process(&mut text, self.started.0);
+        text
+    }
+
+    fn about(&self, text: &mut Text) {
+        let exit = if self.config.exit.effective_policy().is_exit() { "yes" } else { "no" };
+        let labels = [("version", env!("CARGO_PKG_VERSION")), ("exit", exit)];
+        text.family("tunic_relay_info", "What runs here.", Kind::Gauge).sample(&labels, 1);
+        text.family("tunic_relay_bandwidth_bytes", "Bytes per second that the relay states.", Kind::Gauge)
+            .sample(&[], self.config.bandwidth);
+    }
+
+    fn services(&self, text: &mut Text) {
+        let counters = &self.counters;
+        let mut streams = text.family(
+            "tunic_relay_streams_total",
+            "Streams to targets, by outcome, in multiples of 8.",
+            Kind::Counter,
+        );
+        for (outcome, count) in [
+            ("connected", &counters.streams_connected),
+            ("refused", &counters.streams_refused),
+            ("failed", &counters.streams_failed),
+            ("no_room", &counters.streams_without_room),
+        ] {
+            streams.sample(&[("outcome", outcome)], shown(count));
+        }
+        let help = "Associations of datagrams that were begun, in multiples of 8.";
+        text.family("tunic_relay_udp_associations_total", help, Kind::Counter)
+            .sample(&[], shown(&counters.associations));
+        let help = "Directory requests that were answered, in multiples of 8.";
+        text.family("tunic_relay_directory_requests_total", help, Kind::Counter)
+            .sample(&[], shown(&counters.directory_requests));
+    }
+
+    fn names(&self, text: &mut Text) {
+        let dns = &self.counters.dns;
+        let mut lookups = text.family(
+            "tunic_relay_dns_total",
+            "Names looked up, by outcome, in multiples of 8.",
+            Kind::Counter,
+        );
+        for (outcome, count) in [
+            ("remembered", &dns.remembered),
+            ("found", &dns.found),
+            ("absent", &dns.absent),
+            ("bogus", &dns.bogus),
+            ("failed", &dns.failed),
+        ] {
+            lookups.sample(&[("outcome", outcome)], shown(count));
+        }
+    }
+
+    /// How the relay stands in the network.
+    fn standing(&self, text: &mut Text) {
+        let now = unix_now();
+        let ends = now.0.saturating_add(self.keys.certificate_left(now).as_secs());
+        text.family(
+            "tunic_relay_certificate_expiry_timestamp_seconds",
+            "When the signing certificate ends.",
+            Kind::Gauge,
+        )
+        .sample(&[], ends);
+        let view = self.view.read();
+        let consensus = view.current(now);
+        let relays = consensus.map_or(0, |consensus| consensus.relays.len());
+        let until = consensus.map_or(0, |consensus| consensus.valid_until.0);
+        text.family(
+            "tunic_relay_consensus_relays",
+            "Relays in the consensus in force; 0 if there is none.",
+            Kind::Gauge,
+        )
+        .sample(&[], relays);
+        let help = "When the consensus in force ends; 0 if there is none.";
+        text.family("tunic_relay_consensus_expiry_timestamp_seconds", help, Kind::Gauge).sample(&[], until);
+        text.family("tunic_relay_listed", "Whether the consensus lists this relay.", Kind::Gauge)
+            .sample(&[], u8::from(view.lists_own(now)));
+    }
+}
+
+fn shown(counter: &AtomicU64) -> u64 {
+    up(counter.load(Relaxed), PEOPLE)
+}
