@@ -12,6 +12,7 @@ use tunic_proto::ids::RelayId;
 use tunic_proto::limits::Overrides;
 use tunic_proto::special;
 
+use crate::core::files::Shares;
 pub use crate::exit_config::{ExitConfig, Ipv6};
 use crate::padding::PaddingConfig;
 
@@ -105,6 +106,16 @@ impl Config {
     /// Where the keys are.
     pub fn key_dir(&self) -> PathBuf {
         self.data_dir.join("keys")
+    }
+
+    /// The open files that channels and streams take if all that is allowed is used.
+    pub fn wanted_files(&self) -> Shares {
+        let is_exit = self.exit.effective_policy().is_exit();
+        Shares {
+            incoming: self.max_incoming_channels,
+            outgoing: self.max_outgoing_channels,
+            streams: if is_exit { self.exit.max_exit_streams } else { 0 },
+        }
     }
 
     /// What is wrong with the settings, each with what to do about it. `listening` is the address that a socket was
@@ -231,6 +242,17 @@ pub(crate) mod tests {
         // A socket that is bound already tells the address.
         let private = Config { address: vec![], allow_private_relays: true, ..sound() };
         assert_eq!(private.problems(Some("127.0.0.1:1234".parse().unwrap())), Vec::<String>::new());
+    }
+
+    #[test]
+    fn whoever_is_an_exit_has_files_for_streams() {
+        let streams = |config: Config| config.wanted_files().streams;
+        assert_eq!(streams(sound()), 0);
+        let mut reduced = sound();
+        reduced.exit.enabled = Some(true);
+        assert_eq!(streams(reduced.clone()), reduced.exit.max_exit_streams);
+        reduced.exit.enabled = Some(false);
+        assert_eq!(streams(reduced), 0);
     }
 
     #[test]

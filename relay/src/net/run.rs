@@ -79,11 +79,7 @@ pub async fn run(
 
 /// What channels and streams get of the open files that the system allows.
 fn shares(config: &Config) -> Shares {
-    let wanted = Shares {
-        incoming: config.max_incoming_channels,
-        outgoing: config.max_outgoing_channels,
-        streams: if config.exit.policy.is_exit() { config.exit.max_exit_streams } else { 0 },
-    };
+    let wanted = config.wanted_files();
     let limit = open_file_limit();
     let shares = wanted.within(limit);
     if let Some(limit) = limit.filter(|_| shares != wanted) {
