@@ -85,13 +85,15 @@ pub async fn serve<C>(listener: TcpListener, config: MetricsConfig, collect: C)
 where
     C: Fn() -> Text + Send + Sync + 'static,
 {
-    let shown = Arc::new(RwLock::new(Bytes::new()));
+    let put_together = || Bytes::from(collect().into_string());
+    let shown = Arc::new(RwLock::new(put_together()));
     let update = async {
         let mut ticks = interval(Duration::from_secs(config.interval_s.max(*INTERVAL_S.start())));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
         loop {
             ticks.tick().await;
-            let page = Bytes::from(collect().into_string());
+            let page = put_together();
             *shown.write().unwrap_or_else(PoisonError::into_inner) = page;
         }
     };
