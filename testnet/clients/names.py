@@ -13,6 +13,7 @@ WEB_V6 = "web6.tunic.test"
 MANY = "a-name-of-more-than-forty-letters-for-a-long-answer.tunic.test"
 NOBODY = "nobody.tunic.test"
 CONTROL = "leak-control.tunic.test"
+# An address that nobody has.
 NOBODYS = "10.79.0.77"
 
 A, PTR, AAAA = 1, 12, 28
