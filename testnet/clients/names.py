@@ -1,5 +1,6 @@
 """The names of the small world in which the clients are tried, and a name server that knows no others."""
 
+import contextlib
 import ipaddress
 import socket
 import struct
@@ -84,7 +85,11 @@ class NameServer:
         while True:
             connection, asker = self.tcp.accept()
             self.askers.append(asker[0])
-            with connection, connection.makefile("rb") as stream:
-                while length := stream.read(2):
-                    reply = answer(stream.read(struct.unpack("!H", length)[0]), 65_535)
-                    connection.sendall(struct.pack("!H", len(reply)) + reply)
+            # Resolvers keep their connections; one of them must not keep the others out.
+            threading.Thread(target=self.talk, args=(connection,), daemon=True).start()
+
+    def talk(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as stream:
+            while length := stream.read(2):
+                reply = answer(stream.read(struct.unpack("!H", length)[0]), 65_535)
+                connection.sendall(struct.pack("!H", len(reply)) + reply)
