@@ -43,6 +43,8 @@ pub struct Config {
     pub leaky_ports: Vec<u16>,
     /// What to do about those.
     pub on_leaky_port: Reaction,
+    /// Whether exits may answer lookups with addresses that are not public.
+    pub allow_private_answers: bool,
     /// Whether streams to different hosts never share a circuit.
     pub isolate_destinations: bool,
     /// Where guards and consensus are kept, mode 0700.
@@ -92,6 +94,7 @@ impl Default for Config {
             safe_socks: Reaction::Warn,
             leaky_ports: LEAKY_PORTS.to_vec(),
             on_leaky_port: Reaction::Warn,
+            allow_private_answers: false,
             isolate_destinations: false,
             state_dir: None,
             spare_circuits: 2,

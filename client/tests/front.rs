@@ -141,6 +141,44 @@ async fn dns_is_answered_by_exits_over_udp_and_tcp() {
     client.shutdown().await;
 }
 
+/// A target that keeps its connections, and does not say that it will not.
+async fn silent_about_closing() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = tcp.read(&mut [0; 4_096]).await;
+                let _ = tcp
+                    .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=60\r\nContent-Length: 2\r\n\r\nok")
+                    .await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_is_told_that_one_request_travels_on_a_connection() {
+    let net = TestNet::start(4).await;
+    let (daemon, target) = (Daemon::start(net.config("a")).await, silent_about_closing().await);
+    let answer = ask(&daemon, format!("GET http://{target}/ HTTP/1.1\r\n\r\n").as_bytes(), false).await;
+    assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exit_cannot_point_names_at_the_persons_own_network() {
+    let net = TestNet::start(4).await;
+    // Its exits answer with an address that is not public.
+    let config = tunic_client::Config { allow_private_answers: false, ..net.config("a") };
+    let client = Client::start(config, RunOptions::default()).await.unwrap();
+    let query = tunic_proto::resolve::Query::Name(ECHO.into());
+    let error = client.resolve(query, tunic_client::Isolation::default()).await.unwrap_err();
+    assert!(matches!(error, tunic_client::ConnectError::BadAnswer), "{error}");
+    client.shutdown().await;
+}
+
 /// More than the port keeps waiting, without using up the files of this process.
 const SLOW: usize = 300;
 

@@ -1,5 +1,6 @@
 //! The client's decisions. Nothing here opens a socket, reads a clock or makes its own randomness.
 
+pub mod answers;
 pub mod dns;
 pub mod failures;
 pub mod front;

@@ -23,6 +23,7 @@ use super::manager::{Manager, ManagerHandle};
 
 use super::state::State;
 use crate::config::Config;
+use crate::core::answers::believable;
 use crate::core::isolation::Isolation;
 use crate::core::path::{Need, Path};
 use crate::core::planner::Planner;
@@ -111,13 +112,15 @@ impl Client {
     /// # Errors
     /// [`ConnectError`], after other exits were tried where that could help.
     pub async fn resolve(&self, query: Query, isolation: Isolation) -> Result<Answer, ConnectError> {
-        let begin = Begin::Resolve(query);
+        let begin = Begin::Resolve(query.clone());
         let (stream, _) = dial(&self.inner.manager, begin, Need::Any, isolation, Early::none()).await?;
         let mut bytes = Vec::new();
         let mut stream = stream.take(MAX_ANSWER_LEN as u64 + 1);
         let complete =
             timeout(ANSWER_TIMEOUT, stream.read_to_end(&mut bytes)).await.is_ok_and(|read| read.is_ok());
-        Answer::decode(&bytes).filter(|_| complete).ok_or(ConnectError::BadAnswer)
+        let answer = Answer::decode(&bytes).filter(|_| complete);
+        let allow_private = self.inner.config.allow_private_answers;
+        answer.and_then(|answer| believable(&query, answer, allow_private)).ok_or(ConnectError::BadAnswer)
     }
 
     /// Begins an association of datagrams, at an exit that lets this target through. What other targets it lets through,

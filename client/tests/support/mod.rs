@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[allow(unused_imports, reason = "not every test uses all of it")]
 pub use daemon::{Daemon, PATIENCE};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -97,6 +98,17 @@ impl Responder for Relay {
         tokio::spawn(async move {
             let answer = Answer { ttl: Duration::ZERO, records: vec![record] };
             stream.answer(&answer).await.unwrap_or_default();
+        });
+    }
+
+    /// Sends datagrams back, whatever they are for.
+    fn begin_udp(&self, stream: IncomingStream) {
+        let mut datagrams = stream.accept_datagrams();
+        tokio::spawn(async move {
+            while let Ok(mut datagram) = datagrams.recv().await {
+                datagram.peer = Target::Addr((ECHO_ADDRESS, datagram.peer.port()).into());
+                datagrams.try_send(&datagram).unwrap_or_default();
+            }
         });
     }
 
@@ -199,6 +211,8 @@ impl TestNet {
             socks: ([127, 0, 0, 1], 0).into(),
             state_dir: Some(self.dir.path().join(state)),
             testing: Testing { private_is_distinct: true },
+            // Addresses for documentation are not public either.
+            allow_private_answers: true,
             authorities: vec![self.authority_config.clone()],
             ..Config::default()
         }

@@ -71,8 +71,13 @@ impl Connector {
             }
         };
         let mut candidates = self.rules.candidates(answer)?;
-        candidates.retain(|addr| self.rules.allow_private() || !self.is_ours(*addr));
+        candidates.retain(|addr| self.is_others(*addr));
         if candidates.is_empty() { Err(EndReason::Policy) } else { Ok(candidates) }
+    }
+
+    /// Whether this very address may be sent to. Asks the system which addresses this machine has.
+    pub fn allows(&self, addr: SocketAddr) -> bool {
+        self.rules.allows(addr) && self.is_others(addr)
     }
 
     /// Looks up what a client asked for, without connecting anywhere (docs/protocol.md §6.7). Private addresses are not
@@ -90,9 +95,10 @@ impl Connector {
         if records.is_empty() { Err(EndReason::NameNotFound) } else { Ok(Answer { ttl: MIN_TTL, records }) }
     }
 
-    /// A relay of the network, or an address of this machine that the settings do not mention.
-    fn is_ours(&self, addr: SocketAddr) -> bool {
-        self.view.read().is_listener(addr) || is_this_machine(addr.ip())
+    /// Not a relay of the network, nor an address of this machine that the settings do not mention. In private networks
+    /// that is no matter.
+    fn is_others(&self, addr: SocketAddr) -> bool {
+        self.rules.allow_private() || !(self.view.read().is_listener(addr) || is_this_machine(addr.ip()))
     }
 }
 

@@ -21,6 +21,10 @@ pub struct Counters {
     pub lookups: AtomicU64,
     /// Associations of datagrams that were begun.
     pub associations: AtomicU64,
+    /// Datagrams that the policy, or the rules that hold for every exit, refused, or whose name there is not.
+    pub datagrams_refused: AtomicU64,
+    /// Datagrams for which there was no room, or no way.
+    pub datagrams_dropped: AtomicU64,
     /// What name servers said.
     pub dns: Arc<DnsCounters>,
     /// Directory requests that were taken.
@@ -36,13 +40,16 @@ impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} streams connected, {} refused, {} failed, {} without room; {} lookups, {} UDP associations, {} directory requests",
+            "{} streams connected, {} refused, {} failed, {} without room; {} lookups, {} UDP associations \
+             ({} datagrams refused, {} dropped), {} directory requests",
             self.streams_connected.load(Relaxed),
             self.streams_refused.load(Relaxed),
             self.streams_failed.load(Relaxed),
             self.streams_without_room.load(Relaxed),
             self.lookups.load(Relaxed),
             self.associations.load(Relaxed),
+            self.datagrams_refused.load(Relaxed),
+            self.datagrams_dropped.load(Relaxed),
             self.directory_requests.load(Relaxed),
         )
     }

@@ -136,7 +136,8 @@ impl Responder for RelayResponder {
             return Self::reject(&self.counters, stream, EndReason::Resources);
         };
         count(&self.counters.associations);
-        let association = Association::new(Arc::clone(&self.connector), stream.accept_datagrams());
+        let (connector, counters) = (Arc::clone(&self.connector), Arc::clone(&self.counters));
+        let association = Association::new(connector, counters, stream.accept_datagrams());
         tokio::spawn(async move {
             association.run().await;
             drop(permit);

@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tunic_net::channel::{CircuitStream, splice};
 
-use crate::core::front::http::Body;
+use crate::core::front::http::{Body, Passed};
 
 const READ_LEN: usize = 4 * 1024;
 const BODY_READ_LEN: usize = 32 * 1024;
@@ -61,6 +61,7 @@ impl Application {
             std::future::pending().await
         };
         let down = async {
+            pass_head(&mut from_target, &mut write).await?;
             tokio::io::copy(&mut from_target, &mut write).await?;
             write.shutdown().await
         };
@@ -104,6 +105,22 @@ async fn pass_body(
         let taken =
             body.take(&buffer[..count]).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
         to.write_all(&buffer[..taken]).await?;
+    }
+    Ok(())
+}
+
+/// Passes on an answer up to the end of its head, or all of it.
+async fn pass_head(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let (mut passed, mut buffer) = (Passed::default(), [0; READ_LEN]);
+    while !passed.is_done() {
+        let out = match from.read(&mut buffer).await? {
+            0 => passed.finish(),
+            count => passed.take(&buffer[..count]),
+        };
+        to.write_all(&out).await?;
     }
     Ok(())
 }

@@ -2,13 +2,14 @@
 
 mod accept;
 mod application;
+mod pending;
 mod udp;
+mod warnings;
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,11 +19,12 @@ pub(super) use self::accept::Listener;
 use self::accept::{InHandshake, accept_all};
 pub(super) use self::application::Application;
 use self::udp::Association;
+use self::warnings::Warnings;
 use super::client::Client;
 use super::dial::Early;
 use crate::core::front::leaks::{Leak, LeakRules, Reaction};
 use crate::core::front::socks5::ReplyCode;
-use crate::core::front::{Command, Dialect, Event, Front, FrontError, Request, Settings};
+use crate::core::front::{Command, Dialect, Event, Front, Request, Settings};
 use crate::core::isolation::{IsolateBy, Isolation};
 use tunic_proto::datagram::Datagram;
 use tunic_proto::message::Target;
@@ -42,7 +44,7 @@ pub(super) struct FrontServer {
     /// Tells the streams of this port from those of others, and of an embedding program, which are 0 unless it says
     /// otherwise.
     listener: u16,
-    warned: Arc<Mutex<HashSet<Leak>>>,
+    warnings: Warnings,
     associations: Arc<AtomicU64>,
 }
 
@@ -60,7 +62,7 @@ impl FrontServer {
             rules: Arc::new(rules),
             isolate,
             listener,
-            warned: Arc::default(),
+            warnings: Warnings::default(),
             associations: Arc::default(),
         }
     }
@@ -83,7 +85,7 @@ impl FrontServer {
         tcp.map_or(Ok(()), |tcp| tcp.set_nodelay(true))?;
         let local = tcp.map(|tcp| tcp.local_addr()).transpose()?;
         let settings = Settings { password: self.password.clone(), local };
-        let greeted = timeout(HANDSHAKE_TIMEOUT, handshake(&mut application, settings)).await;
+        let greeted = timeout(HANDSHAKE_TIMEOUT, handshake(&mut application, settings, &self.warnings)).await;
         let Some((request, early)) = greeted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? else {
             return Ok(());
         };
@@ -153,7 +155,8 @@ impl FrontServer {
         match Association::bind(self.client.clone(), isolation, local, peer).await {
             Ok(association) => {
                 let allowed = |datagram: &Datagram| {
-                    self.leak(&Command::Connect(datagram.peer.clone()), false).is_none()
+                    let bare_address = matches!(datagram.peer, Target::Addr(_));
+                    self.leak(&Command::Connect(datagram.peer.clone()), bare_address).is_none()
                 };
                 association.run(&mut application, allowed).await
             }
@@ -184,9 +187,7 @@ impl FrontServer {
     /// Warns of a leak, once of each kind; says why when the request is to be refused.
     fn leak(&self, command: &Command, bare_address: bool) -> Option<&'static str> {
         let (leak, reaction) = self.rules.judge(command, bare_address)?;
-        if self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(leak) {
-            warn(leak, reaction);
-        }
+        self.warnings.leak(leak, reaction);
         (reaction == Reaction::Refuse).then_some(match leak {
             Leak::BareAddress => "addresses are refused here (safe_socks): let the proxy resolve names",
             Leak::Port(_) => "this port gives you away (leaky_ports)",
@@ -194,26 +195,11 @@ impl FrontServer {
     }
 }
 
-fn warn(leak: Leak, reaction: Reaction) {
-    let what = if reaction == Reaction::Refuse { "refused" } else { "let through" };
-    match leak {
-        Leak::BareAddress => tracing::warn!(
-            "{what}: an application asks for an address instead of a name. If it looks names up itself, whoever runs \
-             the resolver sees where you go: set it up to resolve names through the proxy (socks5h, SOCKS4a, remote \
-             DNS). See the setting safe_socks"
-        ),
-        Leak::Port(port) => tracing::warn!(
-            port,
-            "{what}: what usually runs on this port tells the exit who you are, or all that you say. See the \
-             settings leaky_ports and on_leaky_port"
-        ),
-    }
-}
-
 /// Talks until the application has said what it wants, and what it sent behind that; `None` if it got its answer.
 async fn handshake(
     application: &mut Application,
     settings: Settings,
+    warnings: &Warnings,
 ) -> io::Result<Option<(Request, Vec<u8>)>> {
     let mut front = Front::new(settings);
     let mut buffer = [0; READ_LEN];
@@ -228,24 +214,14 @@ async fn handshake(
                 Event::Send(bytes) => application.write_all(&bytes).await?,
                 Event::Request(request) => return Ok(Some((request, front.into_early_data()))),
                 Event::Close { answer, error } => {
-                    explain(error);
+                    if let Some(error) = error {
+                        warnings.refused(error);
+                    }
                     application.close_with(&answer).await?;
                     return Ok(None);
                 }
             }
         }
-    }
-}
-
-/// A wrongly set up application is something that a person wants to know about.
-fn explain(error: Option<FrontError>) {
-    match error {
-        None => {}
-        Some(error @ (FrontError::Password | FrontError::Command)) => {
-            tracing::warn!("an application was refused: {error}");
-        }
-        Some(error @ FrontError::Foreign) => tracing::warn!("a request to this port {error}: refused"),
-        Some(error) => tracing::debug!(%error, "application refused"),
     }
 }
 

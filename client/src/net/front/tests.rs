@@ -20,7 +20,7 @@ async fn what_is_sent_at_once_is_understood_in_order() {
     application.write_all(&request).await.unwrap();
     application.shutdown().await.unwrap();
     let settings = settings(&ours);
-    let (request, mut early) = handshake(&mut ours, settings).await.unwrap().unwrap();
+    let (request, mut early) = handshake(&mut ours, settings, &Warnings::default()).await.unwrap().unwrap();
     assert_eq!(request.command, Command::Connect(Target::Name("example.com".into(), 443)));
     ours.read_to_end(&mut early).await.unwrap();
     assert_eq!(early, b"early");
@@ -30,7 +30,7 @@ async fn what_is_sent_at_once_is_understood_in_order() {
 async fn whoever_is_refused_gets_a_whole_answer_though_much_of_the_request_was_not_read() {
     let (mut application, mut ours) = pair().await;
     let settings = settings(&ours);
-    let server = tokio::spawn(async move { handshake(&mut ours, settings).await });
+    let server = tokio::spawn(async move { handshake(&mut ours, settings, &Warnings::default()).await });
     let request = [b"GET / HTTP/1.1\r\nCookie: ", &[b'x'; 32 * 1024][..], b"\r\n\r\n"].concat();
     application.write_all(&request).await.unwrap();
     let mut answer = String::new();
@@ -46,6 +46,6 @@ async fn an_application_that_goes_away_ends_the_handshake() {
     application.write_all(&[5, 1]).await.unwrap();
     drop(application);
     let settings = settings(&ours);
-    let error = handshake(&mut ours, settings).await.unwrap_err();
+    let error = handshake(&mut ours, settings, &Warnings::default()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
 }

@@ -4,7 +4,6 @@
 //! 2. The circuit is asked for when the first datagram tells where it leads; what comes meanwhile is kept, so much.
 //! 3. The association ends with the application's connection. Whatever finds no room anywhere is dropped.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,13 +14,12 @@ use tunic_net::channel::CircuitDatagrams;
 use tunic_proto::datagram::{Datagram, DatagramsEnded};
 
 use super::Application;
+use super::pending::Pending;
 use crate::core::front::socks5::{reply_with, udp};
 use crate::core::isolation::Isolation;
 use crate::net::client::Client;
 use crate::net::dial::ConnectError;
 
-/// Datagrams kept while there is no circuit yet.
-const MAX_PENDING: usize = 32;
 /// Longest datagram that UDP has.
 const MAX_DATAGRAM: usize = 65_535;
 
@@ -40,8 +38,18 @@ pub(super) struct Association {
     socket: UdpSocket,
     /// Where the application sends from: only from there datagrams are taken, and only there they go.
     application: SocketAddr,
-    pending: VecDeque<Datagram>,
+    pending: Pending,
+    counts: Counts,
     link: Link,
+}
+
+/// What did not go on its way.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Fragments, what is malformed, and what is not to go where it should.
+    refused: u64,
+    /// What found no room, or no circuit.
+    dropped: u64,
 }
 
 enum Happening {
@@ -60,10 +68,12 @@ impl Association {
         local: SocketAddr,
         application: SocketAddr,
     ) -> io::Result<Association> {
-        let socket = UdpSocket::bind((local.ip(), 0)).await?;
+        // Where the port is for both IPv4 and IPv6, an IPv4 application is seen at an IPv4-mapped address.
+        let socket = UdpSocket::bind((local.ip().to_canonical(), 0)).await?;
         // Until the runtime has seen that it is writable, `try_send_to` would say that there is no room.
         socket.writable().await?;
-        Ok(Association { client, isolation, socket, application, pending: VecDeque::new(), link: Link::None })
+        let (pending, counts) = (Pending::default(), Counts::default());
+        Ok(Association { client, isolation, socket, application, pending, counts, link: Link::None })
     }
 
     /// Runs until the application closes its connection. `allowed` says where datagrams may go.
@@ -73,6 +83,17 @@ impl Association {
         allowed: impl Fn(&Datagram) -> bool,
     ) -> io::Result<()> {
         connection.write_all(&reply_with(self.socket.local_addr()?)).await?;
+        let result = self.carry(connection, allowed).await;
+        let Counts { refused, dropped } = self.counts;
+        tracing::debug!(refused, dropped, "association of datagrams ended");
+        result
+    }
+
+    async fn carry(
+        &mut self,
+        connection: &mut Application,
+        allowed: impl Fn(&Datagram) -> bool,
+    ) -> io::Result<()> {
         let mut buffer = vec![0; MAX_DATAGRAM];
         let mut ignored = [0; 64];
         loop {
@@ -91,7 +112,7 @@ impl Association {
                 Happening::Connected(Ok(circuit)) => self.connected(circuit),
                 Happening::Connected(Err(error)) => {
                     tracing::debug!(%error, "datagrams dropped: no circuit");
-                    self.pending.clear();
+                    self.counts.dropped += self.pending.take().len() as u64;
                     self.link = Link::None;
                 }
                 Happening::Nothing => {}
@@ -104,17 +125,16 @@ impl Association {
         if self.application.port() == 0 && known.ip() == self.application.ip() {
             self.application = known;
         }
-        if known != self.application {
+        let datagram = udp::decode(bytes).filter(|_| known == self.application).filter(allowed);
+        let Some(datagram) = datagram else {
+            self.counts.refused += 1;
             return;
-        }
-        let Some(datagram) = udp::decode(bytes).filter(allowed) else { return };
+        };
         match &self.link {
-            Link::Open(circuit) => {
-                if circuit.try_send(&datagram).is_err() {
-                    self.link = Link::None;
-                    self.connect(datagram);
-                }
-            }
+            Link::Open(circuit) => match circuit.try_send(&datagram) {
+                Ok(sent) => self.counts.dropped += u64::from(!sent),
+                Err(_) => self.connect(datagram),
+            },
             Link::None => self.connect(datagram),
             Link::Connecting(_) => self.keep(datagram),
         }
@@ -127,23 +147,22 @@ impl Association {
     }
 
     fn keep(&mut self, datagram: Datagram) {
-        if self.pending.len() < MAX_PENDING {
-            self.pending.push_back(datagram);
-        }
+        let kept = self.pending.keep(datagram);
+        self.counts.dropped += u64::from(!kept);
     }
 
     fn connected(&mut self, circuit: CircuitDatagrams) {
-        for datagram in self.pending.drain(..) {
-            // What does not fit is dropped; that it ended is noticed by reading.
-            let _ = circuit.try_send(&datagram);
+        for datagram in self.pending.take() {
+            // That it ended is noticed by reading.
+            let sent = circuit.try_send(&datagram).unwrap_or(false);
+            self.counts.dropped += u64::from(!sent);
         }
         self.link = Link::Open(circuit);
     }
 
-    fn give(&self, datagram: &Datagram) {
-        if let Some(bytes) = udp::encode(datagram) {
-            let _ = self.socket.try_send_to(&bytes, self.application);
-        }
+    fn give(&mut self, datagram: &Datagram) {
+        let sent = udp::encode(datagram).map(|bytes| self.socket.try_send_to(&bytes, self.application));
+        self.counts.dropped += u64::from(!matches!(sent, Some(Ok(_))));
     }
 }
 

@@ -3,7 +3,8 @@
 //! 1. The head of a request is gathered, [`MAX_BUFFERED`] bytes at most.
 //! 2. `CONNECT host:port` asks for a tunnel.
 //! 3. `GET http://host/path` (any method) is rewritten for the target and becomes early data. One request a connection:
-//!    `Connection: close` is asked for, so that what comes behind its body cannot reach the wrong target.
+//!    `Connection: close` is asked for, so that what comes behind its body cannot reach the wrong target, and the
+//!    application is told so in the answer ([`Passed`]).
 //! 4. `GET /path` is for the port itself: a page for a person, and `/proxy.pac`.
 //!
 //! A web page can make a browser send requests here, though not proxy requests. So 4 is answered only where `Host` is an
@@ -13,6 +14,7 @@
 mod answer;
 mod body;
 mod forward;
+mod passed;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,6 +26,7 @@ use tunic_proto::message::Target;
 
 pub use self::answer::failure;
 pub use self::body::{BadChunks, Body};
+pub use self::passed::Passed;
 use super::{Command, Dialect, Event, FrontError, MAX_BUFFERED, Request, keep, parse_host};
 use crate::core::isolation::Credentials;
 
@@ -92,11 +95,7 @@ impl Server {
     fn head_len(&mut self) -> Option<usize> {
         let from = self.scanned.saturating_sub(3);
         self.scanned = self.buffer.len();
-        let unseen = &self.buffer[from..];
-        let end = |text: &[u8]| {
-            unseen.windows(text.len()).position(|window| window == text).map(|at| at + text.len())
-        };
-        end(b"\r\n\r\n").into_iter().chain(end(b"\n\n")).min().map(|end| from + end)
+        end_of_head(&self.buffer[from..]).map(|end| from + end)
     }
 
     fn judge(&self, head_len: usize) -> Verdict {
@@ -245,6 +244,13 @@ impl<'a> Head<'a> {
             (Some(_), ..) => Err("Of transfer encodings only chunked is passed on, without Content-Length."),
         }
     }
+}
+
+/// Where the head of a message ends that has its end in these bytes.
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    let end =
+        |text: &[u8]| bytes.windows(text.len()).position(|window| window == text).map(|at| at + text.len());
+    end(b"\r\n\r\n").into_iter().chain(end(b"\n\n")).min()
 }
 
 fn same_host(a: &Target, b: &Target) -> bool {
