@@ -1,12 +1,15 @@
 //! The command line of `tunic-client`.
 
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
 use tunic_net::daemon::command::{ConfigFile, Program};
 use tunic_net::daemon::{self, Exit, RunOptions};
 
 use crate::config::EXAMPLE;
+use crate::ctl::{self, Question};
 
 const PROGRAM: Program = Program {
     name: "tunic-client",
@@ -15,6 +18,7 @@ const PROGRAM: Program = Program {
     examples: "\
   tunic-client --print-config > client.toml       Start from the commented example
   tunic-client run --config client.toml           Run until Ctrl-C
+  tunic-client status --config client.toml        How it is; also: circuits, explain, new-identity
   curl --socks5-hostname 127.0.0.1:9150 https://example.com/",
     config: EXAMPLE,
 };
@@ -23,6 +27,36 @@ const PROGRAM: Program = Program {
 enum Command {
     /// Open the port for programs and run until SIGINT or SIGTERM
     Run(ConfigFile),
+    /// Say how the running client is
+    Status(AskArgs),
+    /// Show the circuits of the running client hop by hop, and their streams
+    Circuits(CircuitsArgs),
+    /// Say in words what is wrong, what failed lately and at which relay, and what to do
+    Explain(AskArgs),
+    /// End every circuit: open streams break, and what comes next goes over new circuits
+    NewIdentity(AskArgs),
+}
+
+#[derive(Debug, Args)]
+struct AskArgs {
+    /// The configuration file of the client to ask, which says where its state directory is
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The control socket of the client to ask
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// Print what the client answers, as JSON (docs/client-api.md)
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct CircuitsArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+    /// Say also where the streams lead
+    #[arg(long)]
+    destinations: bool,
 }
 
 /// Does what the command line says.
@@ -33,8 +67,20 @@ pub fn main() -> Exit {
 fn act(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run(file) => run_file(&file.config, RunOptions::default())?,
+        Command::Status(args) => ask(args, Question::Status)?,
+        Command::Circuits(CircuitsArgs { ask: args, destinations }) => {
+            ask(args, Question::Circuits { destinations })?;
+        }
+        Command::Explain(args) => ask(args, Question::Explain)?,
+        Command::NewIdentity(args) => ask(args, Question::NewIdentity)?,
     }
     Ok(Exit::Success)
+}
+
+fn ask(args: AskArgs, question: Question) -> anyhow::Result<()> {
+    let socket = ctl::socket(args.socket, args.config.as_deref())?;
+    let said = ctl::ask(&socket, question, args.json)?;
+    std::io::stdout().write_all(said.as_bytes()).context("cannot write to stdout")
 }
 
 /// Runs a client on this configuration file until a signal ends it.
@@ -52,6 +98,21 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         PROGRAM.command::<Command>().debug_assert();
+    }
+
+    #[test]
+    fn whom_to_ask_is_said_once() {
+        let parse = |line: &[&str]| {
+            PROGRAM.command::<Command>().try_get_matches_from([&["tunic-client"], line].concat())
+        };
+        for line in
+            [&["circuits", "--destinations", "--json"][..], &["new-identity"], &["explain", "--socket", "a"]]
+        {
+            assert!(parse(line).is_ok(), "{line:?}");
+        }
+        for line in [&["status", "--config", "a", "--socket", "b"][..], &["status", "--destinations"]] {
+            assert!(parse(line).is_err(), "{line:?}");
+        }
     }
 
     #[test]

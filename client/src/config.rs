@@ -33,6 +33,12 @@ pub struct Config {
     pub unix_socket: Option<PathBuf>,
     /// Where DNS queries are answered.
     pub dns: Option<SocketAddr>,
+    /// Where the status page and the local API are.
+    pub status: Listen,
+    /// Whether `status` may be an address that other machines reach.
+    pub allow_public_status: bool,
+    /// Whether the page tells where streams lead.
+    pub status_destinations: bool,
     /// Whether `socks` may be an address that other machines reach.
     pub allow_public_socks: bool,
     /// What applications must authenticate with, if anything.
@@ -72,6 +78,47 @@ pub struct Testing {
     pub private_is_distinct: bool,
 }
 
+/// Where a port is opened, if it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Listen {
+    /// Nowhere: `off`.
+    Off,
+    /// At this address.
+    At(SocketAddr),
+}
+
+impl Listen {
+    /// The address, if there is one.
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Listen::Off => None,
+            Listen::At(address) => Some(address),
+        }
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "off" => Ok(Listen::Off),
+            address => address.parse().map(Listen::At).map_err(|_| {
+                format!(
+                    "{address:?} is neither an address with a port, such as \"127.0.0.1:9152\", nor \"off\""
+                )
+            }),
+        }
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> String {
+        listen.address().map_or_else(|| "off".to_owned(), |address| address.to_string())
+    }
+}
+
 /// A password. Its debug form does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -89,6 +136,9 @@ impl Default for Config {
             socks: SocketAddr::from(([127, 0, 0, 1], 9150)),
             unix_socket: None,
             dns: None,
+            status: Listen::At(SocketAddr::from(([127, 0, 0, 1], 9152))),
+            allow_public_status: false,
+            status_destinations: false,
             allow_public_socks: false,
             socks_password: None,
             safe_socks: Reaction::Warn,
@@ -149,6 +199,12 @@ impl Config {
             (
                 self.dns.is_some_and(|dns| !dns.ip().to_canonical().is_loopback()),
                 "`dns` must be a loopback address: DNS has no password",
+            ),
+            (
+                self.status.address().is_some_and(|at| !at.ip().to_canonical().is_loopback())
+                    && !self.allow_public_status,
+                "`status` is an address that other machines can reach, and the page has no password: use 127.0.0.1, or \
+                 set allow_public_status = true if whoever reaches it may see and end your circuits",
             ),
             (!(1..=255).contains(&password_len), "`socks_password` must have 1 to 255 bytes"),
             (self.spare_circuits > MAX_SPARES, "`spare_circuits` is more than 16"),
@@ -257,6 +313,18 @@ mod tests {
             usable().check(Some("0.0.0.0:9150".parse().unwrap())).is_err(),
             "the listener's address counts"
         );
+    }
+
+    #[test]
+    fn the_status_page_is_on_loopback_or_off_unless_it_is_meant_otherwise() {
+        let status = |text: &str| parse::<Config>(&format!("status = {text:?}"), EXAMPLE);
+        assert_eq!(status("off").unwrap().status, Listen::Off);
+        assert_eq!(status("[::1]:1").unwrap().status, Listen::At("[::1]:1".parse().unwrap()));
+        let error = status("9152").unwrap_err().to_string();
+        assert!(error.contains("nor \"off\""), "{error}");
+        let public = Config { status: Listen::At("0.0.0.0:9152".parse().unwrap()), ..usable() };
+        check_refused(&public, "allow_public_status");
+        Config { allow_public_status: true, ..public }.check(None).unwrap();
     }
 
     #[test]

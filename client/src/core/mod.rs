@@ -11,6 +11,7 @@ pub mod path;
 pub mod planner;
 pub mod pool;
 pub mod schedule;
+pub mod status;
 #[cfg(test)]
 mod testing;
 pub mod timeouts;

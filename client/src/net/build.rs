@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tunic_net::channel::{BuildError, Channel, Circuit, HopSpec, Node, Peer};
 
+use super::monitor::Monitor;
 use super::now;
 use crate::core::path::{Hop, Path};
 use crate::core::pool::BuildFailure;
@@ -19,9 +20,15 @@ pub(super) struct Built {
     pub(super) took: Duration,
 }
 
-pub(super) async fn build(node: Node, path: Arc<Path>, limit: Duration) -> Result<Built, BuildFailure> {
+pub(super) async fn build(
+    node: Node,
+    path: Arc<Path>,
+    limit: Duration,
+    monitor: Arc<Monitor>,
+) -> Result<Built, BuildFailure> {
     let guard = path.hops.first().ok_or(BuildFailure::Guard)?;
     let channel = connect(&node, guard).await.ok_or(BuildFailure::Guard)?;
+    monitor.guard_reached(channel.clock_ahead_s());
     let started = now();
     let hops = path.hops.iter().map(spec).collect();
     match timeout(limit, channel.create_circuit(hops)).await {
@@ -32,8 +39,14 @@ pub(super) async fn build(node: Node, path: Arc<Path>, limit: Duration) -> Resul
 }
 
 /// A circuit of one hop, for the directory.
-pub(super) async fn build_one_hop(node: &Node, hop: &Hop, limit: Duration) -> Option<Circuit> {
+pub(super) async fn build_one_hop(
+    node: &Node,
+    hop: &Hop,
+    limit: Duration,
+    monitor: &Monitor,
+) -> Option<Circuit> {
     let channel = connect(node, hop).await?;
+    monitor.clock_seen(channel.clock_ahead_s());
     timeout(limit, channel.create_circuit(vec![spec(hop)])).await.ok()?.ok()
 }
 

@@ -19,14 +19,18 @@ use super::dial::{ConnectError, Early, dial};
 use super::directory::Directory;
 use super::dns::DnsServer;
 use super::front::{FrontServer, Listener};
-use super::manager::{Manager, ManagerHandle};
+use super::manager::{Lease, Manager, ManagerHandle};
+use super::monitor::{Listed, Monitor, StreamKind};
 
 use super::state::State;
+use super::status::StatusServer;
 use crate::config::Config;
 use crate::core::answers::believable;
+use crate::core::front::leaks::Leak;
 use crate::core::isolation::Isolation;
 use crate::core::path::{Need, Path};
 use crate::core::planner::Planner;
+use crate::core::status::report::Report;
 use crate::padding::Class;
 
 /// The listeners' numbers in [`Isolation::listener`].
@@ -49,6 +53,7 @@ pub struct Client {
 struct Inner {
     node: Node,
     manager: ManagerHandle,
+    monitor: Arc<Monitor>,
     config: Config,
     padding: Arc<PaddingStats>,
     /// Ends with the client.
@@ -73,14 +78,17 @@ impl Client {
         let padding = Arc::new(PaddingStats::default());
         node.set_padding(PaddingRole::Client(config.padding.link_mode(), padding.clone()));
         let (writer, written) = state.start_writer();
-        let (circuits, manager) =
-            Manager::new(node.clone(), writer.clone(), options.clone(), planner, config.spare_circuits);
-        let directory = Directory::new(node.clone(), &config, (state, writer), options, manager.clone());
+        let monitor = Monitor::new(config.memory_budget);
+        let parts = (writer.clone(), options.clone(), monitor.clone());
+        let (circuits, manager) = Manager::new(node.clone(), parts, planner, config.spare_circuits);
+        let parts = (options, manager.clone(), monitor.clone());
+        let directory = Directory::new(node.clone(), &config, (state, writer), parts);
         let mut tasks = JoinSet::new();
         tasks.spawn(circuits.run());
         tasks.spawn(directory.run());
         let (tasks, written) = (Mutex::new(tasks), Mutex::new(Some(written)));
-        Ok(Client { inner: Arc::new(Inner { node, manager, config, padding, tasks, written }) })
+        let inner = Inner { node, manager, monitor, config, padding, tasks, written };
+        Ok(Client { inner: Arc::new(inner) })
     }
 
     /// Connects to the target through three relays, and tells which. Waits for circuits if there are none yet, for a
@@ -93,7 +101,8 @@ impl Client {
         target: Target,
         isolation: Isolation,
     ) -> Result<(CircuitStream, Arc<Path>), ConnectError> {
-        self.connect_early(target, isolation, Early::none()).await
+        let (stream, lease) = self.connect_early(target, isolation, Early::none()).await?;
+        Ok((stream, lease.path))
     }
 
     /// As [`Client::connect`], sending what the application sends meanwhile.
@@ -102,9 +111,9 @@ impl Client {
         target: Target,
         isolation: Isolation,
         early: Early<'_>,
-    ) -> Result<(CircuitStream, Arc<Path>), ConnectError> {
+    ) -> Result<(CircuitStream, Lease), ConnectError> {
         let need = Need::Target(target.clone());
-        dial(&self.inner.manager, target.into(), need, isolation, early).await
+        self.dial(target.into(), need, isolation, early).await
     }
 
     /// Has an exit look up a name or an address.
@@ -112,8 +121,18 @@ impl Client {
     /// # Errors
     /// [`ConnectError`], after other exits were tried where that could help.
     pub async fn resolve(&self, query: Query, isolation: Isolation) -> Result<Answer, ConnectError> {
+        self.resolve_early(query, isolation, Early::none()).await
+    }
+
+    /// As [`Client::resolve`], for an application that may leave meanwhile.
+    pub(super) async fn resolve_early(
+        &self,
+        query: Query,
+        isolation: Isolation,
+        early: Early<'_>,
+    ) -> Result<Answer, ConnectError> {
         let begin = Begin::Resolve(query.clone());
-        let (stream, _) = dial(&self.inner.manager, begin, Need::Any, isolation, Early::none()).await?;
+        let (stream, _) = self.dial(begin, Need::Any, isolation, early).await?;
         let mut bytes = Vec::new();
         let mut stream = stream.take(MAX_ANSWER_LEN as u64 + 1);
         let complete =
@@ -134,8 +153,18 @@ impl Client {
         isolation: Isolation,
     ) -> Result<CircuitDatagrams, ConnectError> {
         let need = Need::Target(first);
-        let (stream, _) = dial(&self.inner.manager, Begin::Datagrams, need, isolation, Early::none()).await?;
+        let (stream, _) = self.dial(Begin::Datagrams, need, isolation, Early::none()).await?;
         Ok(stream.into_datagrams())
+    }
+
+    async fn dial(
+        &self,
+        begin: Begin,
+        need: Need,
+        isolation: Isolation,
+        early: Early<'_>,
+    ) -> Result<(CircuitStream, Lease), ConnectError> {
+        dial(&self.inner.manager, &self.inner.monitor, (begin, need), isolation, early).await
     }
 
     /// Serves applications at this listener (SOCKS5, SOCKS4a, HTTP), with the configured password if there is one; never
@@ -155,6 +184,45 @@ impl Client {
         DnsServer::new(self.clone(), DNS_PORT).serve(udp, tcp)
     }
 
+    /// Serves the status page and the local API (docs/client-api.md) at this listener; never ends by itself. Whether its
+    /// address may be public is the caller's business.
+    pub fn serve_status(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + use<> {
+        self.status_server().serve(Listener::Tcp(listener))
+    }
+
+    /// As [`Client::serve_status`], at a Unix socket that only its owner can reach: no token is asked for there.
+    pub fn serve_control(&self, listener: UnixListener) -> impl Future<Output = ()> + Send + use<> {
+        self.status_server().serve(Listener::Unix(listener))
+    }
+
+    fn status_server(&self) -> Arc<StatusServer> {
+        StatusServer::new(self.clone(), self.inner.config.status_destinations)
+    }
+
+    /// What is going on, with the destinations of streams if they are wanted. Rates are known while a status page or a
+    /// control socket is served.
+    pub async fn report(&self, destinations: bool) -> Report {
+        let view = self.inner.manager.look().await.unwrap_or_default();
+        self.inner.monitor.report(view, &self.inner.node, self.padding(), destinations)
+    }
+
+    pub(super) fn sample(&self) {
+        self.inner.monitor.sample(&self.inner.node);
+    }
+
+    pub(super) fn list_stream(&self, kind: StreamKind, destination: Option<Target>) -> Listed {
+        self.inner.monitor.stream(kind, destination)
+    }
+
+    pub(super) fn note_leak(&self, leak: Leak) {
+        self.inner.monitor.leak(leak);
+    }
+
+    /// For the report: this port is open at this address, or is not.
+    pub(crate) fn note_port(&self, name: &str, address: String, problem: Option<String>) {
+        self.inner.monitor.port(name, address, problem);
+    }
+
     fn front(&self, listener: u16) -> FrontServer {
         let config = &self.inner.config;
         let password = config.socks_password.as_ref().map(|password| password.0.as_bytes().to_vec());
@@ -166,6 +234,13 @@ impl Client {
         (self.inner.config.padding.class, self.inner.padding.totals())
     }
 
+    /// Begins a new identity: ends every circuit, with the streams, associations and lookups on them, and the spare ones;
+    /// what comes next goes over circuits that did not exist before. The guards stay, because whoever changes them more
+    /// often meets a bad one sooner. Returns how many circuits were ended.
+    pub async fn new_identity(&self) -> usize {
+        self.inner.manager.start_over().await
+    }
+
     /// Ends all circuits and tells the relays so. Streams that are open break. What has to be stored is stored.
     pub async fn shutdown(&self) {
         let mut tasks = std::mem::take(&mut *lock(&self.inner.tasks));
@@ -175,6 +250,13 @@ impl Client {
             let _ = written.await;
         }
         self.inner.node.shutdown(SHUTDOWN_GRACE).await;
+    }
+}
+
+/// The tasks end with their set; the channels are told here.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.node.begin_shutdown();
     }
 }
 

@@ -2,29 +2,32 @@
 //!
 //! 1. A circuit is asked for, the stream begun, and what the application has sent so far goes out with it: the exit hands
 //!    it over as soon as it has connected, which saves a round trip.
-//! 2. While the exit's answer is awaited, more from the application is sent as the stream's window allows.
-//! 3. When the circuit or the exit fails before it has answered, all of it is sent again over another circuit, three
-//!    times at most. What the target itself refuses is final.
+//! 2. While the exit's answer is awaited, more from the application is sent as the stream's window allows. An application
+//!    that leaves while it waits ends the attempt.
+//! 3. When the exit says that it did not connect, all of it is sent again over another circuit, three times at most. When
+//!    the circuit breaks before the exit has answered, that is done only if nothing of it had been sent: the target may
+//!    have got it. What the target itself refuses is final.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::timeout;
-use tunic_net::channel::CircuitStream;
+use tunic_net::channel::{CircuitStatus, CircuitStream};
 use tunic_proto::ids::RelayId;
-use tunic_proto::message::{Begin, EndReason};
+use tunic_proto::message::{Begin, DestroyReason, EndReason};
 
 use super::front::Application;
 use super::manager::{Lease, ManagerHandle};
+use super::monitor::Monitor;
 use crate::core::front::socks5::ReplyCode;
 use crate::core::isolation::Isolation;
-use crate::core::path::{Need, Path, PathError};
+use crate::core::path::{Need, PathError};
 use crate::core::pool::{BuildFailure, Want};
+use crate::core::status::journal::Mishap;
 
 /// Circuits that are tried for one stream.
 const MAX_TRIES: usize = 3;
@@ -43,6 +46,13 @@ pub enum ConnectError {
     /// The exit, or the target, refused.
     #[error("the exit could not connect: {0}")]
     Stream(EndReason),
+    /// The circuit broke before the exit had answered. What the application had sent by then is not sent again, because
+    /// it may have arrived.
+    #[error("the circuit broke{} before the exit had answered; what was sent may have arrived", at_hop(*hop))]
+    Broken {
+        /// The position in the path of the relay that it broke at, where that is known; 0 is the guard.
+        hop: Option<usize>,
+    },
     /// The exit answered what is no answer.
     #[error("the exit's answer cannot be understood")]
     BadAnswer,
@@ -52,6 +62,10 @@ pub enum ConnectError {
     /// The client was shut down.
     #[error("the client is shutting down")]
     ShutDown,
+}
+
+fn at_hop(hop: Option<usize>) -> String {
+    hop.map_or_else(String::new, |hop| format!(" at relay {}", hop + 1))
 }
 
 impl ConnectError {
@@ -70,16 +84,27 @@ impl ConnectError {
                 BuildFailure::Hop { reason, .. } => (*reason).into(),
                 BuildFailure::TooSlow => ReplyCode::TimedOut,
             },
-            ConnectError::Application(_) | ConnectError::BadAnswer | ConnectError::ShutDown => {
-                ReplyCode::GeneralFailure
-            }
+            ConnectError::Broken { .. }
+            | ConnectError::Application(_)
+            | ConnectError::BadAnswer
+            | ConnectError::ShutDown => ReplyCode::GeneralFailure,
         }
     }
 }
 
-/// What the application sends before the exit has answered.
+/// The application, as long as it waits.
+enum Source<'a> {
+    /// Nobody who could leave.
+    None,
+    /// It may send more.
+    Reads(&'a mut Application),
+    /// What it sends from here on is not for the stream to take yet; only whether it leaves is of interest.
+    Watches(&'a Application),
+}
+
+/// What the application sends before the exit has answered, and whether it still waits.
 pub(super) struct Early<'a> {
-    source: Option<&'a mut Application>,
+    source: Source<'a>,
     bytes: Vec<u8>,
     sent: usize,
 }
@@ -87,33 +112,47 @@ pub(super) struct Early<'a> {
 impl<'a> Early<'a> {
     /// Nothing will come.
     pub(super) fn none() -> Self {
-        Early::only(Vec::new())
+        Early { source: Source::None, bytes: Vec::new(), sent: 0 }
     }
 
     /// These bytes, and no more until the stream is open.
-    pub(super) fn only(bytes: Vec<u8>) -> Self {
-        Early { source: None, bytes, sent: 0 }
+    pub(super) fn only(application: &'a Application, bytes: Vec<u8>) -> Self {
+        Early { source: Source::Watches(application), bytes, sent: 0 }
     }
 
     /// Begins with these bytes and reads more.
-    pub(super) fn new(source: &'a mut Application, bytes: Vec<u8>) -> Self {
-        Early { source: Some(source), bytes, sent: 0 }
+    pub(super) fn new(application: &'a mut Application, bytes: Vec<u8>) -> Self {
+        Early { source: Source::Reads(application), bytes, sent: 0 }
     }
 
-    /// Reads more, once everything was sent; never completes when there is nothing to read for now. After the end of
-    /// the application's data it is left to whoever reads on to see it again.
+    /// Reads more; never completes when there is nothing to read for now, or no room.
+    ///
+    /// # Errors
+    /// The application has left. Whoever has sent something and then ends its half may still wait for the answer, and
+    /// the end is left to whoever reads on to see it again; whoever has sent nothing has left.
     async fn read_more(&mut self) -> io::Result<()> {
         let room = MAX_EARLY.saturating_sub(self.bytes.len()).min(READ_LEN);
-        let Some(source) = self.source.as_mut().filter(|_| room > 0 && self.sent == self.bytes.len()) else {
-            return std::future::pending().await;
+        let source = match &mut self.source {
+            Source::Reads(source) if room > 0 => source,
+            Source::Watches(application) => return Err(application.left().await),
+            _ => return std::future::pending().await,
         };
         let mut buffer = [0; READ_LEN];
-        let count = source.read(&mut buffer[..room]).await?;
-        if count == 0 {
-            self.source = None;
+        match source.read(&mut buffer[..room]).await? {
+            0 if self.bytes.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => self.source = Source::None,
+            count => self.bytes.extend_from_slice(&buffer[..count]),
         }
-        self.bytes.extend_from_slice(&buffer[..count]);
         Ok(())
+    }
+
+    /// Completes only when the application has left; what it sends meanwhile is kept.
+    async fn left(&mut self) -> io::Error {
+        loop {
+            if let Err(error) = self.read_more().await {
+                return error;
+            }
+        }
     }
 
     /// Gives the stream as much as its window takes now. What goes wrong, the stream's answer tells.
@@ -133,14 +172,14 @@ impl<'a> Early<'a> {
     }
 }
 
-/// Connects and waits for the exit's answer.
+/// Connects and waits for the exit's answer. Returns the circuit that the stream is on as well.
 pub(super) async fn dial(
     manager: &ManagerHandle,
-    begin: Begin,
-    need: Need,
+    monitor: &Monitor,
+    (begin, need): (Begin, Need),
     isolation: Isolation,
     mut early: Early<'_>,
-) -> Result<(CircuitStream, Arc<Path>), ConnectError> {
+) -> Result<(CircuitStream, Lease), ConnectError> {
     let mut not_exits: Vec<RelayId> = Vec::new();
     let mut circuit_broke = false;
     let mut failure = None;
@@ -151,21 +190,37 @@ pub(super) async fn dial(
             not_exits: not_exits.clone(),
             fresh: circuit_broke,
         };
-        let lease = match manager.want(want).await.ok_or(ConnectError::ShutDown)? {
+        let answer = tokio::select! {
+            answer = manager.want(want) => answer,
+            gone = early.left() => return Err(ConnectError::Application(gone)),
+        };
+        let lease = match answer.ok_or(ConnectError::ShutDown)? {
             Ok(lease) => lease,
             // Another exit was wanted because of this failure; that there is none explains less.
-            Err(refused) => return Err(failure.map_or(ConnectError::Circuit(refused), ConnectError::Stream)),
+            Err(refused) => {
+                monitor.note(Mishap::no_circuit(refused));
+                return Err(failure.map_or(ConnectError::Circuit(refused), ConnectError::Stream));
+            }
         };
-        let reason = match attempt(&lease, &begin, &mut early).await? {
-            Ok(stream) => return Ok((stream, lease.path)),
-            Err(reason) => reason,
+        let Refusal { reason, sent } = match attempt(&lease, &begin, &mut early).await? {
+            Ok(stream) => return Ok((stream, lease)),
+            Err(refusal) => refusal,
         };
         tracing::debug!(circuit = lease.id.0, %reason, "stream refused");
+        let hop = broke_at(lease.circuit.status());
+        monitor.note(match reason {
+            EndReason::Reset => Mishap::broke(hop, sent > 0, &lease.path),
+            reason => Mishap::refused(reason, &lease.path),
+        });
         match verdict(reason, lease.circuit.is_open()) {
             Verdict::Final => return Err(ConnectError::Stream(reason)),
             Verdict::OtherCircuit => {
-                circuit_broke = true;
                 manager.retire(lease.id).await;
+                // Any other reason came from the exit: it did not connect.
+                if sent > 0 && reason == EndReason::Reset {
+                    return Err(ConnectError::Broken { hop });
+                }
+                circuit_broke = true;
             }
             Verdict::OtherExit => not_exits.extend(lease.path.exit()),
         }
@@ -174,16 +229,32 @@ pub(super) async fn dial(
     Err(ConnectError::Stream(failure.unwrap_or(EndReason::Internal)))
 }
 
+/// The hop that a circuit broke at: what a relay sends when it ends a circuit does not say why.
+fn broke_at(status: CircuitStatus) -> Option<usize> {
+    match status {
+        CircuitStatus::Tampered(hop) => Some(hop),
+        CircuitStatus::Closed(DestroyReason::ChannelLost) => Some(0),
+        _ => None,
+    }
+}
+
+/// An attempt that failed.
+struct Refusal {
+    reason: EndReason,
+    /// Bytes of the application that had left by then.
+    sent: u64,
+}
+
 /// One stream over one circuit. The outer error is the application's.
 async fn attempt(
     lease: &Lease,
     begin: &Begin,
     early: &mut Early<'_>,
-) -> Result<Result<CircuitStream, EndReason>, ConnectError> {
+) -> Result<Result<CircuitStream, Refusal>, ConnectError> {
     early.sent = 0;
     let mut stream = match lease.circuit.begin_any(begin.clone()) {
         Ok(stream) => stream,
-        Err(reason) => return Ok(Err(reason)),
+        Err(reason) => return Ok(Err(Refusal { reason, sent: 0 })),
     };
     let answer = timeout(ANSWER_TIMEOUT, async {
         loop {
@@ -201,7 +272,7 @@ async fn attempt(
             let _ = early.send_rest(&mut stream).await;
             Ok(Ok(stream))
         }
-        Err(reason) => Ok(Err(reason)),
+        Err(reason) => Ok(Err(Refusal { reason, sent: stream.totals().sent })),
     }
 }
 
@@ -276,15 +347,45 @@ mod tests {
             application
         });
         let mut early = Early::new(&mut accepted, b"first".to_vec());
-        assert!(timeout(Duration::ZERO, early.read_more()).await.is_err(), "what it has was not sent yet");
         while early.bytes.len() < MAX_EARLY {
-            early.sent = early.bytes.len();
             early.read_more().await.unwrap();
         }
-        early.sent = early.bytes.len();
         assert!(timeout(Duration::from_millis(20), early.read_more()).await.is_err());
         assert_eq!(early.bytes.len(), MAX_EARLY);
         assert!(early.bytes.starts_with(b"first\x07"));
         writer.abort();
+    }
+
+    /// An application that has sent this and then closes; whether it is taken to have left.
+    async fn leaves(sends: &[u8], watched: bool) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut accepted = Application::Tcp(listener.accept().await.unwrap().0);
+        application.write_all(sends).await.unwrap();
+        let mut early = match watched {
+            true => Early::only(&accepted, Vec::new()),
+            false => Early::new(&mut accepted, Vec::new()),
+        };
+        assert!(timeout(Duration::from_millis(20), early.left()).await.is_err(), "it is still there");
+        application.shutdown().await.unwrap();
+        timeout(Duration::from_millis(200), early.left()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn an_application_that_leaves_while_it_waits_is_noticed() {
+        assert!(leaves(b"", false).await);
+        assert!(leaves(b"", true).await);
+        assert!(!leaves(b"a request that may still be answered", false).await);
+        assert!(!leaves(b"the body of a request", true).await);
+    }
+
+    #[test]
+    fn what_broke_is_named_where_it_is_known() {
+        let message = |hop| ConnectError::Broken { hop }.to_string();
+        assert!(message(Some(0)).starts_with("the circuit broke at relay 1 before"), "{}", message(Some(0)));
+        assert!(message(None).starts_with("the circuit broke before"));
+        assert_eq!(broke_at(CircuitStatus::Tampered(2)), Some(2));
+        assert_eq!(broke_at(CircuitStatus::Closed(DestroyReason::ChannelLost)), Some(0));
+        assert_eq!(broke_at(CircuitStatus::Closed(DestroyReason::None)), None);
     }
 }

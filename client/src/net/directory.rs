@@ -20,12 +20,14 @@ use tunic_proto::time::UnixTime;
 
 use super::build::build_one_hop;
 use super::manager::ManagerHandle;
+use super::monitor::Monitor;
 use super::new_rng;
 use super::state::{State, Writer};
 use crate::config::Config;
 use crate::core::network::Network;
 use crate::core::path::Hop;
 use crate::core::schedule::{Backoff, refetch_at, unhurried_pause};
+use crate::core::status::diagnose::FetchTrouble;
 
 /// How long a circuit of one hop may take.
 const CIRCUIT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -58,6 +60,7 @@ pub(super) struct Directory {
     writer: Writer,
     options: RunOptions,
     manager: ManagerHandle,
+    monitor: Arc<Monitor>,
     store: ConsensusStore,
     backoff: Backoff,
     rng: StdRng,
@@ -79,8 +82,7 @@ impl Directory {
         node: Node,
         config: &Config,
         (state, writer): (State, Writer),
-        options: RunOptions,
-        manager: ManagerHandle,
+        (options, manager, monitor): (RunOptions, ManagerHandle, Arc<Monitor>),
     ) -> Self {
         Directory {
             node,
@@ -89,6 +91,7 @@ impl Directory {
             writer,
             options,
             manager,
+            monitor,
             store: ConsensusStore::new(config.authority_set()),
             backoff: Backoff::default(),
             rng: new_rng(),
@@ -103,7 +106,10 @@ impl Directory {
             self.wait_until_due().await;
             self.notice_expiry().await;
             match self.fetch().await {
-                Ok(()) => self.backoff.succeeded(),
+                Ok(()) => {
+                    self.backoff.succeeded();
+                    self.monitor.fetched();
+                }
                 Err(error) => {
                     let pause = self.backoff.failed(&mut self.rng);
                     self.tell(&error);
@@ -144,6 +150,7 @@ impl Directory {
                 "the list of relays is out of date: no new circuits are built until there is a newer one"
             );
             self.published = Published::Expired;
+            self.monitor.list_expired();
             self.manager.network_expired().await;
         }
     }
@@ -151,7 +158,7 @@ impl Directory {
     async fn fetch(&mut self) -> Result<(), FetchError> {
         let source = self.source().await.ok_or(FetchError::Unreachable)?;
         let have = self.store.have(unix_now());
-        let bytes = request(&self.node, &source, have).await?;
+        let bytes = request(&self.node, &source, have, &self.monitor).await?;
         match self.store.accept(&bytes, unix_now())? {
             Accepted::Unchanged => Err(FetchError::NotNewer),
             Accepted::Replaced => {
@@ -184,6 +191,7 @@ impl Directory {
         self.due = refetch_at(consensus, &mut self.rng);
         let network = Arc::new(Network::new(consensus.as_ref().clone().into_consensus()));
         let relays = network.relays().count();
+        self.monitor.list_is_there(relays, consensus.valid_until);
         self.manager.set_network(network).await;
         self.options.tell(Status::Consensus { relays });
         if self.published == Published::Current {
@@ -198,6 +206,12 @@ impl Directory {
     fn tell(&self, error: &FetchError) {
         tracing::debug!(%error, "no consensus fetched");
         let failures = self.backoff.failures();
+        self.monitor.fetch_failed(FetchTrouble {
+            failures,
+            what: error.to_string(),
+            advice: advice(error),
+            clock: matches!(error, FetchError::Refused(DirError::NotYetValid | DirError::Expired)),
+        });
         let due = failures >= TELL_AFTER && failures.is_power_of_two();
         if due && self.store.current(unix_now()).is_none() {
             tracing::warn!(failures, "cannot get the list of relays: {error}. {}", advice(error));
@@ -206,8 +220,14 @@ impl Directory {
 }
 
 /// Asks one directory, over a circuit of one hop.
-async fn request(node: &Node, source: &Hop, have: UnixTime) -> Result<Arc<[u8]>, FetchError> {
-    let circuit = build_one_hop(node, source, CIRCUIT_TIMEOUT).await.ok_or(FetchError::Unreachable)?;
+async fn request(
+    node: &Node,
+    source: &Hop,
+    have: UnixTime,
+    monitor: &Monitor,
+) -> Result<Arc<[u8]>, FetchError> {
+    let circuit =
+        build_one_hop(node, source, CIRCUIT_TIMEOUT, monitor).await.ok_or(FetchError::Unreachable)?;
     match dirstream::request(&circuit, &Request::GetConsensus { have }).await? {
         Response::Ok(bytes) => Ok(bytes),
         Response::NotModified => Err(FetchError::NotNewer),

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
@@ -12,12 +13,16 @@ use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_proto::message::DestroyReason;
 
 use super::build::{Built, build};
+use super::monitor::Monitor;
 use super::state::Writer;
+use super::view::View;
 use super::{new_rng, now};
 use crate::core::network::Network;
 use crate::core::path::{Hop, Path};
 use crate::core::planner::Planner;
 use crate::core::pool::{Build, BuildFailure, CircuitId, Output, Pool, Want, WantId};
+use crate::core::status::diagnose::{self, HopStreak};
+use crate::core::status::journal::Mishap;
 
 /// Requests that wait for the manager; whoever has one more waits for room.
 const MAX_QUEUED: usize = 256;
@@ -34,6 +39,8 @@ type Answer = oneshot::Sender<Result<Lease, BuildFailure>>;
 enum Command {
     Want(Want, Answer),
     Retire(CircuitId),
+    StartOver(oneshot::Sender<usize>),
+    Look(oneshot::Sender<View>),
     Network(Arc<Network>),
     NetworkExpired,
     DirectoryCache(oneshot::Sender<Option<Hop>>),
@@ -54,6 +61,20 @@ impl ManagerHandle {
     /// No new streams for this circuit.
     pub(super) async fn retire(&self, id: CircuitId) {
         let _ = self.0.send(Command::Retire(id)).await;
+    }
+
+    /// Ends every circuit and begins anew; returns how many there were.
+    pub(super) async fn start_over(&self) -> usize {
+        let (answer, receiver) = oneshot::channel();
+        let _ = self.0.send(Command::StartOver(answer)).await;
+        receiver.await.unwrap_or(0)
+    }
+
+    /// How the circuits are; `None` if the client was shut down.
+    pub(super) async fn look(&self) -> Option<View> {
+        let (answer, receiver) = oneshot::channel();
+        self.0.send(Command::Look(answer)).await.ok()?;
+        receiver.await.ok()
     }
 
     pub(super) async fn set_network(&self, network: Arc<Network>) {
@@ -78,38 +99,41 @@ enum Event {
     Closed(CircuitId),
 }
 
-struct Building {
+pub(super) struct Building {
     task: AbortHandle,
-    path: Arc<Path>,
+    pub(super) path: Arc<Path>,
+    pub(super) since: Instant,
 }
 
-struct Live {
-    circuit: Circuit,
-    path: Arc<Path>,
+pub(super) struct Live {
+    pub(super) circuit: Circuit,
+    pub(super) path: Arc<Path>,
     watcher: AbortHandle,
+    pub(super) since: Instant,
 }
 
 pub(super) struct Manager {
     node: Node,
     writer: Writer,
     options: RunOptions,
+    monitor: Arc<Monitor>,
+    pub(super) streak: HopStreak,
     rng: StdRng,
-    pool: Pool,
+    pub(super) pool: Pool,
     planner: Planner,
     network: Option<Arc<Network>>,
     queue: mpsc::Receiver<Command>,
     answers: HashMap<WantId, Answer>,
-    building: HashMap<CircuitId, Building>,
-    live: HashMap<CircuitId, Live>,
+    pub(super) building: HashMap<CircuitId, Building>,
+    pub(super) live: HashMap<CircuitId, Live>,
     tasks: JoinSet<Event>,
-    was_ready: bool,
+    pub(super) was_ready: bool,
 }
 
 impl Manager {
     pub(super) fn new(
         node: Node,
-        writer: Writer,
-        options: RunOptions,
+        (writer, options, monitor): (Writer, RunOptions, Arc<Monitor>),
         planner: Planner,
         spares: usize,
     ) -> (Self, ManagerHandle) {
@@ -118,6 +142,8 @@ impl Manager {
             node,
             writer,
             options,
+            monitor,
+            streak: HopStreak::default(),
             rng: new_rng(),
             pool: Pool::new(spares),
             planner,
@@ -156,6 +182,14 @@ impl Manager {
 
     /// Lets the pool decide until it has nothing more to say.
     fn settle(&mut self) {
+        let (answers, pool) = (&mut self.answers, &mut self.pool);
+        answers.retain(|want, answer| {
+            let gone = answer.is_closed();
+            if gone {
+                pool.forget(*want);
+            }
+            !gone
+        });
         loop {
             let live = &self.live;
             let load = |id: CircuitId| live.get(&id).map_or(0, |live| live.circuit.stream_count());
@@ -184,12 +218,31 @@ impl Manager {
                 self.answers.insert(id, answer);
             }
             Command::Retire(id) => self.pool.retire(id),
+            Command::StartOver(answer) => {
+                let _ = answer.send(self.start_over());
+            }
+            Command::Look(answer) => {
+                let _ = answer.send(self.look());
+            }
             Command::Network(network) => self.set_network(network),
             Command::NetworkExpired => self.pool.network_expired(),
             Command::DirectoryCache(answer) => {
                 let _ = answer.send(self.directory_cache());
             }
         }
+    }
+
+    fn start_over(&mut self) -> usize {
+        self.pool.start_over();
+        for (_, building) in self.building.drain() {
+            building.task.abort();
+        }
+        let ended = self.live.len();
+        for (_, live) in self.live.drain() {
+            live.watcher.abort();
+            live.circuit.end();
+        }
+        ended
     }
 
     fn set_network(&mut self, network: Arc<Network>) {
@@ -215,11 +268,12 @@ impl Manager {
             Ok(path) => {
                 let path = Arc::new(path);
                 let limit = self.planner.build_timeout();
-                let (id, work) = (wanted.circuit, build(self.node.clone(), path.clone(), limit));
+                let (id, work) =
+                    (wanted.circuit, build(self.node.clone(), path.clone(), limit, self.monitor.clone()));
                 let task = self.tasks.spawn(async move { Event::Built(id, work.await) });
-                self.building.insert(id, Building { task, path });
+                self.building.insert(id, Building { task, path, since: now() });
             }
-            Err(error) => self.failed(wanted.circuit, error.into()),
+            Err(error) => self.failed(wanted.circuit, error.into(), None),
         }
     }
 
@@ -250,10 +304,11 @@ impl Manager {
         match event {
             Ok(Event::Built(id, Ok(built))) => self.built(id, built),
             Ok(Event::Built(id, Err(failure))) => {
-                if let Some(building) = self.building.remove(&id) {
-                    self.planner.failed(&building.path, failure, now());
+                let path = self.building.remove(&id).map(|building| building.path);
+                if let Some(path) = &path {
+                    self.planner.failed(path, failure, now());
                 }
-                self.failed(id, failure);
+                self.failed(id, failure, path.as_deref());
             }
             Ok(Event::Closed(id)) => {
                 self.pool.closed(id);
@@ -265,7 +320,8 @@ impl Manager {
     }
 
     fn built(&mut self, id: CircuitId, Built { circuit, took }: Built) {
-        let Some(Building { path, .. }) = self.building.remove(&id) else { return };
+        let Some(Building { path, since, .. }) = self.building.remove(&id) else { return };
+        self.streak.succeeded();
         if self.planner.built(&path, took, unix_now(), &mut self.rng) {
             self.store_guards();
         }
@@ -282,7 +338,7 @@ impl Manager {
             }
             Event::Closed(id)
         });
-        self.live.insert(id, Live { circuit, path, watcher });
+        self.live.insert(id, Live { circuit, path, watcher, since });
         tracing::debug!(circuit = id.0, ?took, "circuit built");
         if !self.was_ready {
             self.was_ready = true;
@@ -291,12 +347,14 @@ impl Manager {
         }
     }
 
-    fn failed(&mut self, id: CircuitId, failure: BuildFailure) {
+    fn failed(&mut self, id: CircuitId, failure: BuildFailure, path: Option<&Path>) {
         tracing::debug!(circuit = id.0, %failure, "circuit not built");
+        self.streak.failed(failure);
+        self.monitor.note(Mishap::not_built(failure, path));
         self.pool.failed(id, failure, now());
         let failures = self.pool.failures_in_a_row();
         if failures >= 4 && failures.is_power_of_two() {
-            tracing::warn!(failures, "no circuit could be built: {failure}. {}", advice(failure));
+            tracing::warn!(failures, "no circuit could be built: {failure}. {}", diagnose::advice(failure));
         }
     }
 
@@ -306,7 +364,7 @@ impl Manager {
         let of_build = self.building.iter().find(|(_, building)| building.task.id() == error.id());
         if let Some(id) = of_build.map(|(id, _)| *id) {
             self.building.remove(&id);
-            self.failed(id, BuildFailure::TooSlow);
+            self.failed(id, BuildFailure::TooSlow, None);
         }
         let of_live = self.live.iter().find(|(_, live)| live.watcher.id() == error.id());
         if let Some(id) = of_live.map(|(id, _)| *id) {
@@ -317,14 +375,5 @@ impl Manager {
 
     fn store_guards(&self) {
         self.writer.guards(self.planner.guards().to_json());
-    }
-}
-
-/// What a person can do about it.
-fn advice(failure: BuildFailure) -> &'static str {
-    match failure {
-        BuildFailure::Guard => "Is this machine online, and does its firewall let it out?",
-        BuildFailure::Path(_) => "The network may be too small or partly down; it is tried again.",
-        BuildFailure::Hop { .. } | BuildFailure::TooSlow | BuildFailure::Busy => "It is tried again.",
     }
 }

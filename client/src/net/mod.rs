@@ -7,7 +7,10 @@ mod directory;
 mod dns;
 mod front;
 mod manager;
+mod monitor;
 mod state;
+mod status;
+mod view;
 
 use std::time::Instant;
 

@@ -19,6 +19,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A daemon in this process.
 pub struct Daemon {
     pub socks: SocketAddr,
+    /// The status page, if there is one.
+    pub page: Option<SocketAddr>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<anyhow::Result<()>>,
     pub told: Arc<Mutex<Vec<Status>>>,
@@ -31,12 +33,13 @@ impl Daemon {
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(tunic_client::run(config, options, async { drop(stopped.await) }));
         let told = Arc::new(Mutex::new(Vec::new()));
-        let mut socks = None;
+        let (mut socks, mut page) = (None, None);
         let ready = async {
             while let Some(status) = statuses.recv().await {
                 told.lock().unwrap().push(status);
                 match status {
                     Status::Listening(address) => socks = Some(address),
+                    Status::Page(address) => page = Some(address),
                     Status::CircuitReady => return,
                     _ => {}
                 }
@@ -49,7 +52,7 @@ impl Daemon {
                 log.lock().unwrap().push(status);
             }
         });
-        Daemon { socks: socks.expect("a port"), stop, task, told }
+        Daemon { socks: socks.expect("a port"), page, stop, task, told }
     }
 
     pub async fn stop(self) {

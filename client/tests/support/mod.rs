@@ -15,8 +15,8 @@ pub use daemon::{Daemon, PATIENCE};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tunic_client::Config;
-use tunic_client::config::Testing;
+use tunic_client::config::{Listen, Testing};
+use tunic_client::{Class, Config, PaddingConfig};
 use tunic_net::channel::{IncomingStream, Node, NodeConfig, Responder, splice};
 use tunic_net::config::AuthorityConfig;
 use tunic_net::daemon::{RunOptions, Status, unix_now};
@@ -32,6 +32,8 @@ use tunic_proto::time::UnixTime;
 const BUDGET: usize = 64 << 20;
 /// The name that the exits know.
 pub const ECHO: &str = "echo.test";
+/// A name for which exits never answer.
+pub const SILENT: &str = "silent.test";
 /// What they say its address is.
 pub const ECHO_ADDRESS: [u8; 4] = [192, 0, 2, 7];
 
@@ -45,6 +47,8 @@ pub struct Shared {
     answers: Mutex<Vec<Response>>,
     refusal: Mutex<Option<Box<Refusal>>>,
     echo: Mutex<Option<SocketAddr>>,
+    /// Streams that wait for an answer which never comes.
+    silent: Mutex<Vec<(RelayId, IncomingStream)>>,
 }
 
 impl DirHandler for Shared {
@@ -70,6 +74,9 @@ impl Responder for Relay {
         let refusal = self.shared.refusal.lock().unwrap();
         if let Some(reason) = refusal.as_ref().and_then(|refusal| refusal(self.id, &target)) {
             return stream.reject(reason);
+        }
+        if matches!(&target, Target::Name(name, _) if name == SILENT) {
+            return self.shared.silent.lock().unwrap().push((self.id, stream));
         }
         let echo = *self.shared.echo.lock().unwrap();
         tokio::spawn(async move {
@@ -210,12 +217,33 @@ impl TestNet {
         Config {
             socks: ([127, 0, 0, 1], 0).into(),
             state_dir: Some(self.dir.path().join(state)),
+            status: Listen::Off,
+            // These relays agree to no padding.
+            padding: PaddingConfig::of(Class::Off),
             testing: Testing { private_is_distinct: true },
             // Addresses for documentation are not public either.
             allow_private_answers: true,
             authorities: vec![self.authority_config.clone()],
             ..Config::default()
         }
+    }
+
+    /// How many streams wait for an answer that never comes.
+    pub fn silent_count(&self) -> usize {
+        self.shared.silent.lock().unwrap().len()
+    }
+
+    /// Has the exit vanish that was asked first.
+    pub async fn break_silent_circuit(&self) {
+        let exit = self.shared.silent.lock().unwrap()[0].0;
+        self.nodes[&exit].shutdown(Duration::ZERO).await;
+    }
+
+    /// Waits until the client has given up the stream that was asked for last.
+    pub async fn silent_stream_ends(&self) {
+        let (id, stream) = self.shared.silent.lock().unwrap().pop().expect("a stream");
+        tokio::time::timeout(PATIENCE, stream.closed()).await.expect("the client gives it up");
+        self.shared.silent.lock().unwrap().push((id, stream));
     }
 
     pub fn authority(&self) -> &Node {

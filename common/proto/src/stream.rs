@@ -4,7 +4,7 @@
 //! users and the simulator.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use crate::buffers;
@@ -41,6 +41,8 @@ pub(crate) struct State {
     taken_cells: u32,
     freed_cells: u32,
     received_eof: bool,
+    /// Bytes since the beginning, each way.
+    total: StreamTotals,
     outgoing: Vec<u8>,
     outgoing_at: usize,
     /// What `outgoing` may hold; `None` before the channel knows the stream.
@@ -79,6 +81,7 @@ impl StreamShared {
             taken_cells: 0,
             freed_cells: 0,
             received_eof: false,
+            total: StreamTotals::default(),
             outgoing: Vec::new(),
             outgoing_at: 0,
             send_buffer: None,
@@ -126,6 +129,7 @@ impl StreamShared {
             state.freed_cells += cells;
             return buffers::give(bytes);
         }
+        state.total.received += bytes.len() as u64;
         if state.received.is_empty() {
             state.received = bytes;
         } else {
@@ -181,6 +185,7 @@ impl State {
         let at = self.outgoing_at;
         let end = self.outgoing.len().min(at + limit);
         self.outgoing_at = end;
+        self.total.sent += (end - at) as u64;
         (&self.outgoing[at..end], end < self.outgoing.len())
     }
 
@@ -240,6 +245,26 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
+/// Bytes of an application that a stream has moved since it was begun.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamTotals {
+    /// Put into cells. Whether these reached the other end is not known here.
+    pub sent: u64,
+    /// Arrived from the other end.
+    pub received: u64,
+}
+
+/// Reads the totals of a stream that somebody else has.
+#[derive(Clone)]
+pub struct StreamMeter(Weak<StreamShared>);
+
+impl StreamMeter {
+    /// The totals; `None` once the stream is gone.
+    pub fn totals(&self) -> Option<StreamTotals> {
+        Some(self.0.upgrade()?.lock().total)
+    }
+}
+
 /// The stream ended before it was finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stream ended: {0}")]
@@ -265,6 +290,16 @@ impl StreamIo {
             Phase::Ended(reason) => Poll::Ready(Err(StreamEnded(reason))),
             Phase::Opening => park(&mut state.reader, cx),
         }
+    }
+
+    /// What the stream has moved so far.
+    pub fn totals(&self) -> StreamTotals {
+        self.0.lock().total
+    }
+
+    /// Reads the same from elsewhere.
+    pub fn meter(&self) -> StreamMeter {
+        StreamMeter(Arc::downgrade(&self.0))
     }
 
     /// Accepts a stream that the peer began.

@@ -208,6 +208,7 @@ fn relay(config: &mut Table, node: &NodePlan, exit: bool) {
 fn client(config: &mut Table, node: &NodePlan) {
     config.insert("socks".into(), node.address.to_string().into());
     config.insert("allow_private_answers".into(), true.into());
+    config.insert("status".into(), "off".into());
     let testing = [("private_is_distinct".to_owned(), Value::Boolean(true))];
     config.insert("testing".into(), Value::Table(testing.into_iter().collect()));
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tunic_proto::dir::ExitPolicy;
 use tunic_proto::ids::RelayId;
 
-use super::{Build, DIRTY_AFTER, SPARE_LIFETIME, Want};
+use super::{Build, DIRTY_AFTER, SPARE_LIFETIME, Standing, Want};
 use crate::core::isolation::Isolation;
 use crate::core::path::Need;
 
@@ -59,6 +59,19 @@ impl Circuit {
             Circuit::Ready { usage: Usage::Spare, policy, .. } => need.met_by(policy),
             Circuit::Building(build) => build.for_want.is_none() && build.need == *need,
             Circuit::Ready { .. } => false,
+        }
+    }
+
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        match self {
+            Circuit::Building(_) => Standing::Building,
+            Circuit::Ready { usage: Usage::Spare, .. } => Standing::Spare,
+            Circuit::Ready { usage: Usage::Assigned { first_used, .. }, .. }
+                if now < *first_used + DIRTY_AFTER =>
+            {
+                Standing::InUse
+            }
+            Circuit::Ready { .. } => Standing::Leaving,
         }
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tunic_proto::ids::RelayId;
 
 use self::circuit::{Circuit, Usage, Waiting};
-pub use self::types::{Build, BuildFailure, CircuitId, Output, Want, WantId};
+pub use self::types::{Build, BuildFailure, CircuitId, Output, Standing, Want, WantId};
 use super::isolation::Isolation;
 use super::path::{Need, Path, PathError};
 
@@ -153,6 +153,35 @@ impl Pool {
         if let Some(Circuit::Ready { usage, .. }) = self.circuits.get_mut(&id) {
             *usage = Usage::Retired;
         }
+    }
+
+    /// Nobody waits for this want any more.
+    pub fn forget(&mut self, want: WantId) {
+        self.wants.remove(&want);
+    }
+
+    /// Forgets every circuit, spares and those being built included, and what was learned of demand. Wants that wait go on
+    /// waiting, for circuits that are begun from now on. The caller ends what it has.
+    pub fn start_over(&mut self) {
+        self.circuits.clear();
+        self.outputs.retain(|output| matches!(output, Output::Refuse(..)));
+        self.taken.clear();
+        self.ports.clear();
+    }
+
+    /// What the circuit is used for; `None` if there is no such circuit.
+    pub fn standing(&self, id: CircuitId, now: Instant) -> Option<Standing> {
+        Some(self.circuits.get(&id)?.standing(now))
+    }
+
+    /// Why the last build failed.
+    pub fn last_failure(&self) -> BuildFailure {
+        self.last_failure
+    }
+
+    /// Wants that wait for a circuit.
+    pub fn waiting(&self) -> usize {
+        self.wants.len()
     }
 
     /// Builds that failed since one succeeded, those that failed together counted once.

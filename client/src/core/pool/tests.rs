@@ -411,3 +411,43 @@ fn circuits_are_bounded_and_the_longest_idle_one_makes_room() {
     assert!(outputs.iter().any(|output| matches!(output, Output::Close(id) if !circuits[..1].contains(id))));
     assert!(bench.pool.circuits.len() <= MAX_CIRCUITS);
 }
+
+#[test]
+fn starting_over_forgets_every_circuit_and_serves_those_who_wait_with_new_ones() {
+    let mut bench = Bench::new(2);
+    let before = bench.circuit_for("a");
+    let waits = bench.want("b", "example.com", 443);
+    bench.pool.start_over();
+    assert_eq!(bench.pool.standing(before, bench.now), None);
+    let outputs = bench.build_all();
+    let used = outputs.iter().find_map(|output| match output {
+        Output::Use(id, circuit) if *id == waits => Some(*circuit),
+        _ => None,
+    });
+    assert!(used.unwrap() > before, "{outputs:?}");
+    assert!(bench.circuit_for("a") > before);
+}
+
+#[test]
+fn a_want_that_nobody_waits_for_builds_nothing() {
+    let mut bench = Bench::new(0);
+    let want = bench.want("a", "example.com", 443);
+    assert_eq!(bench.pool.waiting(), 1);
+    bench.pool.forget(want);
+    assert_eq!((bench.settle(), bench.pool.waiting()), (Vec::new(), 0));
+}
+
+#[test]
+fn a_circuit_says_what_it_is_used_for() {
+    let mut bench = Bench::new(1);
+    let build = builds_of(&bench.settle())[0].circuit;
+    let standing = |bench: &Bench| bench.pool.standing(build, bench.now).unwrap();
+    assert_eq!(standing(&bench), Standing::Building);
+    bench.built(build, 1);
+    assert_eq!(standing(&bench), Standing::Spare);
+    assert_eq!(bench.circuit_for("a"), build);
+    bench.set_streams(build, 1);
+    assert_eq!(standing(&bench), Standing::InUse);
+    bench.advance(DIRTY_AFTER);
+    assert_eq!(standing(&bench), Standing::Leaving);
+}

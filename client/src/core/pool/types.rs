@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use tunic_proto::ids::RelayId;
 use tunic_proto::message::DestroyReason;
 
@@ -40,6 +41,20 @@ pub enum Output {
     Refuse(WantId, BuildFailure),
     /// Nobody needs the circuit any more.
     Close(CircuitId),
+}
+
+/// What a circuit is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Its relays are being asked.
+    Building,
+    /// Built, and kept ready for whoever comes first.
+    Spare,
+    /// It belongs to an isolation and takes its streams.
+    InUse,
+    /// It takes no new streams, and ends with its last one.
+    Leaving,
 }
 
 /// A circuit to build.

@@ -21,7 +21,7 @@ const MAX_HANDSHAKES: usize = 1_024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Held while a connection has not said what it wants.
-pub(super) type InHandshake = Arc<()>;
+pub(in crate::net) type InHandshake = Arc<()>;
 
 /// Where applications connect.
 pub(in crate::net) enum Listener {
@@ -39,7 +39,7 @@ impl Listener {
 }
 
 /// Accepts connections for ever and has `handle` care for each.
-pub(super) async fn accept_all<F>(listener: Listener, handle: impl Fn(Application, InHandshake) -> F)
+pub(in crate::net) async fn accept_all<F>(listener: Listener, handle: impl Fn(Application, InHandshake) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {

@@ -2,11 +2,15 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional};
+use rustix::net::RecvFlags;
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf, copy_bidirectional,
+};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tunic_net::channel::{CircuitStream, splice};
@@ -34,10 +38,31 @@ impl Application {
         }
     }
 
-    pub(super) fn as_tcp(&self) -> Option<&TcpStream> {
+    pub(in crate::net) fn as_tcp(&self) -> Option<&TcpStream> {
         match self {
             Application::Tcp(tcp) => Some(tcp),
             Application::Unix(_) => None,
+        }
+    }
+
+    /// Completes when the application has closed its end or is gone. Not once it has sent something that was not read:
+    /// what follows that cannot be seen without taking it.
+    pub(in crate::net) async fn left(&self) -> io::Error {
+        loop {
+            let readable = match self {
+                Application::Tcp(tcp) => tcp.readable().await,
+                Application::Unix(unix) => unix.readable().await,
+            };
+            let seen = readable.and_then(|()| match self {
+                Application::Tcp(tcp) => tcp.try_io(Interest::READABLE, || peek(tcp)),
+                Application::Unix(unix) => unix.try_io(Interest::READABLE, || peek(unix)),
+            });
+            match seen {
+                Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
+                Ok(_) => return std::future::pending().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return error,
+            }
         }
     }
 
@@ -72,7 +97,7 @@ impl Application {
     }
 
     /// Answers and closes. Closing with unread bytes would reset the connection, and the answer might not be seen.
-    pub(super) async fn close_with(&mut self, answer: &[u8]) -> io::Result<()> {
+    pub(in crate::net) async fn close_with(&mut self, answer: &[u8]) -> io::Result<()> {
         self.write_all(answer).await?;
         self.shutdown().await?;
         let mut buffer = [0; READ_LEN];
@@ -123,6 +148,12 @@ async fn pass_head(
         to.write_all(&out).await?;
     }
     Ok(())
+}
+
+/// Bytes to read, one at most; 0 at the end.
+fn peek(socket: &impl AsFd) -> io::Result<usize> {
+    let (_, count) = rustix::net::recv(socket, &mut [0_u8; 1][..], RecvFlags::PEEK)?;
+    Ok(count)
 }
 
 impl AsyncRead for Application {

@@ -15,13 +15,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-pub(super) use self::accept::Listener;
-use self::accept::{InHandshake, accept_all};
+use self::accept::InHandshake;
+pub(super) use self::accept::{Listener, accept_all};
 pub(super) use self::application::Application;
 use self::udp::Association;
 use self::warnings::Warnings;
 use super::client::Client;
 use super::dial::Early;
+use super::monitor::StreamKind;
 use crate::core::front::leaks::{Leak, LeakRules, Reaction};
 use crate::core::front::socks5::ReplyCode;
 use crate::core::front::{Command, Dialect, Event, Front, Request, Settings};
@@ -109,12 +110,14 @@ impl FrontServer {
         early: Vec<u8>,
     ) -> io::Result<()> {
         let isolation = self.isolation(&application, request, Some(&target));
+        let listed = self.client.list_stream(StreamKind::Stream, Some(target.clone()));
         let early = match request.dialect {
-            Dialect::HttpForward { .. } => Early::only(early),
+            Dialect::HttpForward { .. } => Early::only(&application, early),
             _ => Early::new(&mut application, early),
         };
         match self.client.connect_early(target, isolation, early).await {
-            Ok((stream, _)) => {
+            Ok((stream, lease)) => {
+                listed.opened(lease.id, &stream);
                 application.write_all(&request.dialect.opened()).await?;
                 match request.dialect {
                     Dialect::HttpForward { body } => application.forward(stream, body).await,
@@ -131,7 +134,9 @@ impl FrontServer {
 
     async fn resolve(&self, mut application: Application, query: Query, request: &Request) -> io::Result<()> {
         let isolation = self.isolation(&application, request, None);
-        let answer = match self.client.resolve(query, isolation).await {
+        let _listed = self.client.list_stream(StreamKind::Lookup, None);
+        let early = Early::only(&application, Vec::new());
+        let answer = match self.client.resolve_early(query, isolation, early).await {
             Ok(answer) => request.dialect.resolved(&answer),
             Err(error) => {
                 tracing::debug!(%error, "lookup failed");
@@ -152,6 +157,7 @@ impl FrontServer {
         peer = SocketAddr::new(peer.ip().to_canonical(), port);
         let alone = self.associations.fetch_add(1, Ordering::Relaxed) + 1;
         let isolation = Isolation { alone, ..self.isolation(&application, request, None) };
+        let _listed = self.client.list_stream(StreamKind::Datagrams, None);
         match Association::bind(self.client.clone(), isolation, local, peer).await {
             Ok(association) => {
                 let allowed = |datagram: &Datagram| {
@@ -187,6 +193,7 @@ impl FrontServer {
     /// Warns of a leak, once of each kind; says why when the request is to be refused.
     fn leak(&self, command: &Command, bare_address: bool) -> Option<&'static str> {
         let (leak, reaction) = self.rules.judge(command, bare_address)?;
+        self.client.note_leak(leak);
         self.warnings.leak(leak, reaction);
         (reaction == Reaction::Refuse).then_some(match leak {
             Leak::BareAddress => "addresses are refused here (safe_socks): let the proxy resolve names",

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tunic_proto::channel::Inbox;
@@ -9,17 +10,19 @@ use tunic_proto::circuit::{BuildError, CircuitHandle, CircuitStatus, HopSpec};
 use tunic_proto::message::{Begin, EndReason, Target};
 
 use super::CircuitStream;
+use crate::clock;
 
 /// An open channel to a peer. Cheap to clone.
 #[derive(Clone)]
 pub struct Channel {
     inbox: Arc<Inbox>,
     closed: watch::Receiver<()>,
+    clock_ahead_s: Option<i64>,
 }
 
 impl Channel {
-    pub(super) fn new(inbox: Arc<Inbox>, closed: watch::Receiver<()>) -> Channel {
-        Channel { inbox, closed }
+    pub(super) fn new(inbox: Arc<Inbox>, closed: watch::Receiver<()>, clock_ahead_s: Option<i64>) -> Channel {
+        Channel { inbox, closed, clock_ahead_s }
     }
 
     pub(super) fn inbox(&self) -> &Arc<Inbox> {
@@ -31,11 +34,18 @@ impl Channel {
     /// # Errors
     /// [`BuildError`] with the hop that failed. Dropping the future gives the circuit up.
     pub async fn create_circuit(&self, hops: Vec<HopSpec>) -> Result<Circuit, BuildError> {
+        let started = clock::now();
         let handle = CircuitHandle::create(&self.inbox, hops);
-        match poll_fn(|cx| handle.poll_status(CircuitStatus::Building, cx)).await {
+        let answered = watch_build(&handle, started).await;
+        match handle.status() {
             CircuitStatus::Failed(error) => Err(error),
-            _ => Ok(Circuit(Arc::new(handle))),
+            _ => Ok(Circuit(Arc::new(Built { handle, answered }))),
         }
+    }
+
+    /// How far the peer's clock was ahead of ours, in seconds, when the channel was opened; `None` if it did not tell.
+    pub fn clock_ahead_s(&self) -> Option<i64> {
+        self.clock_ahead_s
     }
 
     /// Whether the channel is open.
@@ -50,9 +60,28 @@ impl Channel {
     }
 }
 
+/// Waits until the circuit is built or has failed, and notes when each hop answered, counted from the start.
+async fn watch_build(handle: &CircuitHandle, started: Instant) -> Vec<Duration> {
+    let mut answered = Vec::new();
+    loop {
+        let built = poll_fn(|cx| handle.poll_built(answered.len(), cx)).await;
+        let after = clock::now() - started;
+        answered.resize(built.max(answered.len()), after);
+        if handle.status() != CircuitStatus::Building {
+            return answered;
+        }
+    }
+}
+
 /// A built circuit. Cheap to clone; the last clone dropped ends it (its streams hold clones).
 #[derive(Debug, Clone)]
-pub struct Circuit(Arc<CircuitHandle>);
+pub struct Circuit(Arc<Built>);
+
+#[derive(Debug)]
+struct Built {
+    handle: CircuitHandle,
+    answered: Vec<Duration>,
+}
 
 impl Circuit {
     /// Starts a stream and returns at once: bytes may be written before the exit has answered.
@@ -61,7 +90,7 @@ impl Circuit {
     /// # Errors
     /// [`EndReason::Resources`] if the circuit has too many streams, [`EndReason::Reset`] if it has ended.
     pub fn begin(&self, target: Target) -> Result<CircuitStream, EndReason> {
-        Ok(CircuitStream::new(self.0.begin(Begin::Connect(target))?, Some(self.clone())))
+        Ok(CircuitStream::new(self.0.handle.begin(Begin::Connect(target))?, Some(self.clone())))
     }
 
     /// Starts a stream to the directory of the last hop; as [`Circuit::begin`].
@@ -69,7 +98,7 @@ impl Circuit {
     /// # Errors
     /// As [`Circuit::begin`].
     pub fn begin_dir(&self) -> Result<CircuitStream, EndReason> {
-        Ok(CircuitStream::new(self.0.begin(Begin::Directory)?, Some(self.clone())))
+        Ok(CircuitStream::new(self.0.handle.begin(Begin::Directory)?, Some(self.clone())))
     }
 
     /// Starts a stream of any kind; as [`Circuit::begin`].
@@ -77,21 +106,37 @@ impl Circuit {
     /// # Errors
     /// As [`Circuit::begin`].
     pub fn begin_any(&self, begin: Begin) -> Result<CircuitStream, EndReason> {
-        Ok(CircuitStream::new(self.0.begin(begin)?, Some(self.clone())))
+        Ok(CircuitStream::new(self.0.handle.begin(begin)?, Some(self.clone())))
     }
 
     /// Whether streams can be started.
     pub fn is_open(&self) -> bool {
-        self.0.status() == CircuitStatus::Open
+        self.0.handle.status() == CircuitStatus::Open
+    }
+
+    /// When each hop had answered, counted from the start of the build: a round trip to that hop and its handshake for
+    /// each, and the opening of a channel between two relays where there was none.
+    pub fn answered_after(&self) -> &[Duration] {
+        &self.0.answered
+    }
+
+    /// Ends the circuit now, with every stream on it.
+    pub fn end(&self) {
+        self.0.handle.end();
+    }
+
+    /// How the circuit is.
+    pub fn status(&self) -> CircuitStatus {
+        self.0.handle.status()
     }
 
     /// Streams that are not gone yet.
     pub fn stream_count(&self) -> usize {
-        self.0.stream_count()
+        self.0.handle.stream_count()
     }
 
     /// Completes when the circuit has ended, with how: [`CircuitStatus::Closed`] or [`CircuitStatus::Tampered`].
     pub async fn closed(&self) -> CircuitStatus {
-        poll_fn(|cx| self.0.poll_status(CircuitStatus::Open, cx)).await
+        poll_fn(|cx| self.0.handle.poll_status(CircuitStatus::Open, cx)).await
     }
 }

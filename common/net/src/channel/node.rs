@@ -35,6 +35,7 @@ use super::tls::Tls;
 use super::way::{Failure, Slot};
 use super::{Caller, Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
 use crate::clock;
+use crate::daemon::unix_now;
 
 /// Channels at a time that others opened, unless set otherwise.
 const MAX_INCOMING: usize = 8_192;
@@ -183,9 +184,14 @@ impl Node {
 
     /// Sends DESTROY for every circuit, closes every channel, and returns when that is done or after `grace`.
     pub async fn shutdown(&self, grace: Duration) {
+        self.begin_shutdown();
+        let _ = timeout(grace, self.0.ending.closed()).await;
+    }
+
+    /// The same without waiting: the tasks of the channels end by themselves soon after.
+    pub fn begin_shutdown(&self) {
         self.0.ending.send_replace(true);
         self.lock_channels().clear();
-        let _ = timeout(grace, self.0.ending.closed()).await;
     }
 
     fn lock_channels(&self) -> std::sync::MutexGuard<'_, HashMap<RelayId, Slot>> {
@@ -354,7 +360,11 @@ impl NodeInner {
         core.set_padding(lock(&self.padding).clone());
         let entry = self.ledger.enter(core.stats());
         let (alive, closed) = watch::channel(());
-        let channel = Channel::new(core.inbox().clone(), closed);
+        let clock_ahead_s = info.netinfo.time.map(|time| {
+            // What a peer says may be absurd.
+            time.0.cast_signed().saturating_sub(unix_now().0.cast_signed())
+        });
+        let channel = Channel::new(core.inbox().clone(), closed, clock_ahead_s);
         let guest = Guest::new(Caller { id: info.id, address: tcp.peer_addr().ok() }, visit);
         let mut driver = Driver::new(tcp, tls, core, self.clone(), guest);
         let mut ending = self.ending.subscribe();

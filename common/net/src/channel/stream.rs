@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tunic_proto::buffers;
 use tunic_proto::message::EndReason;
 use tunic_proto::resolve::Answer;
-use tunic_proto::stream::{SEND_BUFFER_LEN, StreamEnded, StreamIo};
+use tunic_proto::stream::{SEND_BUFFER_LEN, StreamEnded, StreamIo, StreamMeter, StreamTotals};
 
 use super::{Caller, Circuit, CircuitDatagrams};
 
@@ -134,6 +134,16 @@ impl CircuitStream {
     /// The reason with which the stream ended, once it has.
     pub fn end_reason(&self) -> Option<EndReason> {
         self.io.as_ref().map_or(Some(EndReason::Reset), StreamIo::end_reason)
+    }
+
+    /// What the stream has moved so far.
+    pub fn totals(&self) -> StreamTotals {
+        self.io.as_ref().map_or_else(StreamTotals::default, StreamIo::totals)
+    }
+
+    /// Reads the same from elsewhere; `None` once the stream has ended.
+    pub fn meter(&self) -> Option<StreamMeter> {
+        self.io.as_ref().map(StreamIo::meter)
     }
 
     /// The circuit under a stream that was begun here.

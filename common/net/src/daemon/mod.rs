@@ -44,6 +44,8 @@ pub trait Settings: Serialize + DeserializeOwned {
 pub enum Status {
     /// Connections are accepted at this address.
     Listening(SocketAddr),
+    /// A client: its status page is at this address.
+    Page(SocketAddr),
     /// A relay: an authority took its descriptor.
     Published,
     /// An authority: so many relays answered as themselves.

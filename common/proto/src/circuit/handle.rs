@@ -56,6 +56,8 @@ pub(crate) struct CircuitShared {
 
 struct State {
     status: CircuitStatus,
+    /// Hops that have answered.
+    built: usize,
     place: Option<CircKey>,
     released: bool,
     wakers: Vec<Waker>,
@@ -92,8 +94,25 @@ impl CircuitShared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// So many hops have answered.
+    pub(crate) fn set_built(&self, hops: usize) {
+        let mut state = lock(&self.state);
+        state.built = hops;
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     pub(crate) fn stream_gone(&self) {
         self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn park(&mut self, cx: &Context<'_>) {
+        if !self.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.wakers.push(cx.waker().clone());
+        }
     }
 }
 
@@ -107,6 +126,7 @@ impl CircuitHandle {
             inbox: inbox.clone(),
             state: Mutex::new(State {
                 status: CircuitStatus::Building,
+                built: 0,
                 place: None,
                 released: false,
                 wakers: Vec::new(),
@@ -131,10 +151,28 @@ impl CircuitHandle {
         if state.status != seen {
             return Poll::Ready(state.status);
         }
-        if !state.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            state.wakers.push(cx.waker().clone());
-        }
+        state.park(cx);
         Poll::Pending
+    }
+
+    /// Ready with the number of hops that have answered once it is not `seen` any more, or once the circuit is no longer
+    /// being built.
+    pub fn poll_built(&self, seen: usize, cx: &mut Context<'_>) -> Poll<usize> {
+        let mut state = lock(&self.0.state);
+        if state.built != seen || state.status != CircuitStatus::Building {
+            return Poll::Ready(state.built);
+        }
+        state.park(cx);
+        Poll::Pending
+    }
+
+    /// Ends the circuit and every stream on it, whoever holds them.
+    pub fn end(&self) {
+        let place = lock(&self.0.state).place;
+        if let Some(key) = place {
+            // A closed channel has ended the circuit already or is about to.
+            let _ = self.0.inbox.post(Mail::Release(key));
+        }
     }
 
     /// Begins a stream. Bytes may be written at once.

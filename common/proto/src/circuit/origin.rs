@@ -117,6 +117,7 @@ impl Origin {
         let hop = HopNum::new(self.built() as u8).ok_or(Violation::State)?;
         self.forward.push(HopSealer::new(&keys.forward, hop))?;
         self.backward.push(HopOpener::new(&keys.backward, hop))?;
+        self.shared.set_built(self.built());
         match self.hops.get(self.built()) {
             None => self.shared.set_status(CircuitStatus::Open),
             Some(next) => {

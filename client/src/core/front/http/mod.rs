@@ -14,24 +14,23 @@
 mod answer;
 mod body;
 mod forward;
+mod head;
 mod passed;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use httparse::{EMPTY_HEADER, Header, Status};
+use httparse::{EMPTY_HEADER, Status};
 use subtle::ConstantTimeEq as _;
 use tunic_proto::message::Target;
 
 pub use self::answer::failure;
 pub use self::body::{BadChunks, Body};
+pub(crate) use self::head::{Head, MAX_HEADERS, names_here};
 pub use self::passed::Passed;
 use super::{Command, Dialect, Event, FrontError, MAX_BUFFERED, Request, keep, parse_host};
 use crate::core::isolation::Credentials;
-
-/// More headers than any program sends.
-const MAX_HEADERS: usize = 100;
 
 /// One connection's handshake.
 pub struct Server {
@@ -130,7 +129,7 @@ impl Server {
         }
         let target = request.path.rsplit_once(':').and_then(|(host, port)| target(host, port.parse().ok()?));
         let Some(target) = target else { return not_a_target() };
-        if !request.host_agrees(&target, 443) {
+        if !host_agrees(&request, &target, 443) {
             return malformed("Host names another target than CONNECT.");
         }
         self.admit(request, target, Dialect::HttpConnect, behind.to_vec())
@@ -140,7 +139,7 @@ impl Server {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         let Some(target) = authority_target(authority, 80) else { return not_a_target() };
-        if !request.host_agrees(&target, 80) {
+        if !host_agrees(request, &target, 80) {
             return malformed("Host names another target than the address.");
         }
         let mut body = match request.body() {
@@ -177,73 +176,19 @@ impl Server {
     }
 
     fn own_page(&self, request: &Head<'_>) -> Verdict {
-        let Some(host) = request.value("host").filter(|host| self.is_here(host)) else {
+        let Some(host) = request.value("host").filter(|host| names_here(host, self.local)) else {
             return Refuse(answer::error(421, "That name is not this port's."), FrontError::Foreign);
         };
-        let ours = |origin: &str| origin.strip_prefix("http://") == Some(host);
-        let from_elsewhere = request.all("origin").any(|origin| !ours(origin))
-            || request.value("sec-fetch-site").is_some_and(|site| !matches!(site, "none" | "same-origin"));
-        if from_elsewhere {
+        if request.is_from_elsewhere(host) {
             return foreign();
         }
         Verdict::Answer(answer::page(request.method, request.path, host))
     }
-
-    /// Whether this `Host` is an address of the port: a loopback address or `localhost`, or the address that was reached.
-    fn is_here(&self, host: &str) -> bool {
-        let (name, port) = match host.rsplit_once(':') {
-            Some((name, port)) if !port.ends_with(']') => (name, port.parse().ok()),
-            _ => (host, Some(80)),
-        };
-        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-        let ip: Option<IpAddr> = bare.parse().ok();
-        let known = ip.is_some_and(|ip| ip.is_loopback() || Some(ip) == self.local.map(|local| local.ip()));
-        (known || name.eq_ignore_ascii_case("localhost"))
-            && self.local.is_none_or(|local| port == Some(local.port()))
-    }
 }
 
-/// A request's head.
-struct Head<'a> {
-    method: &'a str,
-    path: &'a str,
-    is_11: bool,
-    headers: &'a [Header<'a>],
-}
-
-impl<'a> Head<'a> {
-    fn all(&self, name: &'static str) -> impl Iterator<Item = &'a str> {
-        let named = self.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
-        // What is not UTF-8 is nothing that we look at; it must not pass for missing.
-        named.map(|header| std::str::from_utf8(header.value).unwrap_or("\u{fffd}").trim())
-    }
-
-    fn value(&self, name: &'static str) -> Option<&'a str> {
-        self.all(name).next()
-    }
-
-    fn host_agrees(&self, wanted: &Target, default_port: u16) -> bool {
-        self.value("host").is_none_or(|host| {
-            authority_target(host, default_port).is_some_and(|host| same_host(&host, wanted))
-        })
-    }
-
-    /// How the body's end is told (RFC 9112 §6.3). Whatever the target could understand in another way is refused.
-    fn body(&self) -> Result<Body, &'static str> {
-        let mut encodings = self.all("transfer-encoding");
-        let mut lengths = self.all("content-length");
-        match (encodings.next(), encodings.next(), lengths.next(), lengths.next()) {
-            (None, _, None, _) => Ok(Body::Length(0)),
-            (None, _, Some(digits), None) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().map(Body::Length).map_err(|_| "Content-Length is no number.")
-            }
-            (None, _, Some(_), _) => Err("Content-Length is no number."),
-            (Some(coding), None, None, _) if self.is_11 && coding.eq_ignore_ascii_case("chunked") => {
-                Ok(Body::chunked())
-            }
-            (Some(_), ..) => Err("Of transfer encodings only chunked is passed on, without Content-Length."),
-        }
-    }
+fn host_agrees(request: &Head<'_>, wanted: &Target, default_port: u16) -> bool {
+    let agrees = |host| authority_target(host, default_port).is_some_and(|host| same_host(&host, wanted));
+    request.value("host").is_none_or(agrees)
 }
 
 /// Where the head of a message ends that has its end in these bytes.
