@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tunic_client::config::{Listen, Testing};
-use tunic_client::{Class, Config, PaddingConfig};
+use tunic_client::Config;
 use tunic_net::channel::{IncomingStream, Node, NodeConfig, Responder, splice};
 use tunic_net::config::AuthorityConfig;
 use tunic_net::daemon::{RunOptions, Status, unix_now};
@@ -218,8 +218,6 @@ impl TestNet {
             socks: ([127, 0, 0, 1], 0).into(),
             state_dir: Some(self.dir.path().join(state)),
             status: Listen::Off,
-            // These relays agree to no padding.
-            padding: PaddingConfig::of(Class::Off),
             testing: Testing { private_is_distinct: true },
             // Addresses for documentation are not public either.
             allow_private_answers: true,
