@@ -2,12 +2,14 @@
 
 use std::fs::Permissions;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use tokio::net::{TcpListener, UdpSocket, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixListener, UnixSocket};
 use tunic_net::daemon::{RunOptions, Status, listen};
 
 use crate::config::Config;
@@ -15,6 +17,9 @@ use crate::net::Client;
 
 /// The socket in the state directory by which `tunic-client status` and its kin reach the daemon.
 pub const CONTROL_SOCKET: &str = "control.sock";
+
+/// Connections that may wait to be accepted at a Unix socket.
+const BACKLOG: u32 = 1_024;
 
 /// What is open.
 pub(crate) struct Ports {
@@ -122,10 +127,18 @@ async fn open_dns(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener
 fn open_unix(path: &Path) -> anyhow::Result<UnixListener> {
     let context = || format!("cannot open the socket {}", path.display());
     let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+    if is_socket && is_abandoned(path) {
         std::fs::remove_file(path).with_context(context)?;
     }
-    let listener = UnixListener::bind(path).with_context(context)?;
+    let socket = UnixSocket::new_stream().with_context(context)?;
+    socket.bind(path).with_context(context)?;
+    // Before it listens: nobody can have connected while the mode was another one.
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(context)?;
-    Ok(listener)
+    socket.listen(BACKLOG).with_context(context)
+}
+
+/// Whether nobody listens there any more. One that is only too busy is somebody's.
+fn is_abandoned(path: &Path) -> bool {
+    let connected = StdUnixStream::connect(path);
+    connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

@@ -6,6 +6,8 @@ mod support;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
+#[cfg(target_os = "linux")]
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -200,6 +202,30 @@ async fn the_command_line_asks_over_a_socket_that_is_its_owners() {
     let unix = UnixStream::connect(&control).await.unwrap();
     let answer = exchange(unix, "GET / HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n\r\n").await;
     assert_eq!(status(&answer), 403);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg(target_os = "linux")]
+async fn other_users_of_this_machine_learn_nothing() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root, to be somebody else");
+        return;
+    }
+    let (_net, daemon, _) = with_page().await;
+    let url = format!("http://{}/", daemon.page.unwrap());
+    let fetch = async |user: u32| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--include", "--noproxy", "*", &url]).uid(user).current_dir("/");
+        let done =
+            tokio::task::spawn_blocking(move || curl.output().expect("curl is installed")).await.unwrap();
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let refused = fetch(NOBODY).await;
+    assert!(status(&refused) == 403 && refused.contains("another user"), "{refused}");
+    assert!(!refused.contains("token"), "{refused}");
+    assert_eq!(status(&fetch(0).await), 200, "its own user");
     daemon.stop().await;
 }
 

@@ -92,7 +92,8 @@ fn parse<T: DeserializeOwned>(body: &str) -> anyhow::Result<T> {
 fn exchange(mut stream: UnixStream, request: &str) -> anyhow::Result<String> {
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    write!(stream, "{request} HTTP/1.1\r\nHost: tunic\r\nConnection: close\r\n\r\n")?;
+    let head = format!("{request} HTTP/1.1\r\nHost: tunic\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
     let answer = String::from_utf8(answer).map_err(io::Error::other)?;

@@ -8,6 +8,7 @@ mod dns;
 mod front;
 mod manager;
 mod monitor;
+mod neighbour;
 mod state;
 mod status;
 mod view;

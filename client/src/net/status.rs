@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::client::Client;
 use super::front::{Application, Listener, accept_all};
+use super::neighbour::is_stranger;
 use super::new_rng;
 use crate::core::status::diagnose::Finding;
 use crate::core::status::http::{
@@ -26,6 +27,7 @@ const MAX_CONNECTIONS: usize = 64;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_LEN: usize = 2 * 1024;
+const STRANGER: Refused = Refused { status: 403, why: "This client is another user's." };
 
 /// Answers at one port or socket.
 pub(super) struct StatusServer {
@@ -93,14 +95,15 @@ impl StatusServer {
     }
 
     async fn handle(&self, mut application: Application) -> io::Result<()> {
-        let Ok(_place) = self.places.try_acquire() else { return Ok(()) };
-        let local = application.as_tcp().map(|tcp| tcp.local_addr()).transpose()?;
-        let door = Door { local, token: self.token.clone(), destinations: self.destinations };
-        let judged = match timeout(REQUEST_TIMEOUT, read_request(&mut application, &door)).await {
-            Ok(judged) => judged?,
-            Err(_) => Err(Refused { status: 408, why: "The request did not come in time." }),
-        };
-        let answer = match judged {
+        let Ok(place) = self.places.try_acquire() else { return Ok(()) };
+        if let Some(tcp) = application.as_tcp()
+            && is_stranger(tcp).await?
+        {
+            // A place is nothing for somebody else to hold.
+            drop(place);
+            return timeout(ANSWER_TIMEOUT, application.close_with(&STRANGER.answer())).await?;
+        }
+        let answer = match self.judge(&mut application).await? {
             Ok(asked) => self.answer(asked).await,
             Err(refused) => {
                 tracing::debug!(status = refused.status, "a request for the status was refused");
@@ -108,6 +111,15 @@ impl StatusServer {
             }
         };
         timeout(ANSWER_TIMEOUT, application.close_with(&answer)).await?
+    }
+
+    async fn judge(&self, application: &mut Application) -> io::Result<Result<Asked, Refused>> {
+        let local = application.as_tcp().map(|tcp| tcp.local_addr()).transpose()?;
+        let door = Door { local, token: self.token.clone(), destinations: self.destinations };
+        match timeout(REQUEST_TIMEOUT, read_request(application, &door)).await {
+            Ok(judged) => judged,
+            Err(_) => Ok(Err(Refused { status: 408, why: "The request did not come in time." })),
+        }
     }
 
     async fn answer(&self, Asked { wanted, with_body }: Asked) -> Vec<u8> {

@@ -8,6 +8,7 @@
 pub mod diagnose;
 pub mod http;
 pub mod journal;
+pub mod neighbour;
 pub mod page;
 pub mod rates;
 pub mod report;
