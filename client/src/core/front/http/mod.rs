@@ -129,7 +129,7 @@ impl Server {
         }
         let target = request.path.rsplit_once(':').and_then(|(host, port)| target(host, port.parse().ok()?));
         let Some(target) = target else { return not_a_target() };
-        if !host_agrees(&request, &target, 443) {
+        if !host_agrees(request, &target, 443) {
             return malformed("Host names another target than CONNECT.");
         }
         self.admit(request, target, Dialect::HttpConnect, behind.to_vec())

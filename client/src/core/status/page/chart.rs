@@ -44,9 +44,9 @@ pub(super) fn throughput(out: &mut String, history: &[(u64, u64)]) {
             first * SECOND,
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "</svg><figcaption><span>a minute ago</span><span>top: {}/s</span><span>now</span></figcaption></figure>\n",
+        "</svg><figcaption><span>a minute ago</span><span>top: {}/s</span><span>now</span></figcaption></figure>",
         bytes(top)
     );
 }

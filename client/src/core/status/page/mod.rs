@@ -38,10 +38,10 @@ pub fn live(report: &Report) -> String {
     sections::streams(&mut out, report);
     sections::failures(&mut out, report);
     sections::ports(&mut out, report);
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<p id=\"about\" class=\"quiet\">tunic-client {}, running for {}. The same for programs: \
-         <a href=\"/api/v1/status\">/api/v1/status</a>.</p>\n",
+         <a href=\"/api/v1/status\">/api/v1/status</a>.</p>",
         Plain(&report.version),
         ago(report.uptime_s),
     );

@@ -23,9 +23,9 @@ pub(super) fn state(out: &mut String, report: &Report) {
         Plain(&report.bootstrap.text)
     );
     if percent < 100 {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<progress max=\"100\" value=\"{percent}\" aria-label=\"Bootstrap\">{percent} %</progress>\n"
+            "<progress max=\"100\" value=\"{percent}\" aria-label=\"Bootstrap\">{percent} %</progress>"
         );
     }
     let _ = match report.network.list.as_str() {
@@ -43,9 +43,9 @@ pub(super) fn findings(out: &mut String, report: &Report) {
             Severity::Error => ("error", "Problem"),
             Severity::Warning => ("warning", "Note"),
         };
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<div class=\"finding {class}\"><p><strong>{word}: {}</strong></p><p>{}</p></div>\n",
+            "<div class=\"finding {class}\"><p><strong>{word}: {}</strong></p><p>{}</p></div>",
             Plain(&finding.what),
             Plain(&finding.advice)
         );
@@ -57,9 +57,9 @@ pub(super) fn findings(out: &mut String, report: &Report) {
 pub(super) fn traffic(out: &mut String, report: &Report) {
     let (traffic, cover) = (&report.traffic, &report.cover);
     let figure = |out: &mut String, class: &str, name: &str, rate: String, total: String| {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<div class=\"figure {class}\"><dt>{name}</dt><dd><b>{rate}</b><span class=\"quiet\">{total}</span></dd></div>\n"
+            "<div class=\"figure {class}\"><dt>{name}</dt><dd><b>{rate}</b><span class=\"quiet\">{total}</span></dd></div>"
         );
     };
     out.push_str("<section id=\"traffic\"><h2>Traffic</h2>\n<dl class=\"figures\">\n");
@@ -80,9 +80,9 @@ pub(super) fn traffic(out: &mut String, report: &Report) {
 /// The circuits with their hops.
 pub(super) fn circuits(out: &mut String, report: &Report) {
     let circuits = &report.circuits;
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<section id=\"circuits\"><h2>Circuits <span class=\"quiet\">{}</span></h2>\n",
+        "<section id=\"circuits\"><h2>Circuits <span class=\"quiet\">{}</span></h2>",
         circuits.total
     );
     if circuits.shown.is_empty() {
@@ -148,9 +148,9 @@ fn hop(out: &mut String, number: usize, hop: &HopReport) {
 /// The streams, without saying where they lead unless the report does.
 pub(super) fn streams(out: &mut String, report: &Report) {
     let streams = &report.streams;
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<section id=\"streams\"><h2>Streams <span class=\"quiet\">{}</span></h2>\n",
+        "<section id=\"streams\"><h2>Streams <span class=\"quiet\">{}</span></h2>",
         streams.total
     );
     if streams.shown.is_empty() {
@@ -183,9 +183,9 @@ fn stream(out: &mut String, stream: &StreamReport, told: bool) {
     if told {
         let _ = write!(out, "<td>{}</td>", Plain(stream.destination.as_deref().unwrap_or("")));
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<td class=\"number\">{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td></tr>\n",
+        "<td class=\"number\">{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td></tr>",
         ago(stream.age_s),
         bytes(stream.sent_bytes),
         bytes(stream.received_bytes),
@@ -202,10 +202,10 @@ pub(super) fn failures(out: &mut String, report: &Report) {
     for failure in &report.failures {
         let times = if failure.times > 1 { format!(", {} times", failure.times) } else { String::new() };
         let relay = failure.relay.as_ref().map_or_else(String::new, |relay| format!(" ({})", Plain(relay)));
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<li><p><span class=\"tag\">{}</span> {}{relay} <span class=\"quiet\">{} ago{times}</span></p><p \
-             class=\"quiet\">{}</p></li>\n",
+             class=\"quiet\">{}</p></li>",
             Plain(&failure.kind),
             Plain(&failure.what),
             ago(failure.ago_s),
@@ -228,9 +228,9 @@ pub(super) fn ports(out: &mut String, report: &Report) {
             other => other,
         };
         let state = if port.problem.is_some() { " <span class=\"tag leaving\">not open</span>" } else { "" };
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<div><dt>{}</dt><dd><code>{}</code>{state}</dd></div>\n",
+            "<div><dt>{}</dt><dd><code>{}</code>{state}</dd></div>",
             Plain(name),
             Plain(&port.address)
         );
@@ -240,6 +240,6 @@ pub(super) fn ports(out: &mut String, report: &Report) {
 
 fn more(out: &mut String, total: usize, shown: usize) {
     if total > shown {
-        let _ = write!(out, "<p class=\"quiet\">and {} more.</p>\n", total - shown);
+        let _ = writeln!(out, "<p class=\"quiet\">and {} more.</p>", total - shown);
     }
 }
