@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, ConfigError, Place, authority_problems};
@@ -212,6 +212,14 @@ impl Config {
         ];
         let wrong = checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text);
         wrong.chain(authority_problems(&self.authorities)).chain(self.padding.problem()).collect()
+    }
+
+    /// Reads a file like the one that `tunic-client --print-config` prints.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the file and the place in it.
+    pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        tunic_net::config::load(file, EXAMPLE)
     }
 
     /// Where state is kept: as configured, else where the XDG Base Directory Specification says.

@@ -1,5 +1,5 @@
 //! The Tunic client: a library that connects streams through circuits, and a daemon with a port for SOCKS and HTTP on
-//! top of it.
+//! top of it. `examples/embed.rs` has it inside another program, in ten lines.
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -13,7 +13,6 @@ pub mod ports;
 use std::future::Future;
 
 use anyhow::Context as _;
-use tunic_net::daemon::RunOptions;
 
 use self::ports::Ports;
 
@@ -23,6 +22,9 @@ pub use crate::core::path::{Hop, Path as CircuitPath};
 pub use crate::core::status::report::Report;
 pub use crate::net::{Client, ConnectError};
 pub use crate::padding::{Class, PaddingConfig};
+pub use tunic_net::channel::CircuitStream;
+pub use tunic_net::daemon::RunOptions;
+pub use tunic_proto::message::Target;
 
 /// Opens the port for applications and serves it until `shutdown` completes.
 ///

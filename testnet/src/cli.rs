@@ -37,8 +37,9 @@ Examples:
   tunic-testnet up --socks 127.0.0.1:0 --json --until-stdin-closes
   tunic-testnet up --dir ./network --seed 42
 
-With --json, stdout gets exactly one line, once a byte has come back through three relays:
-  {\"socks\":\"127.0.0.1:PORT\",\"dir\":\"…\",\"startup_ms\":N,\"pids\":{\"directory\":[…],\"relay\":[…],\"client\":[…]}}";
+With --json, stdout gets exactly one line (broken here), once a byte has come back through three relays:
+  {\"socks\":\"127.0.0.1:PORT\",\"status\":\"127.0.0.1:PORT\",\"dir\":\"…\",\"startup_ms\":N,
+   \"pids\":{\"directory\":[…],\"relay\":[…],\"client\":[…]}}";
 
 /// A private Tunic network on this machine: authorities, relays and a client, each a process of its own.
 #[derive(Debug, Parser)]
@@ -97,6 +98,9 @@ struct UpArgs {
     /// Where programs connect to, a loopback address; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9150")]
     socks: SocketAddr,
+    /// Where the client shows its status page, a loopback address; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    status: SocketAddr,
     /// Put the nodes in network namespaces: netns:NAME,NAME,…
     #[arg(
         long,
@@ -137,6 +141,7 @@ impl UpArgs {
     fn options(&self) -> Options {
         Options {
             socks: Some(self.socks),
+            status: Some(self.status),
             place: self.place.clone().unwrap_or_default(),
             ..self.size.options()
         }

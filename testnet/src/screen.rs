@@ -18,7 +18,8 @@ pub(crate) const WIDTH: usize = 78;
 pub(crate) fn screen(network: &Network, options: &Options, socks: SocketAddr, startup: Duration) -> String {
     let namespace = network.client().and_then(|client| client.namespace.as_ref());
     let how_to = namespace.map_or_else(|| how_to(socks), |namespace| how_to_there(socks, namespace));
-    format!("{}{how_to}{}", what_is_up(options, startup), whereabouts(network.dir(), options))
+    let status = network.status().map_or_else(String::new, status_page);
+    format!("{}{how_to}{status}{}", what_is_up(options, startup), whereabouts(network.dir(), options))
 }
 
 fn what_is_up(options: &Options, startup: Duration) -> String {
@@ -61,6 +62,15 @@ fn how_to_there(socks: SocketAddr, namespace: &Namespace) -> String {
     )
 }
 
+fn status_page(address: SocketAddr) -> String {
+    format!(
+        "Its circuits, hop by hop, what goes through them, and a new identity:
+  http://{address}/
+
+"
+    )
+}
+
 fn whereabouts(dir: &Path, options: &Options) -> String {
     let fate = if options.dir.is_some() { "kept" } else { "removed at the end" };
     let seed = match options.seed {
@@ -83,6 +93,8 @@ fn counted(count: usize, one: &str, many: &str) -> String {
 pub struct Announcement {
     /// Where the client's SOCKS5 port is.
     pub socks: SocketAddr,
+    /// Where its status page and local API are; `null` if they are off, or the port was taken.
+    pub status: Option<SocketAddr>,
     /// Where the network lies.
     pub dir: PathBuf,
     /// From the start of the process to the first byte through three hops.
@@ -102,7 +114,13 @@ pub(crate) fn json_line(
 ) -> serde_json::Result<String> {
     let startup_ms = u64::try_from(startup.as_millis()).unwrap_or(u64::MAX);
     let dir = network.dir().to_path_buf();
-    serde_json::to_string(&Announcement { socks, dir, startup_ms, pids: network.pids() })
+    serde_json::to_string(&Announcement {
+        socks,
+        status: network.status(),
+        dir,
+        startup_ms,
+        pids: network.pids(),
+    })
 }
 
 #[cfg(test)]
@@ -117,7 +135,7 @@ mod tests {
         let where_it_lies = whereabouts(Path::new("/tmp/tunic-testnet-AbCdEf"), &options);
         let socks = SocketAddr::from(([127, 255, 255, 255], 65_535));
         let there = how_to_there(socks, &"a-namespace".parse().unwrap());
-        let text = [up, how_to(socks), there, where_it_lies].concat();
+        let text = [up, how_to(socks), there, status_page(socks), where_it_lies].concat();
         let longest = text.lines().map(str::len).max();
         assert!(longest <= Some(WIDTH), "{longest:?}: {text}");
     }

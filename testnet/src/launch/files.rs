@@ -15,7 +15,7 @@ use tunic_net::keyfile;
 use tunic_net::keys::NodeKeys;
 use tunic_proto::time::UnixTime;
 
-use super::plan::{NodePlan, Role, logs_dir};
+use super::plan::{NodePlan, Options, Role, logs_dir};
 use super::temporary::TemporaryFolder;
 
 /// For a client that opens no port.
@@ -60,8 +60,8 @@ impl Folder {
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn write(nodes: &[NodePlan], dir: &Path, seed: Option<u64>, now: UnixTime) -> anyhow::Result<()> {
-    let mut rng = generator(seed);
+pub fn write(nodes: &[NodePlan], dir: &Path, options: &Options, now: UnixTime) -> anyhow::Result<()> {
+    let mut rng = generator(options.seed);
     fs::create_dir(logs_dir(dir)).context("cannot make the folder of the logs")?;
     keyfile::ensure_private_dir(&dir.join("state"))?;
     let mut authorities = Vec::new();
@@ -73,7 +73,14 @@ pub fn write(nodes: &[NodePlan], dir: &Path, seed: Option<u64>, now: UnixTime) -
         }
     }
     let relays = nodes.iter().filter(|node| matches!(node.role, Role::Relay { .. })).count();
-    nodes.iter().try_for_each(|node| write_config(node, dir, relays, &authorities).map(|_| ()))
+    for node in nodes {
+        let mut config = config(node, dir, relays, &authorities)?;
+        if let (Role::Client, Some(status)) = (node.role, options.status) {
+            config.insert("status".into(), status.to_string().into());
+        }
+        write_table(&node.config_path(dir), &config)?;
+    }
+    Ok(())
 }
 
 /// Writes the configuration of one more client, one that runs inside the launcher, and returns its path.
@@ -121,15 +128,6 @@ fn describe(node: &NodePlan, keys: &NodeKeys) -> anyhow::Result<AuthorityConfig>
         onion_key: keys.onion.first().context("an authority has an onion key")?.public(),
         addresses: vec![node.address],
     })
-}
-
-fn write_config(
-    node: &NodePlan,
-    dir: &Path,
-    relays: usize,
-    authorities: &[AuthorityConfig],
-) -> anyhow::Result<PathBuf> {
-    write_table(&node.config_path(dir), &config(node, dir, relays, authorities)?)
 }
 
 fn write_table(path: &Path, table: &Table) -> anyhow::Result<PathBuf> {
@@ -216,14 +214,14 @@ fn client(config: &mut Table, node: &NodePlan) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::plan::Options;
 
     const NOW: UnixTime = UnixTime(1_800_000_000);
 
     fn written(seed: Option<u64>) -> (Folder, Vec<NodePlan>) {
         let folder = Folder::make(None).unwrap();
-        let nodes = Options { authorities: 2, relays: 3, exits: 1, ..Options::default() }.nodes();
-        write(&nodes, folder.path(), seed, NOW).unwrap();
+        let options = Options { authorities: 2, relays: 3, exits: 1, seed, ..Options::default() };
+        let nodes = options.nodes();
+        write(&nodes, folder.path(), &options, NOW).unwrap();
         (folder, nodes)
     }
 

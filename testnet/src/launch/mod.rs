@@ -28,7 +28,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
-use tunic_net::daemon;
+use tunic_net::daemon::{self, Status};
 
 use files::Folder;
 use milestones::{Milestones, Step};
@@ -60,6 +60,7 @@ pub struct Network {
     milestones: Milestones,
     folder: Folder,
     page: Page,
+    status: Option<SocketAddr>,
 }
 
 /// The process ids of a network by role, as `up --json` tells them.
@@ -118,7 +119,7 @@ impl Network {
         let folder = Folder::make(options.dir.as_deref())?;
         let mut nodes = options.nodes();
         let listeners = nodes.iter_mut().map(bind).collect::<anyhow::Result<Vec<_>>>()?;
-        files::write(&nodes, folder.path(), options.seed, daemon::unix_now())?;
+        files::write(&nodes, folder.path(), options, daemon::unix_now())?;
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let launcher = Launcher { program, dir: folder.path().to_path_buf() };
         let mut processes = Vec::new();
@@ -129,7 +130,7 @@ impl Network {
         }
         let page = serve_page(&nodes).context("cannot serve a page")?;
         let (milestones, lost) = (Milestones::new(&nodes), BTreeSet::new());
-        Ok(Network { milestones, nodes, processes, lost, events, folder, page })
+        Ok(Network { milestones, nodes, processes, lost, events, folder, page, status: None })
     }
 
     /// Waits until this step is done and shows how far it is. [`Step::FirstByte`] is the client's: it fetches a byte.
@@ -165,6 +166,7 @@ impl Network {
 
     fn take(&mut self, event: Option<Event>, progress: &mut Progress) -> anyhow::Result<()> {
         match event {
+            Some(Event::Status { status: Status::Page(address), .. }) => self.status = Some(address),
             Some(Event::Status { node, status }) => self.milestones.report(node, status),
             Some(Event::Exited { node, how }) => bail!("{}", self.early_end(node, how)),
             None => bail!("no node is left"),
@@ -196,6 +198,11 @@ impl Network {
     /// Where the client's SOCKS5 port is, if there is a client.
     pub fn socks(&self) -> Option<SocketAddr> {
         self.client().map(|client| client.address)
+    }
+
+    /// Where the client shows its status page, once it does.
+    pub fn status(&self) -> Option<SocketAddr> {
+        self.status
     }
 
     /// The client, if there is one.

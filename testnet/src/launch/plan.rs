@@ -23,6 +23,8 @@ pub struct Options {
     pub exits: usize,
     /// Where the client listens for SOCKS5; port 0 picks a free one. `None`: no client is started.
     pub socks: Option<SocketAddr>,
+    /// Where the client shows its status page; port 0 picks a free one. `None`: nowhere.
+    pub status: Option<SocketAddr>,
     /// The folder to keep; `None` for a temporary one that is removed at the end.
     pub dir: Option<PathBuf>,
     /// Makes every key from this number.
@@ -40,6 +42,7 @@ impl Default for Options {
             relays: 6,
             exits: 3,
             socks: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9150))),
+            status: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             dir: None,
             seed: None,
             place: Place::Loopback,
@@ -70,6 +73,9 @@ pub enum PlanError {
     /// The SOCKS port would be open to others.
     #[error("--socks {0}: the port of a private network stays on loopback; try --socks 127.0.0.1:0")]
     PublicSocks(SocketAddr),
+    /// The status page would be open to others.
+    #[error("--status {0}: the page of a private network stays on loopback; try --status 127.0.0.1:0")]
+    PublicStatus(SocketAddr),
 }
 
 impl Options {
@@ -87,9 +93,11 @@ impl Options {
         if !(1..=self.relays).contains(&self.exits) {
             return Err(PlanError::Exits { exits: self.exits, relays: self.relays });
         }
-        match self.socks {
-            Some(address) if !address.ip().is_loopback() => Err(PlanError::PublicSocks(address)),
-            _ => Ok(()),
+        let public = |address: Option<SocketAddr>| address.filter(|address| !address.ip().is_loopback());
+        match (public(self.socks), public(self.status)) {
+            (Some(address), _) => Err(PlanError::PublicSocks(address)),
+            (None, Some(address)) => Err(PlanError::PublicStatus(address)),
+            (None, None) => Ok(()),
         }
     }
 
@@ -198,6 +206,8 @@ mod tests {
         check(|o| o.exits = 0, "--exits 0");
         check(|o| o.exits = 7, "--exits 7: of 6 relays");
         check(|o| o.socks = Some(SocketAddr::from(([0, 0, 0, 0], 9150))), "--socks 0.0.0.0:9150");
+        check(|o| o.status = Some(SocketAddr::from(([0, 0, 0, 0], 0))), "--status 0.0.0.0:0");
+        check(|o| o.status = None, "");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod curl;
 mod daemons;
 mod datagrams;
+mod embedded;
 mod hostile;
 mod killed;
 mod lifecycle;
@@ -15,4 +16,5 @@ mod processes;
 mod server;
 mod socks;
 mod stall;
+mod status;
 mod streams;
