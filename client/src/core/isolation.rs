@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use tunic_proto::message::Target;
+use tunic_proto::resolve::Query;
 
 /// Streams share a circuit only when their isolation is equal: an exit, or a site that watches two of them arrive from
 /// one exit, shall not be able to link what the person keeps apart.
@@ -40,6 +41,14 @@ impl Isolation {
         match target {
             Target::Addr(address) => address.ip().to_string(),
             Target::Name(name, _) => name.to_ascii_lowercase(),
+        }
+    }
+
+    /// The same for a lookup: it belongs to the connections to that host.
+    pub fn looked_up(query: &Query) -> String {
+        match query {
+            Query::Name(name) => name.to_ascii_lowercase(),
+            Query::Addr(ip) => ip.to_string(),
         }
     }
 }

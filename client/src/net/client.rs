@@ -121,18 +121,22 @@ impl Client {
     /// # Errors
     /// [`ConnectError`], after other exits were tried where that could help.
     pub async fn resolve(&self, query: Query, isolation: Isolation) -> Result<Answer, ConnectError> {
-        self.resolve_early(query, isolation, Early::none()).await
+        self.resolve_early(query, isolation, Early::none(), None).await
     }
 
-    /// As [`Client::resolve`], for an application that may leave meanwhile.
+    /// As [`Client::resolve`], for an application that may leave meanwhile, and that is in the list of streams.
     pub(super) async fn resolve_early(
         &self,
         query: Query,
         isolation: Isolation,
         early: Early<'_>,
+        listed: Option<&Listed>,
     ) -> Result<Answer, ConnectError> {
         let begin = Begin::Resolve(query.clone());
-        let (stream, _) = self.dial(begin, Need::Any, isolation, early).await?;
+        let (stream, lease) = self.dial(begin, Need::Any, isolation, early).await?;
+        if let Some(listed) = listed {
+            listed.opened(lease.id, &stream);
+        }
         let mut bytes = Vec::new();
         let mut stream = stream.take(MAX_ANSWER_LEN as u64 + 1);
         let complete =
@@ -181,7 +185,7 @@ impl Client {
 
     /// Answers DNS queries (A, AAAA, PTR) through exits; never ends by itself. Both sockets have one address, as a rule.
     pub fn serve_dns(&self, udp: UdpSocket, tcp: TcpListener) -> impl Future<Output = ()> + Send + use<> {
-        DnsServer::new(self.clone(), DNS_PORT).serve(udp, tcp)
+        DnsServer::new(self.clone(), DNS_PORT, self.inner.config.isolate_by()).serve(udp, tcp)
     }
 
     /// Serves the status page and the local API (docs/client-api.md) at this listener; never ends by itself. Whether its

@@ -17,7 +17,7 @@ use tunic_proto::message::EndReason;
 use super::client::Client;
 use super::dial::ConnectError;
 use crate::core::dns::{Code, MAX_QUERY, Question, Transport};
-use crate::core::isolation::Isolation;
+use crate::core::isolation::{IsolateBy, Isolation};
 
 /// Queries at a time; more over UDP are dropped, as on any way that is too narrow, and more over TCP wait.
 const MAX_QUERIES: usize = 512;
@@ -33,12 +33,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct DnsServer {
     client: Client,
     listener: u16,
+    isolate: IsolateBy,
     queries: Arc<Semaphore>,
 }
 
 impl DnsServer {
-    pub(super) fn new(client: Client, listener: u16) -> Arc<Self> {
-        Arc::new(DnsServer { client, listener, queries: Arc::new(Semaphore::new(MAX_QUERIES)) })
+    pub(super) fn new(client: Client, listener: u16, isolate: IsolateBy) -> Arc<Self> {
+        Arc::new(DnsServer { client, listener, isolate, queries: Arc::new(Semaphore::new(MAX_QUERIES)) })
     }
 
     /// Serves both for ever.
@@ -120,7 +121,8 @@ impl DnsServer {
             Err(code) => return question.empty(code),
         };
         let address = Some(from.to_canonical());
-        let isolation = Isolation { listener: self.listener, address, ..Isolation::default() };
+        let destination = self.isolate.destination.then(|| Isolation::looked_up(&lookup));
+        let isolation = Isolation { listener: self.listener, address, destination, ..Isolation::default() };
         match timeout(ANSWER_TIMEOUT, self.client.resolve(lookup, isolation)).await {
             Ok(Ok(answer)) => question.answer(&answer, transport),
             Ok(Err(ConnectError::Stream(EndReason::NameNotFound))) => question.empty(Code::NoSuchName),

@@ -109,7 +109,7 @@ impl FrontServer {
         request: &Request,
         early: Vec<u8>,
     ) -> io::Result<()> {
-        let isolation = self.isolation(&application, request, Some(&target));
+        let isolation = self.isolation(&application, request, Some(Isolation::host(&target)));
         let listed = self.client.list_stream(StreamKind::Stream, Some(target.clone()));
         let early = match request.dialect {
             Dialect::HttpForward { .. } => Early::only(&application, early),
@@ -133,10 +133,10 @@ impl FrontServer {
     }
 
     async fn resolve(&self, mut application: Application, query: Query, request: &Request) -> io::Result<()> {
-        let isolation = self.isolation(&application, request, None);
-        let _listed = self.client.list_stream(StreamKind::Lookup, None);
+        let isolation = self.isolation(&application, request, Some(Isolation::looked_up(&query)));
+        let listed = self.client.list_stream(StreamKind::Lookup, None);
         let early = Early::only(&application, Vec::new());
-        let answer = match self.client.resolve_early(query, isolation, early).await {
+        let answer = match self.client.resolve_early(query, isolation, early, Some(&listed)).await {
             Ok(answer) => request.dialect.resolved(&answer),
             Err(error) => {
                 tracing::debug!(%error, "lookup failed");
@@ -175,7 +175,7 @@ impl FrontServer {
     }
 
     /// With whom a request may share a circuit.
-    fn isolation(&self, application: &Application, request: &Request, target: Option<&Target>) -> Isolation {
+    fn isolation(&self, application: &Application, request: &Request, host: Option<String>) -> Isolation {
         let mut credentials = request.credentials.clone();
         // A required password keeps others out; it says nothing about whom to keep apart.
         if let (Some(credentials), true) = (&mut credentials, self.password.is_some()) {
@@ -185,7 +185,7 @@ impl FrontServer {
             listener: self.listener,
             credentials,
             address: application.address(),
-            destination: target.filter(|_| self.isolate.destination).map(Isolation::host),
+            destination: host.filter(|_| self.isolate.destination),
             ..Isolation::default()
         }
     }
