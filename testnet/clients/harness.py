@@ -32,6 +32,7 @@ class Client:
     pid: int
     dns_port: int | None = None
     unix_socket: pathlib.Path | None = None
+    page: str | None = None
 
     @property
     def port(self) -> int:

@@ -33,8 +33,9 @@ def client(state: dict, name: str, settings: dict) -> Iterator[str]:
     """One more client of the network, as its launcher starts them: the socket comes as standard input."""
     network = pathlib.Path(state["ready"]["dir"])
     text = (network / "client.toml").read_text()
-    text = re.sub(r"(?m)^(socks|state_dir) = .*\n", "", text)
-    settings = {"state_dir": str(network / "state" / name), "socks": "127.0.0.1:9", **settings}
+    text = re.sub(r"(?m)^(socks|state_dir|status) = .*\n", "", text)
+    own = {"state_dir": str(network / "state" / name), "socks": "127.0.0.1:9", "status": "127.0.0.1:0"}
+    settings = {**own, **settings}
     file = network / f"{name}.toml"
     file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()) + text)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -44,12 +45,15 @@ def client(state: dict, name: str, settings: dict) -> Iterator[str]:
         try:
             address = "%s:%d" % listener.getsockname()
             listener.close()
+            page = None
             for line in process.stdout:
-                if "circuit" in line.lower():
+                report = json.loads(line)
+                if report == "circuit_ready":
                     break
+                page = report.get("page", page) if isinstance(report, dict) else page
             else:
                 raise RuntimeError(f"the client did not become ready: {pathlib.Path(log.name).read_text()}")
-            yield harness.Client(address, process.pid, settings_port(settings), settings_path(settings))
+            yield harness.Client(address, process.pid, settings_port(settings), settings_path(settings), page)
         finally:
             process.terminate()
             process.wait(STOP_TIMEOUT)

@@ -8,7 +8,7 @@
 
 One network runs in two network namespaces (place.py): the client and all programs in one, relays and servers in the other.
 Each case has a deadline. A case whose program is missing is skipped by name; with `CI=true` or TUNIC_REQUIRE_CLIENTS=1 it
-fails. Screenshots and figures are kept in target/artefacts/clients/. No process outlives this one.
+fails. Screenshots (of the status page too) and figures are kept in target/artefacts/clients/. No process outlives this one.
 """
 
 import argparse

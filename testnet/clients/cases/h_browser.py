@@ -22,7 +22,7 @@ class Browser:
     """One session."""
 
     def __init__(self, driver: str, flags: list[str]):
-        options = {"goog:chromeOptions": {"args": flags}}
+        options = {"goog:chromeOptions": {"args": flags}, "goog:loggingPrefs": {"browser": "ALL"}}
         self._session = ""
         self._url = driver
         self._session = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": options}})["sessionId"]
@@ -41,8 +41,21 @@ class Browser:
     def title(self) -> str:
         return self.ask("GET", "/title")
 
+    def run(self, script: str):
+        """What a script in the page returns."""
+        return self.ask("POST", "/execute/sync", {"script": script, "args": []})
+
+    def devtools(self, command: str, **parameters):
+        """A command of the Chrome DevTools protocol, for what WebDriver has none."""
+        return self.ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def complaints(self) -> list[str]:
+        """What the console has that is no mere remark: scripts that fail, content that the page forbids itself."""
+        log = self.ask("POST", "/se/log", {"type": "browser"})
+        return [entry["message"] for entry in log if entry["level"] in ("SEVERE", "WARNING")]
+
     def text(self) -> str:
-        return self.ask("POST", "/execute/sync", {"script": "return document.body.innerText", "args": []})
+        return self.run("return document.body.innerText")
 
     def screenshot(self, file: pathlib.Path) -> None:
         file.write_bytes(base64.b64decode(self.ask("GET", "/screenshot")))
