@@ -91,22 +91,29 @@ Results = dict[str, list[dict]]
 
 
 @contextlib.contextmanager
-def tunic(program: pathlib.Path) -> Iterator[tuple[str, list[str], float]]:
-    """A running network: SOCKS address, `--pids` words, seconds from start to first byte."""
+def up(program: pathlib.Path) -> Iterator[dict]:
+    """A running network: what it says of itself."""
     command = [str(program), "up", "--json", "--until-stdin-closes", "--socks", "127.0.0.1:0"]
     command += ["--relays", str(RELAYS + EXITS), "--exits", str(EXITS)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as up:
+    ) as process:
         try:
-            ready = json.loads(up.stdout.readline() or "null")
+            ready = json.loads(process.stdout.readline() or "null")
             if not ready:
                 raise RuntimeError("the Tunic network did not come up")
-            pids = [f"{role}={','.join(map(str, of_role))}" for role, of_role in ready["pids"].items()]
-            yield ready["socks"], pids, ready["startup_ms"] / 1000
+            yield ready
         finally:
-            up.stdin.close()
-            up.wait(STOP_TIMEOUT)
+            process.stdin.close()
+            process.wait(STOP_TIMEOUT)
+
+
+@contextlib.contextmanager
+def tunic(program: pathlib.Path) -> Iterator[tuple[str, list[str], float]]:
+    """A running network: SOCKS address, `--pids` words, seconds from start to first byte."""
+    with up(program) as ready:
+        pids = [f"{role}={','.join(map(str, of_role))}" for role, of_role in ready["pids"].items()]
+        yield ready["socks"], pids, ready["startup_ms"] / 1000
 
 
 @contextlib.contextmanager
