@@ -167,6 +167,10 @@ impl Settings for Config {
     fn listen(&self) -> (SocketAddr, &'static str) {
         (self.socks, "socks")
     }
+
+    fn check_before_listening(&self) -> Result<(), ConfigError> {
+        self.check(None)
+    }
 }
 
 impl Config {

@@ -30,6 +30,7 @@ class Client:
 
     socks: str
     pid: int
+    log: pathlib.Path = pathlib.Path(os.devnull)
     dns_port: int | None = None
     unix_socket: pathlib.Path | None = None
     page: str | None = None

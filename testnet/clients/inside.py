@@ -40,7 +40,8 @@ def client(state: dict, name: str, settings: dict) -> Iterator[str]:
     file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()) + text)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     command = [state["program"], "role", "client", "--config", str(file), "--parent", str(os.getpid())]
-    log = open(network / "logs" / f"{name}.log", "w")
+    log_file = network / "logs" / f"{name}.log"
+    log = open(log_file, "w")
     with log, subprocess.Popen(command, stdin=listener, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
             address = "%s:%d" % listener.getsockname()
@@ -52,8 +53,8 @@ def client(state: dict, name: str, settings: dict) -> Iterator[str]:
                     break
                 page = report.get("page", page) if isinstance(report, dict) else page
             else:
-                raise RuntimeError(f"the client did not become ready: {pathlib.Path(log.name).read_text()}")
-            yield harness.Client(address, process.pid, settings_port(settings), settings_path(settings), page)
+                raise RuntimeError(f"the client did not become ready: {log_file.read_text()}")
+            yield harness.Client(address, process.pid, log_file, settings_port(settings), settings_path(settings), page)
         finally:
             process.terminate()
             process.wait(STOP_TIMEOUT)

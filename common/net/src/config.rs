@@ -135,7 +135,7 @@ fn read_bounded(path: &Path) -> io::Result<String> {
 pub fn parse<T: DeserializeOwned>(text: &str, example: &str) -> Result<T, ConfigError> {
     let invalid = |error: &toml::de::Error| ConfigError::Invalid {
         place: place_of(text, error.span().map(|span| span.start)),
-        message: error.message().trim_end().replace('\n', ", "),
+        message: explained(error.message()),
     };
     let deserializer = toml::Deserializer::parse(text).map_err(|error| invalid(&error))?;
     let mut unknown: Vec<Vec<String>> = Vec::new();
@@ -145,6 +145,15 @@ pub fn parse<T: DeserializeOwned>(text: &str, example: &str) -> Result<T, Config
         Some(path) => Err(unknown_key(text, path, example)),
         None => outcome.map_err(|error| invalid(&error)),
     }
+}
+
+/// What the parser says, in one line, with an example where its words are of no help.
+fn explained(message: &str) -> String {
+    let line = message.trim_end().replace('\n', ", ");
+    if line.contains("socket address") {
+        return format!("{line}; write an IP address and a port, as in \"127.0.0.1:9150\"");
+    }
+    line
 }
 
 /// Keys and indices from the root to the ignored value.
@@ -368,7 +377,8 @@ nickname = \"onion\"
     fn a_wrong_value_names_line_and_key() {
         check(
             "nickname = \"x\"\nlisten = \"here\"",
-            "line 2, `listen`: invalid socket address syntax. --print-config shows every setting with its meaning",
+            "line 2, `listen`: invalid socket address syntax; write an IP address and a port, as in \"127.0.0.1:9150\". \
+             --print-config shows every setting with its meaning",
         );
     }
 

@@ -24,6 +24,7 @@ pub use process::{open_file_limit, run_file, run_to_end};
 pub use signals::{Hurry, Shutdown, shutdown_signal};
 pub use socket::{ListenError, bind, listen};
 
+use crate::config::ConfigError;
 use crate::telemetry::LogFilter;
 
 /// What is asked of a daemon's configuration whatever the daemon does.
@@ -36,6 +37,14 @@ pub trait Settings: Serialize + DeserializeOwned {
 
     /// Where it listens, and which setting says so.
     fn listen(&self) -> (SocketAddr, &'static str);
+
+    /// Refuses what must not be listened with, before anybody can connect.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do about it.
+    fn check_before_listening(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
 }
 
 /// How far a daemon has come. Each may be told more than once.

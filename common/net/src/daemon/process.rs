@@ -28,6 +28,7 @@ pub fn run_file<S: Settings, F: Future<Output = anyhow::Result<()>>>(
     let settings: S = config::load(path, S::EXAMPLE)?;
     telemetry::init(settings.log());
     if options.listener.is_none() {
+        settings.check_before_listening()?;
         let (address, setting) = settings.listen();
         options.listener = Some(Arc::new(socket::bind(address, setting)?));
     }

@@ -26,7 +26,9 @@ pub struct ListenError {
 fn advice(cause: &io::Error) -> String {
     let hint = match cause.kind() {
         io::ErrorKind::AddrInUse => "another program listens there; does this daemon run already?",
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address; \"0.0.0.0:PORT\" takes any",
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address (`ip address` shows those it has)"
+        }
         io::ErrorKind::PermissionDenied => {
             "ports below 1024 need a privilege (AmbientCapabilities=CAP_NET_BIND_SERVICE under systemd, or start as \
              root and set `user`)"
