@@ -64,6 +64,14 @@ impl Known {
         }
         self.addresses.clone()
     }
+
+    /// This address has answered: datagrams go on going there.
+    fn stay_with(&mut self, address: SocketAddr) {
+        if let Some(at) = self.addresses.iter().position(|known| *known == address) {
+            self.addresses.rotate_left(at);
+            self.answered = true;
+        }
+    }
 }
 
 impl Names {
@@ -118,7 +126,8 @@ impl Names {
     pub(super) fn settle(&mut self, (name, addresses): Found, now: Instant) -> Vec<Datagram> {
         self.asked.retain(|asked| *asked != name);
         let lifetime = if addresses.is_empty() { FAILURE_LIFETIME } else { MIN_TTL };
-        self.known.retain(|known| known.name != name);
+        let before =
+            self.known.iter().position(|known| known.name == name).and_then(|at| self.known.remove(at));
         if self.known.len() == MAX_KNOWN {
             self.known.pop_front();
         }
@@ -126,17 +135,21 @@ impl Names {
             std::mem::take(&mut self.waiting).into_iter().partition(|datagram| datagram.peer == name);
         self.waiting = waiting;
         let until = now + lifetime;
-        self.known.push_back(Known { name, addresses, until, silent_since: None, answered: false });
+        let mut known = Known { name, addresses, until, silent_since: None, answered: false };
+        // A conversation outlives what is remembered of a name.
+        if let Some(address) =
+            before.filter(|before| before.answered).and_then(|before| before.addresses.first().copied())
+        {
+            known.stay_with(address);
+        }
+        self.known.push_back(known);
         ready
     }
 
     /// This address has answered: datagrams for its name go on going there.
     pub(super) fn answered(&mut self, from: SocketAddr) {
         for known in self.known.iter_mut().filter(|known| !known.answered) {
-            if let Some(at) = known.addresses.iter().position(|address| *address == from) {
-                known.addresses.rotate_left(at);
-                known.answered = true;
-            }
+            known.stay_with(from);
         }
     }
 }
@@ -206,5 +219,9 @@ mod tests {
         for rounds in 2..10 {
             assert_eq!(first(&mut names, rounds * SILENCE), two, "whoever has answered stays");
         }
+        names.settle((name("two"), vec![one, two]), begun + MIN_TTL);
+        assert_eq!(first(&mut names, MIN_TTL), two, "also when the name was looked up again");
+        names.settle((name("two"), vec![one]), begun + MIN_TTL);
+        assert_eq!(first(&mut names, MIN_TTL), one, "unless it is not the name's any more");
     }
 }
