@@ -12,6 +12,8 @@ WEB = "web.tunic.test"
 WEB_V6 = "web6.tunic.test"
 # So many addresses, and such a name, that they do not fit in 512 bytes.
 MANY = "a-name-of-more-than-forty-letters-for-a-long-answer.tunic.test"
+# Found after so many seconds.
+SLOW, SLOWNESS = "slow.tunic.test", 2.0
 NOBODY = "nobody.tunic.test"
 CONTROL = "leak-control.tunic.test"
 # An address that nobody has.
@@ -27,6 +29,7 @@ def reverse(address: str) -> str:
 RECORDS: dict[tuple[str, int], list[str]] = {
     (WEB, A): [WORLD_ADDRESS],
     (WEB_V6, AAAA): [WORLD_V6],
+    (SLOW, A): [WORLD_ADDRESS],
     (MANY, AAAA): [f"fd79::{number:x}" for number in range(1, 17)],
     (reverse(WORLD_ADDRESS), PTR): [WEB],
     (reverse(WORLD_V6), PTR): [WEB_V6],
@@ -79,7 +82,11 @@ class NameServer:
         while True:
             query, asker = self.udp.recvfrom(2048)
             self.askers.append(asker[0])
-            self.udp.sendto(answer(query, 512), asker)
+            arguments = (answer(query, 512), asker)
+            if read_question(query)[0] == SLOW:
+                threading.Timer(SLOWNESS, self.udp.sendto, arguments).start()
+            else:
+                self.udp.sendto(*arguments)
 
     def serve_tcp(self) -> None:
         while True:

@@ -66,9 +66,17 @@ def v6(site: Site) -> None:
 def upload(site: Site) -> None:
     expect = hashlib.sha256(UPLOAD).hexdigest().encode()
     for kind in ("socks5h", "http"):
-        for header in ("Expect:", "Transfer-Encoding: chunked"):
+        for header in ("Expect:", "Expect: 100-continue", "Transfer-Encoding: chunked"):
             words = ["--proxy", f"{kind}://{site.socks}", "--header", header, "--data-binary", "@-"]
             assert curl(site, *words, f"http://{names.WEB}/", input=UPLOAD).stdout == expect, (kind, header)
+
+
+@case("curl, told that the connection closes", "curl")
+def closing(site: Site) -> None:
+    """The site keeps its connections; through the plain HTTP proxy, each carries one request."""
+    words = ["--proxy", f"http://{site.socks}", "--head", f"http://{names.WEB}/bytes/10", f"http://{names.WEB}/bytes/20"]
+    heads = curl(site, *words).stdout.decode().lower().split("\r\n\r\n")[:2]
+    assert all(head.split("\r\n").count("connection: close") == 1 for head in heads), heads
 
 
 @case("curl, reasons of failures", "curl")

@@ -30,8 +30,11 @@ def control(site: Site) -> str:
 
 
 def exchange(site: Site, address: str, data: bytes) -> bytes:
-    """Says this, and no more; all that is answered."""
-    with socket.create_connection(socks.split(address), site.seconds_left) as connection:
+    """Says this at a port, or at the Unix socket where the path is one, and no more; all that is answered."""
+    is_path = address.startswith("/")
+    with socket.socket(socket.AF_UNIX if is_path else socket.AF_INET) as connection:
+        connection.settimeout(site.seconds_left)
+        connection.connect(address if is_path else socks.split(address))
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         with connection.makefile("rb") as stream:
@@ -54,7 +57,8 @@ def ask_in_every_way(site: Site, name: str) -> None:
         f"CONNECT {name}:{ports.ECHO} {head}".encode(),
         f"GET http://{name}/bytes/1 {head}".encode(),
     ):
-        assert exchange(site, site.socks, said), said
+        for address in (site.socks, str(site.client.unix_socket)):
+            assert exchange(site, address, said), (address, said)
     for kind in (names.A, names.AAAA, 65):
         message = query(name, kind)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
