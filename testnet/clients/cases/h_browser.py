@@ -65,8 +65,8 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(site: Site, name: str, proxy: str) -> Iterator[Browser]:
-    """A browser with an empty profile. `proxy` is the flag that tells it about the port."""
+def browser(site: Site, name: str, proxy: str, flag: str = "--proxy-server") -> Iterator[Browser]:
+    """A browser with an empty profile, told about the port with this flag."""
     log = site.scratch / f"{name}.log"
     with open(log, "w") as out:
         driver = site.start("chromedriver", "--port=0", stdout=out, stderr=out)
@@ -75,7 +75,7 @@ def browser(site: Site, name: str, proxy: str) -> Iterator[Browser]:
             assert driver.poll() is None and site.seconds_left > 1, log.read_text()
             time.sleep(0.05)
         profile = site.scratch / f"{name}-profile"
-        flags = [*FLAGS, f"--user-data-dir={profile}", proxy]
+        flags = [*FLAGS, f"--user-data-dir={profile}", f"{flag}={proxy}"]
         session = Browser(f"http://127.0.0.1:{found[1]}", flags)
         yield session
         session.quit()
@@ -83,8 +83,8 @@ def browser(site: Site, name: str, proxy: str) -> Iterator[Browser]:
         end(driver)
 
 
-def load_page(site: Site, kind: str, proxy: str) -> str:
-    with browser(site, kind, proxy) as session:
+def load_page(site: Site, kind: str, proxy: str, flag: str = "--proxy-server") -> str:
+    with browser(site, kind, proxy, flag) as session:
         started = time.monotonic()
         session.open(f"http://{names.WEB}/")
         while "loaded" not in session.title:
@@ -98,23 +98,23 @@ def load_page(site: Site, kind: str, proxy: str) -> str:
 
 @case("Chromium, a page with 60 resources, SOCKS5", "chromium", "chromedriver", seconds=90)
 def page_over_socks(site: Site) -> str:
-    return load_page(site, "socks5", f"--proxy-server=socks5://{site.socks}")
+    return load_page(site, "socks5", f"socks5://{site.socks}")
 
 
 @case("Chromium, the same, HTTP proxy", "chromium", "chromedriver", seconds=90)
 def page_over_http(site: Site) -> str:
-    return load_page(site, "http", f"--proxy-server=http://{site.socks}")
+    return load_page(site, "http", f"http://{site.socks}")
 
 
 @case("Chromium, the same, by /proxy.pac", "chromium", "chromedriver", seconds=90)
 def page_by_script(site: Site) -> str:
-    return load_page(site, "pac", f"--proxy-pac-url=http://{site.socks}/proxy.pac")
+    return load_page(site, "pac", f"http://{site.socks}/proxy.pac", "--proxy-pac-url")
 
 
 @case("Chromium, the port's own page", "chromium", "chromedriver", seconds=90)
 def own_page(site: Site) -> None:
     """Browsers go to addresses of their own machine without the proxy."""
-    with browser(site, "own", f"--proxy-server=socks5://{site.socks}") as session:
+    with browser(site, "own", f"socks5://{site.socks}") as session:
         session.open(f"http://{site.socks}/")
         session.screenshot(site.artefacts / "port.png")
         assert session.title == "Tunic" and "Tunic’s port" in session.text()
