@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tunic_net::daemon::{Exit, shutdown_signal};
 
 use crate::lab::{self, LabArgs, observer::ObserveArgs};
+use crate::container::{self, NodeArgs};
 use crate::launch::milestones::Step;
 use crate::launch::place::Place;
 use crate::launch::plan::{Options, PlanError};
@@ -62,6 +63,8 @@ enum Command {
     /// The eavesdropper (started by `lab`)
     #[command(hide = true)]
     Observe(ObserveArgs),
+    /// One node of a network in containers (see testnet/compose.yaml)
+    Node(NodeArgs),
     /// One node of a network (started by `up`)
     #[command(hide = true)]
     Role(RoleArgs),
@@ -156,6 +159,7 @@ pub fn main() -> Exit {
         Command::Demo(args) => on_this_thread(demo(args, started)),
         Command::Lab(args) => on_this_thread(lab::run(args)),
         Command::Observe(args) => lab::observer::run(&args).map(|()| Exit::Success),
+        Command::Node(args) => return container::run(args),
         // It says on its own what is wrong, in its log.
         Command::Role(args) => return role::run(args),
     };

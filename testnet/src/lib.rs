@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod container;
 mod demo;
 pub mod lab;
 pub mod launch;

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod process;
 pub mod progress;
 pub mod ready;
+pub mod socks;
 pub mod temporary;
 
 use std::collections::BTreeSet;

@@ -7,6 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
+use super::socks;
+
 /// What the launcher's page says.
 pub const PAGE: &str = "You see this page through three relays.\n";
 
@@ -71,31 +73,10 @@ pub fn request(page: SocketAddr) -> String {
 /// # Errors
 /// If the port does not answer, refuses, or the page does not come.
 pub async fn fetch_first_byte(socket: TcpSocket, socks: SocketAddr, page: SocketAddr) -> io::Result<()> {
-    let mut connection = socket.connect(socks).await?;
-    connection.write_all(&[5, 1, 0]).await?;
-    let mut chosen = [0; 2];
-    connection.read_exact(&mut chosen).await?;
-    connection.write_all(&connect_request(page)?).await?;
-    let mut reply = [0; 4];
-    connection.read_exact(&mut reply).await?;
-    if (chosen, reply[0], reply[1]) != ([5, 0], 5, 0) {
-        return Err(io::Error::other(format!("the SOCKS port refused with code {}", reply[1])));
-    }
-    let address_len = if reply[3] == 4 { 16 } else { 4 };
-    let mut bound = [0; 18];
-    connection.read_exact(&mut bound[..address_len + 2]).await?;
+    let connection = socket.connect(socks).await?;
+    let mut connection = socks::connect(connection, &page.ip().to_string(), page.port()).await?;
     connection.write_all(request(page).as_bytes()).await?;
     connection.read_u8().await.map(|_| ())
-}
-
-fn connect_request(target: SocketAddr) -> io::Result<Vec<u8>> {
-    let SocketAddr::V4(target) = target else {
-        return Err(io::Error::other("the page is served on IPv4"));
-    };
-    let mut request = vec![5, 1, 0, 1];
-    request.extend_from_slice(&target.ip().octets());
-    request.extend_from_slice(&target.port().to_be_bytes());
-    Ok(request)
 }
 
 #[cfg(test)]
