@@ -11,8 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tunic_net::daemon::{Exit, shutdown_signal};
 
-use crate::lab::{self, LabArgs, observer::ObserveArgs};
 use crate::container::{self, NodeArgs};
+use crate::lab::{self, LabArgs, observer::ObserveArgs};
 use crate::launch::milestones::Step;
 use crate::launch::place::Place;
 use crate::launch::plan::{Options, PlanError};
