@@ -1,0 +1,187 @@
+#!/bin/bash
+# A network in containers, from building the image to removing everything: pages through the published port, the separation
+# of the networks, a lost relay and a lost authority, more relays, and the same file as a stack on a swarm.
+#
+#   testnet/compose/ci.sh [--keep-image]
+#
+# Installs Docker from Debian's packages and starts an engine of its own where none runs. What it needs and does not find
+# is told on a line that begins with "skipped: "; that is no failure.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+export TUNIC_IMAGE=prebuilt TUNIC_SOCKS_PORT=${TUNIC_SOCKS_PORT:-19150} COMPOSE_PROJECT_NAME=tunic-ci-$$
+PAGE=http://web:8080/
+BYTES=100000000
+PATIENCE_S=120
+engine=''
+engine_dir=''
+forward_policy=''
+in_swarm=''
+started=''
+
+skip() {
+    echo "skipped: $1"
+    exit 0
+}
+
+compose() {
+    if docker compose version >/dev/null 2>&1; then
+        docker compose -f testnet/compose.yaml "$@"
+    else
+        docker-compose --log-level ERROR -f testnet/compose.yaml "$@"
+    fi
+}
+
+finish() {
+    local status=$?
+    [ -z "$in_swarm" ] || docker swarm leave --force >/dev/null 2>&1 || true
+    if [ -n "$started" ]; then
+        [ "$status" = 0 ] || compose logs --no-color --tail 20 2>&1 || true
+        compose down -v --timeout 5 >/dev/null 2>&1 || true
+    fi
+    if [ -n "$engine" ]; then
+        kill "$engine" 2>/dev/null || true
+        tail --pid="$engine" -f /dev/null
+        rm -rf "$engine_dir"
+    fi
+    # The engine closes forwarding for everything else on this machine.
+    [ -z "$forward_policy" ] || iptables $forward_policy 2>/dev/null || true
+}
+trap finish EXIT
+
+say() {
+    printf '%5.1f s  %s\n' "$(since "$begun")" "$*"
+}
+
+since() { # SECONDS-SINCE-THE-EPOCH
+    awk -v then="$1" -v now="$EPOCHREALTIME" 'BEGIN { print now - then }'
+}
+
+# Waits until the command succeeds.
+until_works() { # WHAT COMMAND…
+    local what=$1 limit=$((SECONDS + PATIENCE_S))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt $limit ] || { echo "waited $PATIENCE_S s in vain until $what" >&2; return 1; }
+        sleep 0.2
+    done
+}
+
+page() {
+    curl -sS --fail --max-time 20 --socks5-hostname "127.0.0.1:$TUNIC_SOCKS_PORT" "$PAGE"
+}
+
+# Comes whole, however it comes.
+download() {
+    local got
+    got=$(curl -sS --fail --max-time 60 --socks5-hostname "127.0.0.1:$TUNIC_SOCKS_PORT" "${PAGE}bytes/$BYTES" | wc -c)
+    [ "$got" = "$BYTES" ] || { echo "$got bytes came of $BYTES" >&2; return 1; }
+}
+
+containers() { # SERVICE
+    compose ps -q "$1"
+}
+
+first() { # SERVICE
+    local found
+    mapfile -t found < <(containers "$1")
+    echo "${found[0]}"
+}
+
+healthy() { # SERVICE
+    local container count=0
+    for container in $(containers "$1"); do
+        [ "$(docker inspect -f '{{.State.Health.Status}}' "$container")" != healthy ] || count=$((count + 1))
+    done
+    echo "$count"
+}
+
+are_healthy() { # COUNT SERVICE
+    [ "$(healthy "$2")" -ge "$1" ]
+}
+
+fetches() { # CONTAINER
+    docker exec "$1" /tunic-testnet node fetch "$PAGE"
+}
+
+have_engine() {
+    local sudo=() missing=()
+    command -v docker >/dev/null || missing+=(docker.io)
+    command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || missing+=(docker-compose)
+    if [ ${#missing[@]} -gt 0 ]; then
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1 ||
+            skip 'containers (Docker cannot be installed)'
+    fi
+    docker info >/dev/null 2>&1 && return
+    forward_policy=$(iptables -S FORWARD 2>/dev/null | head -1)
+    engine_dir=$(mktemp -d)
+    export DOCKER_HOST="unix://$engine_dir/docker.sock"
+    dockerd --host "$DOCKER_HOST" --data-root "$engine_dir/data" --exec-root "$engine_dir/exec" --pidfile "$engine_dir/pid" \
+        >"$engine_dir/log" 2>&1 &
+    engine=$!
+    local limit=$((SECONDS + 60))
+    until docker info >/dev/null 2>&1; do
+        [ -e "/proc/$engine" ] && [ $SECONDS -lt $limit ] || skip "containers (no Docker engine comes up: $(tail -1 "$engine_dir/log"))"
+        sleep 0.2
+    done
+}
+
+[ "$(id -u)" = 0 ] || docker info >/dev/null 2>&1 || skip 'containers (a Docker engine takes root)'
+begun=$EPOCHREALTIME
+have_engine
+say 'the engine runs'
+[ -n "${TUNIC_PREBUILT:-}" ] || testnet/compose/prebuild.sh
+compose build -q 2>/dev/null
+size=$(docker image inspect -f '{{.Size}}' tunic-testnet)
+say "the image is built: $((size / 1000000)) MB"
+[ "$size" -le 25000000 ]
+
+begun=$EPOCHREALTIME
+started=yes
+compose up -d >/dev/null 2>&1
+until_works 'a page comes' page
+say 'the first page'
+all_are_healthy() {
+    are_healthy 1 client && are_healthy 5 relay && are_healthy 2 exit && are_healthy 1 authority1
+}
+until_works 'all are healthy' all_are_healthy
+say 'everything is healthy'
+download
+say "$BYTES bytes"
+
+relay=$(first relay)
+exit=$(first exit)
+! fetches "$relay" >/dev/null 2>&1 || { echo 'a relay reaches the web by itself' >&2; exit 1; }
+! fetches "$(containers client)" >/dev/null 2>&1 || { echo 'the client reaches the web by itself' >&2; exit 1; }
+fetches "$exit" >/dev/null
+say 'only exits reach the web'
+docker inspect -f '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}' "$relay" | grep -qx '65532:65532 true \[ALL\]'
+
+docker kill "$relay" >/dev/null
+until_works 'a page comes without that relay' page
+docker kill "$(containers authority2)" >/dev/null
+until_works 'a page comes without that authority' page
+download
+say 'a relay and an authority are killed, and it goes on'
+compose up -d authority2 >/dev/null 2>&1
+compose up -d --no-deps --scale relay=10 relay >/dev/null 2>&1
+until_works 'ten relays are listed and answer' are_healthy 10 relay
+say 'ten relays are listed and answer'
+page >/dev/null
+compose down -v --timeout 10 >/dev/null 2>&1
+started=''
+[ -z "$(docker ps -aq --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME")" ]
+say 'down: nothing is left'
+
+begun=$EPOCHREALTIME
+docker swarm init --advertise-addr 127.0.0.1 >/dev/null 2>&1 || { echo 'skipped: containers on a swarm (this engine cannot make one)'; exit 0; }
+in_swarm=yes
+testnet/compose/stack.sh | docker stack deploy --resolve-image never --compose-file - tunic >/dev/null 2>&1
+page_on_swarm() {
+    local found
+    mapfile -t found < <(docker ps -q --filter label=com.docker.swarm.service.name=tunic_client)
+    docker exec "${found[0]}" /tunic-testnet node fetch --socks 127.0.0.1:9150 "$PAGE"
+}
+until_works 'a page comes on the swarm' page_on_swarm
+say 'the first page on a swarm'
+docker stack rm tunic >/dev/null 2>&1
