@@ -5,12 +5,14 @@
 //!    what limits the rate, and the round says nothing.
 //! 3. The first cell that needed the grant closes the round: the time since the grant is the round trip, queues included, and
 //!    what arrived since the last round closed is the rate.
-//! 4. At the start the window doubles while nothing queues on the way, or while the rate rises with it.
-//! 5. Then it is what the best recent rate brings in during the shortest recent round trip, and a margin: what is more would
-//!    only stand in queues.
-//! 6. Now and then it is made larger for a few rounds. If the rate rises, that goes on; where round trips vary for reasons that
-//!    have nothing to do with the window, 5 alone would keep it too small for ever.
+//! 4. At the start the window doubles while next to nothing queues on the way.
+//! 5. Then it goes half of the way to what this rate brings in during the shortest recent round trip *and a wait in queues
+//!    that is the shorter, the higher the rate*. Whoever has more than others through the same queue finds it too long and
+//!    gives way, whoever has less finds it short and takes more, until all have the same (as in FAST TCP and Swift).
+//! 6. Now and then it is made smaller for two rounds, so that its own cells leave the queue: a window that began while others
+//!    filled the queue would otherwise take that for the path.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{INITIAL_CELLS, MAX_WINDOW_CELLS};
@@ -18,18 +20,28 @@ use super::{INITIAL_CELLS, MAX_WINDOW_CELLS};
 const LEAST: u64 = INITIAL_CELLS as u64;
 const MOST: u64 = MAX_WINDOW_CELLS as u64;
 
-/// Added to the shortest round trip: what processes on a busy machine take to have their turn.
+/// The part of the wait in queues that has nothing to do with the rate: what processes on a busy machine take to have
+/// their turn.
 const TURN: Duration = Duration::from_millis(10);
-/// Rounds at the start that may take longer without a better rate, before that rate is taken for the path's; one that takes
-/// twice as long is enough.
-const START_STALLS: u8 = 3;
-/// Rounds between two tries of a larger window, and rounds that a try takes: in the first it is not filled yet.
-const STEADY_ROUNDS: u8 = 12;
-const TRY_ROUNDS: u8 = 3;
+/// The rest of it at [`RATE`]; it falls with the rate to the power of [`FALL`].
+const WAIT: Duration = Duration::from_millis(20);
+/// Cells per second: 100 Mbit/s of them.
+const RATE: f64 = 22_000.0;
+/// Steep enough that unequal flows become equal soon, and less than 1, so that many flows do not queue as much as one each.
+const FALL: f64 = 0.75;
+/// The longest wait, for the lowest rates.
+const MAX_WAIT: Duration = Duration::from_millis(200);
+/// Rounds in which hardly anything queues, after which the window grows faster.
+const HUNGRY_ROUNDS: u8 = 2;
+/// Rounds after a dip in which nothing queues because of it.
+const SETTLING_ROUNDS: u8 = 3;
+/// Rounds between two dips, and rounds that one takes: its first round still has what was sent before.
+const STEADY_ROUNDS: u8 = 40;
+const DIP_ROUNDS: u8 = 2;
+/// Grants whose round trips are measured at the same time.
+const MAX_SAMPLES: usize = 16;
 /// How long the shortest round trip is remembered at least, and half of how long at most.
 const MEMORY: Duration = Duration::from_secs(30);
-/// The same for the best rate, in rounds.
-const RATE_ROUNDS: u8 = 5;
 
 /// What a window bounds, which says how much of it may stand in queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,122 +49,163 @@ pub enum Span {
     /// A circuit between two neighbours: as much again as rate × delay may wait at the receiver, which shares its next
     /// channel out among circuits that wait.
     Hop,
-    /// A stream between its ends: what queues on the way delays everything else on the circuit, so a quarter.
+    /// A stream between its ends: what queues on the way delays everything else on the circuit.
     EndToEnd,
-}
-
-impl Span {
-    /// The window as a multiple of rate × delay, in quarters.
-    fn quarters(self) -> u64 {
-        match self {
-            Span::Hop => 8,
-            Span::EndToEnd => 5,
-        }
-    }
 }
 
 /// The rounds of one window.
 #[derive(Debug)]
 pub(super) struct Rounds {
     span: Span,
-    open: Option<Round>,
-    /// When the last round closed, and the number of the cell that closed it.
-    closed: Option<(Instant, u64)>,
+    /// Grants whose first cell has not come yet.
+    samples: VecDeque<Sample>,
+    /// When the round began, and the number of the cell that began it.
+    round: Option<(Instant, u64)>,
+    /// The round is over when this cell comes, the first of a grant that was made in it.
+    last: u64,
+    held_up: bool,
     shortest: Option<Shortest>,
-    fastest: Fastest,
     phase: Phase,
 }
 
 #[derive(Debug)]
 enum Phase {
-    Starting {
-        stalls: u8,
-    },
-    Steady {
+    Starting,
+    Following {
         rounds: u8,
+        hungry: u8,
     },
-    /// A larger window than 5 says, to see whether the rate rises from what it was.
-    Trying {
+    /// After which the window is what it was before.
+    Dipping {
         rounds: u8,
-        from: u64,
+        before: u64,
     },
 }
 
 #[derive(Debug)]
-struct Round {
+struct Sample {
     began: Instant,
     /// The first cell that needs the grant, counted from the first ever.
     first: u64,
-    held_up: bool,
+    /// Cells that were under way, or could be, when it was sent.
+    window: u64,
+}
+
+/// What a round showed.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    /// Cells per second.
+    rate: u64,
+    took: Duration,
+    shortest: Duration,
+}
+
+impl Shown {
+    /// What queues on the way.
+    fn queued(self) -> Duration {
+        self.took.saturating_sub(self.shortest)
+    }
+
+    /// What may queue at the start.
+    fn start_wait(self) -> Duration {
+        (TURN + WAIT).max(self.shortest / 4)
+    }
+
+    /// Cells that arrive at this rate in so long.
+    fn cells_in(self, time: Duration) -> u64 {
+        self.rate.saturating_mul(time.as_micros() as u64) / 1_000_000
+    }
 }
 
 impl Rounds {
     pub(super) fn new(span: Span) -> Rounds {
         Rounds {
             span,
-            open: None,
-            closed: None,
+            samples: VecDeque::new(),
+            round: None,
+            last: 0,
+            held_up: false,
             shortest: None,
-            fastest: Fastest::default(),
-            phase: Phase::Starting { stalls: 0 },
+            phase: Phase::Starting,
         }
     }
 
     /// Credit was granted: `first` is the number of the first cell that needs it.
-    pub(super) fn granted(&mut self, now: Instant, first: u64, held_up: bool) {
-        self.open.get_or_insert(Round { began: now, first, held_up });
+    pub(super) fn granted(&mut self, now: Instant, first: u64, window: u32) {
+        if self.samples.len() < MAX_SAMPLES {
+            self.samples.push_back(Sample { began: now, first, window: window.into() });
+        }
     }
 
-    /// Cell number `number` arrived; returns what the window should be, in cells, if that closed a round.
+    /// Cell number `number` arrived; returns what the window should be, in cells, if that showed something.
     pub(super) fn arrived(&mut self, now: Instant, number: u64, held_up: bool, window: u32) -> Option<u32> {
-        let round = self.open.as_mut()?;
-        if number < round.first {
-            round.held_up |= held_up;
+        if held_up && number < LEAST {
+            // The first window was too small for its sender: that needs no round to know.
+            return Some(2 * INITIAL_CELLS);
+        }
+        self.held_up |= held_up;
+        let sample = self.samples.pop_front_if(|sample| sample.first <= number)?;
+        let took = now.saturating_duration_since(sample.began);
+        let shortest = self.shortest.get_or_insert(Shortest::new(now)).update(now, took);
+        let (since, first) = *self.round.get_or_insert((sample.began, 0));
+        let micros = now.saturating_duration_since(since).as_micros().max(1) as u64;
+        let rate = sample.window * 1_000_000 / took.as_micros().max(1) as u64;
+        let shown = Shown { rate: rate.min((number - first) * 2_000_000 / micros), took, shortest };
+        let too_fast = matches!(self.phase, Phase::Starting) && shown.queued() > shown.start_wait();
+        if number < self.last && !too_fast {
             return None;
         }
-        let round = self.open.take().filter(|round| round.held_up)?;
-        let took = now.saturating_duration_since(round.began);
-        let shortest = self.shortest.get_or_insert(Shortest::new(now)).update(now, took);
-        let (since, first) = self.closed.replace((now, number)).unwrap_or((round.began, 0));
-        let micros = now.saturating_duration_since(since).as_micros().max(1) as u64;
-        let before = self.fastest.get();
-        self.fastest.update((number - first) * 1_000_000 / micros);
-        Some(self.size(before, took, shortest + TURN, window.into()).clamp(LEAST, MOST) as u32)
+        self.round = Some((now, number));
+        self.last = self.samples.back().map_or(number, |sample| sample.first) + 1;
+        if !std::mem::take(&mut self.held_up) {
+            return None;
+        }
+        let size = self.size(shown, window.into());
+        Some(size.clamp(LEAST, MOST) as u32)
     }
 
     /// What the window should be after a round, in cells.
-    fn size(&mut self, before: u64, took: Duration, delay: Duration, window: u64) -> u64 {
-        let best = self.fastest.get();
-        let carried = best * delay.as_micros() as u64 / 1_000_000 * self.span.quarters() / 4;
+    fn size(&mut self, shown: Shown, window: u64) -> u64 {
+        let wait = self.wait(shown);
         match &mut self.phase {
-            Phase::Starting { .. } if took * 4 <= delay * 5 || best * 4 >= before * 5 => return window * 2,
-            Phase::Starting { stalls } => {
-                *stalls += if took > delay * 2 { START_STALLS } else { 1 };
-                if *stalls < START_STALLS {
+            Phase::Starting if shown.queued() <= shown.start_wait() => window * 2,
+            Phase::Starting => self.dip(shown, shown.cells_in(shown.shortest + wait)),
+            Phase::Following { rounds, .. } if *rounds == STEADY_ROUNDS => self.dip(shown, window),
+            Phase::Following { rounds, hungry } => {
+                *rounds += 1;
+                let is_hungry = *rounds > SETTLING_ROUNDS && shown.queued() * 4 <= wait;
+                *hungry = if is_hungry { (*hungry + 1).min(HUNGRY_ROUNDS) } else { 0 };
+                let next = shown.cells_in(shown.shortest + wait);
+                if *hungry < HUNGRY_ROUNDS {
+                    return next;
+                }
+                next.max(window * 5 / 4)
+            }
+            Phase::Dipping { rounds, before } => {
+                *rounds += 1;
+                if *rounds < DIP_ROUNDS {
                     return window;
                 }
-                self.phase = Phase::Steady { rounds: 0 };
-            }
-            Phase::Steady { rounds } => {
-                *rounds += 1;
-                if *rounds == STEADY_ROUNDS {
-                    self.phase = Phase::Trying { rounds: 0, from: best };
-                    return carried.max(window) * 5 / 4;
-                }
-            }
-            Phase::Trying { rounds, from } => {
-                *rounds += 1;
-                if *rounds < TRY_ROUNDS {
-                    return window;
-                }
-                if best * 10 >= *from * 11 {
-                    (*rounds, *from) = (0, best);
-                    return window * 5 / 4;
-                }
-                self.phase = Phase::Steady { rounds: 0 };
+                let before = *before;
+                self.phase = Phase::Following { rounds: 0, hungry: 0 };
+                before
             }
         }
-        carried
+    }
+
+    /// Lets what this window has in queues run out, and comes back to so much afterwards.
+    fn dip(&mut self, shown: Shown, before: u64) -> u64 {
+        self.phase = Phase::Dipping { rounds: 0, before };
+        shown.cells_in(shown.shortest) * 3 / 4
+    }
+
+    /// How long cells may wait in queues at this rate.
+    fn wait(&self, shown: Shown) -> Duration {
+        let wait = (TURN + WAIT.mul_f64((RATE / shown.rate.max(1) as f64).powf(FALL))).min(MAX_WAIT);
+        match self.span {
+            Span::Hop => wait + shown.shortest,
+            Span::EndToEnd => wait,
+        }
     }
 }
 
@@ -175,27 +228,5 @@ impl Shortest {
         }
         self.now = self.now.min(took);
         self.now.min(self.before)
-    }
-}
-
-/// The best rate of the last 5 to 10 rounds, in cells per second.
-#[derive(Debug, Default)]
-struct Fastest {
-    rounds: u8,
-    now: u64,
-    before: u64,
-}
-
-impl Fastest {
-    fn update(&mut self, rate: u64) {
-        if self.rounds == RATE_ROUNDS {
-            *self = Fastest { rounds: 0, now: 0, before: self.now };
-        }
-        self.rounds += 1;
-        self.now = self.now.max(rate);
-    }
-
-    fn get(&self) -> u64 {
-        self.now.max(self.before)
     }
 }

@@ -20,8 +20,6 @@ pub struct RecvWindow {
     owed: u32,
     /// Cells that arrived, ever.
     arrived: u64,
-    /// Whether the sender of the last cell that arrived had no credit left and more to send.
-    held_up: bool,
     /// What the window should be, by [`Rounds`].
     goal: u32,
     rounds: Rounds,
@@ -38,7 +36,6 @@ impl RecvWindow {
             queued: 0,
             owed: 0,
             arrived: 0,
-            held_up: false,
             goal: INITIAL_CELLS,
             rounds: Rounds::new(span),
             reserved: 0,
@@ -62,7 +59,6 @@ impl RecvWindow {
     pub fn received(&mut self, now: Instant, held_up: bool) -> Result<(), CreditError> {
         self.outstanding = self.outstanding.checked_sub(1).ok_or(CreditError)?;
         self.queued += 1;
-        self.held_up = held_up;
         if let Some(goal) = self.rounds.arrived(now, self.arrived, held_up, self.window) {
             self.goal = goal;
         }
@@ -80,7 +76,8 @@ impl RecvWindow {
     /// What to grant now: nothing until an eighth of the window is owed, so that grants stay few.
     ///
     /// Brings the window nearer to what it should be. It grows only where hardly anything queues: otherwise the reader is the
-    /// limit, and more window would only store more. It shrinks by granting less, half as much at least.
+    /// limit, and more window would only store more. It shrinks by granting less, half as much at least,
+    /// and grows by granting more, twice as much at most: cells come in no large bursts.
     pub fn poll_grant(&mut self, now: Instant) -> Option<u32> {
         if self.owed < LEAST_GRANT.max(self.window / 8) {
             return None;
@@ -91,8 +88,8 @@ impl RecvWindow {
             self.shrink((self.window - self.goal).min(self.owed / 2));
         }
         let again = std::mem::take(&mut self.owed);
-        self.rounds.granted(now, first, self.held_up);
-        let more = self.goal.saturating_sub(self.window);
+        self.rounds.granted(now, first, self.window);
+        let more = self.goal.saturating_sub(self.window).min(again.max(INITIAL_CELLS));
         let grows = more > 0 && keeps_up && self.reserved > 0 && self.budget.reserve_spare(more);
         let more = if grows { more } else { 0 };
         self.reserved += more;
