@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tunic_net::daemon::{Exit, shutdown_signal};
 
+use crate::chaos::{self, ChaosArgs};
 use crate::container::{self, NodeArgs};
 use crate::lab::{self, LabArgs, observer::ObserveArgs};
 use crate::launch::milestones::Step;
@@ -30,7 +31,8 @@ Examples:
   tunic-testnet up --place netns:a,b,c        each node in a network namespace (Linux, root)
   tunic-testnet up --json                     for scripts: one line of JSON when it works
   tunic-testnet demo                          one page, and what each relay learned about it
-  tunic-testnet lab --class off --out lab     what an eavesdropper learns from packets alone (Linux, root)";
+  tunic-testnet lab --class off --out lab     what an eavesdropper learns from packets alone (Linux, root)
+  tunic-testnet chaos                         what downloads notice when nodes and cables fail (Linux, root)";
 
 const UP_EXAMPLES: &str = "\
 Examples:
@@ -60,6 +62,9 @@ enum Command {
     /// Measure what an eavesdropper learns from packets alone (Linux, root)
     #[command(after_help = lab::EXAMPLES)]
     Lab(LabArgs),
+    /// Kill, pause, cut off, slow down… nodes while a client downloads, and report what it noticed (Linux, root)
+    #[command(after_help = chaos::EXAMPLES)]
+    Chaos(ChaosArgs),
     /// The eavesdropper (started by `lab`)
     #[command(hide = true)]
     Observe(ObserveArgs),
@@ -158,6 +163,7 @@ pub fn main() -> Exit {
         Command::Up(args) => on_this_thread(up(args, started)),
         Command::Demo(args) => on_this_thread(demo(args, started)),
         Command::Lab(args) => on_this_thread(lab::run(args)),
+        Command::Chaos(args) => on_this_thread(chaos(args)),
         Command::Observe(args) => lab::observer::run(&args).map(|()| Exit::Success),
         Command::Node(args) => return container::run(args),
         // It says on its own what is wrong, in its log.
@@ -212,6 +218,10 @@ async fn keep_up(
 async fn demo(args: DemoArgs, started: Instant) -> anyhow::Result<()> {
     let stop = asked_to_stop(false);
     crate::demo::run(args.size.options(), started, stop).await
+}
+
+async fn chaos(args: ChaosArgs) -> anyhow::Result<()> {
+    chaos::run(args, asked_to_stop(false)).await
 }
 
 fn announce(network: &Network, options: &Options, json: bool, started: Instant) -> anyhow::Result<()> {
@@ -275,7 +285,12 @@ mod tests {
 
     #[test]
     fn the_examples_in_the_help_are_accepted() {
-        for line in EXAMPLES.lines().chain(UP_EXAMPLES.lines()).chain(lab::EXAMPLES.lines()) {
+        for line in EXAMPLES
+            .lines()
+            .chain(UP_EXAMPLES.lines())
+            .chain(lab::EXAMPLES.lines())
+            .chain(chaos::EXAMPLES.lines())
+        {
             let Some(command) = line.strip_prefix("  tunic-testnet") else { continue };
             let words = command.split("   ").next().unwrap_or_default().split_whitespace();
             let parsed = Cli::try_parse_from(std::iter::once("tunic-testnet").chain(words));

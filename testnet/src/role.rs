@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use tunic_net::daemon::{Exit, RunOptions, Status};
+use tunic_net::daemon::{Exit, RunOptions, Status, dangerously_shift_clock_for_testing_only};
 
 use crate::launch::place::Namespace;
 
@@ -29,6 +29,9 @@ pub(crate) struct RoleArgs {
     /// The network namespace to be in
     #[arg(long)]
     netns: Option<Namespace>,
+    /// How wrong its clock shall be
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    clock_offset_s: i64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -39,6 +42,7 @@ enum RoleName {
 }
 
 pub(crate) fn run(args: RoleArgs) -> Exit {
+    dangerously_shift_clock_for_testing_only(args.clock_offset_s);
     // Before there is any other thread, which would stay behind.
     let moved = args.netns.as_ref().map_or(Ok(()), Namespace::enter);
     match moved.and_then(|()| die_with_parent(args.parent)).and_then(|()| run_role(args)) {

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use tokio::sync::Notify;
 use tunic_net::channel::{IncomingStream, Responder};
+use tunic_net::daemon::unix_now_ms;
 use tunic_net::dirstream::{self, DirHandler};
 use tunic_proto::dir::{Request, Response, UncheckedDescriptor, UncheckedVote};
 use tunic_proto::ids::RelayId;
@@ -16,10 +16,8 @@ use tunic_proto::time::UnixTime;
 use crate::core::{Authority, Moment, Refusal};
 
 /// The wall clock in milliseconds. A clock before 1970 reads as 0.
-#[expect(clippy::disallowed_methods, reason = "the one place where the authority reads the wall clock")]
 pub(super) fn now() -> Moment {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    Moment(unix_now_ms())
 }
 
 /// The state machine as tasks share it. Cheap to clone.

@@ -44,7 +44,8 @@ impl Clients {
             let listener = namespace.inside(|| TcpListener::bind(address))?;
             let name = format!("client{number}");
             let door = dir.join(format!("{name}.sock"));
-            let plan = NodePlan { name, role: Role::Client, address, namespace: Some(namespace) };
+            let namespace = Some(namespace);
+            let plan = NodePlan { name, role: Role::Client, address, namespace, clock_offset_s: 0 };
             let mut settings = settings.clone();
             settings.insert("unix_socket".into(), door.display().to_string().into());
             files::write_client(&dir, network.nodes(), &plan, settings)?;

@@ -4,15 +4,12 @@
 //! Segmentation offload is off, so that what passes has the sizes that it would have on a cable. A slow line is slow in
 //! both directions, with a token bucket (`tbf`) at either end.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
-use anyhow::{Context, bail};
 use clap::ValueEnum;
 
 use super::observer::SITES_INTERFACE;
 use super::schedule::CLIENTS;
 use crate::launch::place::Namespace;
+use crate::netns::Namespaces;
 
 /// Where relays are.
 const RELAYS: &str = "10.77.0.1";
@@ -45,9 +42,8 @@ impl Line {
 
 /// Namespaces and what joins them. Dropped, they are gone.
 pub struct Wires {
-    prefix: String,
+    namespaces: Namespaces,
     sets: Vec<Line>,
-    made: Vec<String>,
 }
 
 impl Wires {
@@ -56,13 +52,13 @@ impl Wires {
     /// # Errors
     /// Without root, or if `ip` or `tc` fail.
     pub fn lay(prefix: &str, sets: &[Line]) -> anyhow::Result<Wires> {
-        let mut wires = Wires { prefix: prefix.to_owned(), sets: sets.to_vec(), made: Vec::new() };
-        wires.add("net")?;
-        batch("ip", Some(&wires.name("net")), &format!("address add {RELAYS}/32 dev lo\n"))?;
-        wires.add("sites")?;
+        let mut wires = Wires { namespaces: Namespaces::new(prefix), sets: sets.to_vec() };
+        wires.namespaces.add("net")?;
+        wires.namespaces.run("ip", "net", &format!("address add {RELAYS}/32 dev lo\n"))?;
+        wires.namespaces.add("sites")?;
         wires.join_sites()?;
         for client in 0..wires.clients() {
-            wires.add(&format!("c{client}"))?;
+            wires.namespaces.add(&format!("c{client}"))?;
             wires.join_client(client)?;
         }
         Ok(wires)
@@ -75,37 +71,22 @@ impl Wires {
 
     /// Where the relays are, and the far ends of all lines.
     pub fn relays(&self) -> anyhow::Result<Namespace> {
-        self.namespace("net")
+        self.namespaces.get("net")
     }
 
     /// Where the sites are.
     pub fn sites(&self) -> anyhow::Result<Namespace> {
-        self.namespace("sites")
+        self.namespaces.get("sites")
     }
 
     /// Where a client is.
     pub fn client(&self, client: usize) -> anyhow::Result<Namespace> {
-        self.namespace(&format!("c{client}"))
+        self.namespaces.get(&format!("c{client}"))
     }
 
     /// The interfaces of the clients' lines at their far ends, in the order of the clients.
     pub fn interfaces(&self) -> Vec<String> {
         (0..self.clients()).map(|client| format!("c{client}")).collect()
-    }
-
-    fn name(&self, of: &str) -> String {
-        format!("{}-{of}", self.prefix)
-    }
-
-    fn namespace(&self, of: &str) -> anyhow::Result<Namespace> {
-        Ok(self.name(of).parse()?)
-    }
-
-    fn add(&mut self, of: &str) -> anyhow::Result<()> {
-        let name = self.name(of);
-        batch("ip", None, &format!("netns add {name}\n"))?;
-        self.made.push(name.clone());
-        batch("ip", Some(&name), "link set dev lo up\n")
     }
 
     fn join_sites(&self) -> anyhow::Result<()> {
@@ -115,42 +96,32 @@ impl Wires {
             let last = usize::from(first) + n;
             format!("address add {a}.{b}.{c}.{last}/24 dev net\n")
         });
-        batch("ip", Some(&self.name("sites")), &others.collect::<String>())
+        self.namespaces.run("ip", "sites", &others.collect::<String>())
     }
 
     fn join_client(&self, client: usize) -> anyhow::Result<()> {
         let interface = format!("c{client}");
         let near = format!("10.88.{client}.2/30");
         self.join(&interface, &interface, &format!("10.88.{client}.1/30"), &near)?;
-        let there = self.name(&interface);
-        batch("ip", Some(&there), &format!("route add default via 10.88.{client}.1\n"))?;
+        self.namespaces.run("ip", &interface, &format!("route add default via 10.88.{client}.1\n"))?;
         if self.sets[client / CLIENTS] == Line::Slow {
-            batch("tc", Some(&self.name("net")), &format!("qdisc add dev {interface} root {SLOW}\n"))?;
-            batch("tc", Some(&there), &format!("qdisc add dev net root {SLOW}\n"))?;
+            self.namespaces.run("tc", "net", &format!("qdisc add dev {interface} root {SLOW}\n"))?;
+            self.namespaces.run("tc", &interface, &format!("qdisc add dev net root {SLOW}\n"))?;
         }
         Ok(())
     }
 
     /// A pair of interfaces: `interface` among the relays, `net` in the namespace `of`.
     fn join(&self, interface: &str, of: &str, far: &str, near: &str) -> anyhow::Result<()> {
-        let (net, there) = (self.name("net"), self.name(of));
+        let there = self.namespaces.name(of);
         let pair = format!("link add {interface} type veth peer name net netns {there}\n");
         let up = |name: &str, address: &str| {
             format!(
                 "link set dev {name} {NO_OFFLOAD}\naddress add {address} dev {name}\nlink set dev {name} up\n"
             )
         };
-        batch("ip", Some(&net), &(pair + &up(interface, far)))?;
-        batch("ip", Some(&there), &up("net", near))
-    }
-}
-
-impl Drop for Wires {
-    fn drop(&mut self) {
-        let commands: String = self.made.iter().map(|name| format!("netns del {name}\n")).collect();
-        if let Err(error) = batch("ip", None, &commands) {
-            eprintln!("network namespaces of the lab are left over: {error:#}");
-        }
+        self.namespaces.run("ip", "net", &(pair + &up(interface, far)))?;
+        self.namespaces.run("ip", of, &up("net", near))
     }
 }
 
@@ -158,22 +129,6 @@ impl Drop for Wires {
 pub fn server_of(client: usize) -> std::net::Ipv4Addr {
     let [a, b, c, first] = FIRST_SERVER;
     std::net::Ipv4Addr::new(a, b, c, first.saturating_add(u8::try_from(client).unwrap_or(u8::MAX)))
-}
-
-/// Runs lines of commands.
-fn batch(tool: &str, namespace: Option<&str>, commands: &str) -> anyhow::Result<()> {
-    let mut run = Command::new(tool);
-    run.args(namespace.into_iter().flat_map(|name| ["-netns", name])).args(["-batch", "-"]);
-    run.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = run.spawn().with_context(|| format!("cannot run `{tool}` (package iproute2)"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(commands.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        bail!("{tool}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -184,11 +139,5 @@ mod tests {
     fn every_client_has_a_server_of_its_own() {
         assert_eq!(server_of(0).to_string(), "10.89.0.10");
         assert_eq!(server_of(23).to_string(), "10.89.0.33");
-    }
-
-    #[test]
-    fn what_a_tool_refuses_is_told() {
-        let error = batch("ip", None, "nonsense\n").unwrap_err().to_string();
-        assert!(error.starts_with("ip: ") && error.len() > 4, "{error}");
     }
 }

@@ -88,8 +88,13 @@ pub fn write(nodes: &[NodePlan], dir: &Path, options: &Options, now: UnixTime) -
 /// # Errors
 /// If the authorities' keys cannot be read or the file not be written.
 pub fn write_embedded_client(dir: &Path, nodes: &[NodePlan]) -> anyhow::Result<PathBuf> {
-    let client =
-        NodePlan { name: "embedded".to_owned(), role: Role::Client, address: UNUSED, namespace: None };
+    let client = NodePlan {
+        name: "embedded".to_owned(),
+        role: Role::Client,
+        address: UNUSED,
+        namespace: None,
+        clock_offset_s: 0,
+    };
     write_client(dir, nodes, &client, Table::new())
 }
 

@@ -6,6 +6,7 @@
 //! 4. [`milestones`] adds the reports up, [`progress`] shows them.
 //! 5. [`ready`] fetches a byte through a circuit: only then is the network said to work.
 
+mod again;
 pub mod files;
 pub mod milestones;
 pub mod observed;
@@ -57,7 +58,12 @@ pub struct Network {
     nodes: Vec<NodePlan>,
     processes: Vec<NodeProcess>,
     lost: BTreeSet<usize>,
+    /// Those whose end was asked for and has not been told yet.
+    killed: BTreeSet<usize>,
+    launcher: Launcher,
+    relay_log: Option<String>,
     events: mpsc::Receiver<Event>,
+    reporting: mpsc::Sender<Event>,
     milestones: Milestones,
     folder: Folder,
     page: Page,
@@ -121,17 +127,35 @@ impl Network {
         let mut nodes = options.nodes();
         let listeners = nodes.iter_mut().map(bind).collect::<anyhow::Result<Vec<_>>>()?;
         files::write(&nodes, folder.path(), options, daemon::unix_now())?;
-        let (sender, events) = mpsc::channel(EVENT_QUEUE);
+        let (reporting, events) = mpsc::channel(EVENT_QUEUE);
         let launcher = Launcher { program, dir: folder.path().to_path_buf() };
-        let mut processes = Vec::new();
-        for (number, (node, listener)) in nodes.iter().zip(listeners).enumerate() {
-            let log = options.relay_log.as_deref().filter(|_| matches!(node.role, Role::Relay { .. }));
-            let started = launcher.spawn(number, node, listener, log, sender.clone());
-            processes.push(started.with_context(|| format!("cannot start {}", node.name))?);
-        }
         let page = serve_page(&nodes).context("cannot serve a page")?;
-        let (milestones, lost) = (Milestones::new(&nodes), BTreeSet::new());
-        Ok(Network { milestones, nodes, processes, lost, events, folder, page, status: None })
+        let mut network = Network {
+            milestones: Milestones::new(&nodes),
+            nodes,
+            processes: Vec::new(),
+            lost: BTreeSet::new(),
+            killed: BTreeSet::new(),
+            launcher,
+            relay_log: options.relay_log.clone(),
+            events,
+            reporting,
+            folder,
+            page,
+            status: None,
+        };
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let process = network.spawn(number, listener)?;
+            network.processes.push(process);
+        }
+        Ok(network)
+    }
+
+    fn spawn(&self, number: usize, listener: TcpListener) -> anyhow::Result<NodeProcess> {
+        let node = &self.nodes[number];
+        let log = self.relay_log.as_deref().filter(|_| matches!(node.role, Role::Relay { .. }));
+        let started = self.launcher.spawn(number, node, listener, log, self.reporting.clone());
+        started.with_context(|| format!("cannot start {}", node.name))
     }
 
     /// Waits until this step is done and shows how far it is. [`Step::FirstByte`] is the client's: it fetches a byte.
@@ -180,6 +204,7 @@ impl Network {
     pub async fn next_loss(&mut self) -> Loss {
         loop {
             match self.events.recv().await {
+                Some(Event::Exited { node, .. }) if self.killed.remove(&node) => {}
                 Some(Event::Exited { node, how }) => {
                     self.lost.insert(node);
                     return self.loss(node, how);

@@ -16,7 +16,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Deserialize;
 
 /// Where `ip netns` keeps named namespaces.
-const NAMESPACES: &str = "/run/netns";
+pub const NAMESPACES: &str = "/run/netns";
 
 /// Where nodes are put.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -117,6 +117,7 @@ impl Options {
             role,
             address,
             namespace: self.place.of(number),
+            clock_offset_s: 0,
         })
         .collect()
     }
@@ -158,6 +159,8 @@ pub struct NodePlan {
     pub address: SocketAddr,
     /// Where it runs, if not beside the launcher.
     pub namespace: Option<Namespace>,
+    /// How wrong its clock is.
+    pub clock_offset_s: i64,
 }
 
 impl NodePlan {

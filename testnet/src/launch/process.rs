@@ -52,6 +52,10 @@ pub enum Order {
     Terminate,
     /// End now (SIGKILL).
     Kill,
+    /// Stand still (SIGSTOP).
+    Pause,
+    /// Go on after standing still (SIGCONT).
+    Resume,
 }
 
 /// A running node. Dropped, it is killed as soon as the runtime gets to it.
@@ -91,6 +95,9 @@ impl Launcher {
         }
         command.stdin(OwnedFd::from(listener)).stdout(Stdio::piped()).stderr(log_file(node, &self.dir)?);
         command.process_group(0).kill_on_drop(true);
+        if node.clock_offset_s != 0 {
+            command.arg(format!("--clock-offset-s={}", node.clock_offset_s));
+        }
         if let Some(log) = log {
             command.env(telemetry::ENV_VAR, log);
         }
@@ -121,8 +128,15 @@ impl NodeProcess {
 
     /// Completes when it has ended and is no more in the process table.
     pub async fn ended(&mut self) {
-        // A task that panicked has dropped, and so killed, its child.
-        let _ = (&mut self.task).await;
+        if !self.has_ended() {
+            // A task that panicked has dropped, and so killed, its child.
+            let _ = (&mut self.task).await;
+        }
+    }
+
+    /// Whether it has ended and is no more in the process table.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
     }
 }
 
@@ -145,7 +159,7 @@ async fn attend(
             },
             changed = orders.changed() => {
                 let order = if changed.is_ok() { *orders.borrow_and_update() } else { Order::Kill };
-                obey(&mut child, order);
+                obey(&child, order);
                 if changed.is_err() {
                     break child.wait().await;
                 }
@@ -162,15 +176,15 @@ async fn tell(node: usize, line: &str, events: &mpsc::Sender<Event>) {
     }
 }
 
-fn obey(child: &mut Child, order: Order) {
-    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    match order {
-        Order::Run => {}
-        Order::Terminate => {
-            if let Some(pid) = pid {
-                let _ = kill_process(pid, Signal::TERM);
-            }
-        }
-        Order::Kill => _ = child.start_kill(),
+fn obey(child: &Child, order: Order) {
+    let signal = match order {
+        Order::Run => return,
+        Order::Terminate => Signal::TERM,
+        Order::Kill => Signal::KILL,
+        Order::Pause => Signal::STOP,
+        Order::Resume => Signal::CONT,
+    };
+    if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+        let _ = kill_process(pid, signal);
     }
 }

@@ -13,6 +13,7 @@ mod socket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
@@ -91,8 +92,24 @@ impl RunOptions {
     }
 }
 
+/// How wrong the clock of this process is, in seconds: nothing but [`dangerously_shift_clock_for_testing_only`] sets it.
+static CLOCK_OFFSET_S: AtomicI64 = AtomicI64::new(0);
+
 /// The wall clock, whole seconds. A clock before 1970 reads as 0.
-#[expect(clippy::disallowed_methods, reason = "the one place where the shell reads the wall clock")]
 pub fn unix_now() -> UnixTime {
-    UnixTime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    UnixTime(unix_now_ms() / 1_000)
+}
+
+/// The wall clock in milliseconds. A clock before 1970 reads as 0.
+#[expect(clippy::disallowed_methods, reason = "the one place where the shell reads the wall clock")]
+pub fn unix_now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let offset_ms = CLOCK_OFFSET_S.load(Ordering::Relaxed).saturating_mul(1_000);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(offset_ms)
+}
+
+/// Makes the clock of this process wrong by so many seconds: what a test network does to see what others make of it. No
+/// daemon has a setting for it.
+pub fn dangerously_shift_clock_for_testing_only(offset_s: i64) {
+    CLOCK_OFFSET_S.store(offset_s, Ordering::Relaxed);
 }
