@@ -1,5 +1,5 @@
 #!/bin/bash
-# Chaos in CI: relays are killed while a client downloads, and it has to recover by itself; and an
+# Chaos in CI: relays and an authority are killed and paused while a client downloads, and it has to recover by itself; and an
 # interrupted run leaves nothing behind. What is needed and not found is told on a line that begins with "skipped: ".
 #   testnet/chaos/ci.sh [PROGRAM]
 set -euo pipefail
@@ -29,7 +29,7 @@ nothing_is_left() {
     [ -z "$left" ] || { echo "processes are left: $left" >&2; return 1; }
 }
 
-"$program" chaos --only kill --seconds 2
+"$program" chaos --only kill,pause --seconds 2
 nothing_is_left
 
 "$program" chaos --only disk --seconds 60 2>"$place.log" &

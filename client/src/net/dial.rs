@@ -5,17 +5,17 @@
 //! 2. While the exit's answer is awaited, more from the application is sent as the stream's window allows. An application
 //!    that leaves while it waits ends the attempt.
 //! 3. When the exit says that it did not connect, all of it is sent again over another circuit, three times at most. When
-//!    the circuit breaks before the exit has answered, that is done only if nothing of it had been sent: the target may
+//!    the circuit breaks, or turns out to be silent (`probe`), before the exit has answered, that is done only if nothing of it had been sent: the target may
 //!    have got it. What the target itself refuses is final.
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tunic_net::channel::{CircuitStatus, CircuitStream};
 use tunic_proto::ids::RelayId;
 use tunic_proto::message::{Begin, DestroyReason, EndReason};
@@ -23,10 +23,11 @@ use tunic_proto::message::{Begin, DestroyReason, EndReason};
 use super::front::Application;
 use super::manager::{Lease, ManagerHandle};
 use super::monitor::Monitor;
+use super::probe::SUSPICIOUS_AFTER;
 use crate::core::front::socks5::ReplyCode;
 use crate::core::isolation::Isolation;
 use crate::core::path::{Need, PathError};
-use crate::core::pool::{BuildFailure, Want};
+use crate::core::pool::{BuildFailure, CircuitId, Want};
 use crate::core::status::journal::Mishap;
 
 /// Circuits that are tried for one stream.
@@ -202,7 +203,7 @@ pub(super) async fn dial(
                 return Err(failure.map_or(ConnectError::Circuit(refused), ConnectError::Stream));
             }
         };
-        let Refusal { reason, sent } = match attempt(&lease, &begin, &mut early).await? {
+        let Refusal { reason, sent } = match attempt(manager, &lease, &begin, &mut early).await? {
             Ok(stream) => return Ok((stream, lease)),
             Err(refusal) => refusal,
         };
@@ -247,6 +248,7 @@ struct Refusal {
 
 /// One stream over one circuit. The outer error is the application's.
 async fn attempt(
+    manager: &ManagerHandle,
     lease: &Lease,
     begin: &Begin,
     early: &mut Early<'_>,
@@ -256,11 +258,13 @@ async fn attempt(
         Ok(stream) => stream,
         Err(reason) => return Ok(Err(Refusal { reason, sent: 0 })),
     };
+    let mut silence = pin!(silence(manager, lease.id));
     let answer = timeout(ANSWER_TIMEOUT, async {
         loop {
             early.send_now(&mut stream).await;
             tokio::select! {
                 answer = stream.connected() => return Ok(answer),
+                () = &mut silence => return Ok(Err(EndReason::Reset)),
                 read = early.read_more() => read?,
             }
         }
@@ -273,6 +277,14 @@ async fn attempt(
             Ok(Ok(stream))
         }
         Err(reason) => Ok(Err(Refusal { reason, sent: stream.totals().sent })),
+    }
+}
+
+/// Completes if it turns out that nothing comes over the circuit any more.
+async fn silence(manager: &ManagerHandle, circuit: CircuitId) {
+    sleep(SUSPICIOUS_AFTER).await;
+    if !manager.is_silent(circuit).await {
+        std::future::pending().await
     }
 }
 

@@ -14,6 +14,7 @@ use tunic_proto::message::DestroyReason;
 
 use super::build::{Built, build};
 use super::monitor::Monitor;
+use super::probe::Health;
 use super::state::Writer;
 use super::view::View;
 use super::{new_rng, now};
@@ -39,6 +40,7 @@ type Answer = oneshot::Sender<Result<Lease, BuildFailure>>;
 enum Command {
     Want(Want, Answer),
     Retire(CircuitId),
+    Suspect(CircuitId, oneshot::Sender<bool>),
     StartOver(oneshot::Sender<usize>),
     Look(oneshot::Sender<View>),
     Network(Arc<Network>),
@@ -61,6 +63,13 @@ impl ManagerHandle {
     /// No new streams for this circuit.
     pub(super) async fn retire(&self, id: CircuitId) {
         let _ = self.0.send(Command::Retire(id)).await;
+    }
+
+    /// A stream waits for its answer: whether nothing comes over its circuit any more. If so, the circuit gets no new streams,
+    /// also if nobody waits for this answer any longer.
+    pub(super) async fn is_silent(&self, id: CircuitId) -> bool {
+        let (answer, receiver) = oneshot::channel();
+        self.0.send(Command::Suspect(id, answer)).await.is_ok() && receiver.await.unwrap_or(false)
     }
 
     /// Ends every circuit and begins anew; returns how many there were.
@@ -94,13 +103,14 @@ impl ManagerHandle {
     }
 }
 
-enum Event {
+pub(super) enum Event {
     Built(CircuitId, Result<Built, BuildFailure>),
     Closed(CircuitId),
+    Probed(CircuitId, Health),
 }
 
 pub(super) struct Building {
-    task: AbortHandle,
+    pub(super) task: AbortHandle,
     pub(super) path: Arc<Path>,
     pub(super) since: Instant,
 }
@@ -113,20 +123,22 @@ pub(super) struct Live {
 }
 
 pub(super) struct Manager {
-    node: Node,
+    pub(super) node: Node,
     writer: Writer,
     options: RunOptions,
-    monitor: Arc<Monitor>,
+    pub(super) monitor: Arc<Monitor>,
     pub(super) streak: HopStreak,
     rng: StdRng,
     pub(super) pool: Pool,
-    planner: Planner,
+    pub(super) planner: Planner,
     network: Option<Arc<Network>>,
     queue: mpsc::Receiver<Command>,
     answers: HashMap<WantId, Answer>,
     pub(super) building: HashMap<CircuitId, Building>,
     pub(super) live: HashMap<CircuitId, Live>,
-    tasks: JoinSet<Event>,
+    /// Circuits that are being asked whether they answer, and the streams that want to know; those of a circuit are limited.
+    pub(super) suspects: HashMap<CircuitId, Vec<oneshot::Sender<bool>>>,
+    pub(super) tasks: JoinSet<Event>,
     pub(super) was_ready: bool,
 }
 
@@ -152,6 +164,7 @@ impl Manager {
             answers: HashMap::new(),
             building: HashMap::new(),
             live: HashMap::new(),
+            suspects: HashMap::new(),
             tasks: JoinSet::new(),
             was_ready: false,
         };
@@ -218,6 +231,7 @@ impl Manager {
                 self.answers.insert(id, answer);
             }
             Command::Retire(id) => self.pool.retire(id),
+            Command::Suspect(id, answer) => self.suspect(id, answer),
             Command::StartOver(answer) => {
                 let _ = answer.send(self.start_over());
             }
@@ -314,6 +328,7 @@ impl Manager {
                 self.pool.closed(id);
                 self.live.remove(&id);
             }
+            Ok(Event::Probed(id, health)) => self.probed(id, health),
             Err(error) if error.is_panic() => self.crashed(&error),
             Err(_) => {}
         }
@@ -347,7 +362,7 @@ impl Manager {
         }
     }
 
-    fn failed(&mut self, id: CircuitId, failure: BuildFailure, path: Option<&Path>) {
+    pub(super) fn failed(&mut self, id: CircuitId, failure: BuildFailure, path: Option<&Path>) {
         tracing::debug!(circuit = id.0, %failure, "circuit not built");
         self.streak.failed(failure);
         self.monitor.note(Mishap::not_built(failure, path));

@@ -9,6 +9,7 @@ mod front;
 mod manager;
 mod monitor;
 mod neighbour;
+mod probe;
 mod state;
 mod status;
 mod view;

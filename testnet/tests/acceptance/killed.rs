@@ -79,7 +79,7 @@ async fn a_killed_middle_breaks_only_its_own_streams() {
 }
 
 /// A client of the test's own, which tells its paths, with the network's client configuration.
-async fn embedded_client(network: &TestNetwork) -> Client {
+pub async fn embedded_client(network: &TestNetwork) -> Client {
     let path = network.up.dir.join("client.toml");
     let config: tunic_client::Config = config::load(&path, tunic_client::config::EXAMPLE).unwrap();
     let state_dir = Some(network.up.dir.join("state/embedded"));

@@ -14,6 +14,7 @@ mod logs;
 mod network;
 mod processes;
 mod server;
+mod silent;
 mod socks;
 mod stall;
 mod status;

@@ -1,0 +1,57 @@
+//! A relay stands still: its connections stay open, and nothing comes over them.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tunic_client::{CircuitPath, Client, Isolation};
+use tunic_proto::message::Target;
+
+use crate::killed::embedded_client;
+use crate::network::TestNetwork;
+use crate::processes;
+use crate::server::serve_echo;
+
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// The relay at this hop of the path, which stands still until this is dropped.
+struct Paused(u32);
+
+impl Paused {
+    fn hop(network: &TestNetwork, path: &CircuitPath, hop: usize) -> Paused {
+        let number: usize = path.hops[hop].nickname.trim_start_matches("relay").parse().unwrap();
+        let pid = network.up.pids.relay[number - 1];
+        processes::send(pid, Signal::STOP);
+        Paused(pid)
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        processes::send(self.0, Signal::CONT);
+    }
+}
+
+#[tokio::test]
+async fn an_exit_or_a_guard_that_stands_still_is_passed_by() {
+    let network = TestNetwork::start(&["--authorities", "1", "--relays", "6", "--exits", "3"]);
+    let client = embedded_client(&network).await;
+    for hop in [2, 0] {
+        let path = ping(&client, "one").await;
+        let paused = Paused::hop(&network, &path, hop);
+        let next = tokio::time::timeout(LIMIT, ping(&client, "one")).await.expect("another way in time");
+        assert_ne!(next.hops[hop].id, path.hops[hop].id);
+        drop(paused);
+    }
+    client.shutdown().await;
+}
+
+/// A stream of this isolation, and there and back over it. Its path.
+async fn ping(client: &Client, isolation: &str) -> std::sync::Arc<CircuitPath> {
+    let target = serve_echo();
+    let (mut stream, path) = client.connect(Target::Addr(target), Isolation::named(isolation)).await.unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    stream.flush().await.unwrap();
+    stream.read_exact(&mut [0; 4]).await.unwrap();
+    path
+}
