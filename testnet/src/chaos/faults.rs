@@ -13,7 +13,7 @@ pub enum Kind {
     Pause,
     /// A cable is pulled and plugged in again
     Partition,
-    /// A cable carries 512 kbit/s each way, through a queue of up to 400 ms
+    /// A cable carries 2 Mbit/s each way, through a queue of up to 400 ms
     Slow,
     /// A process starts anew with a clock that is wrong by an hour
     Skew,

@@ -6,7 +6,7 @@ use crate::launch::place::{Namespace, Place};
 use crate::netns::Namespaces;
 
 /// What a slow cable is like, in either direction, as `tc` reads it.
-const SLOW: &str = "tbf rate 512kbit burst 8kb latency 400ms";
+const SLOW: &str = "tbf rate 2mbit burst 16kb latency 400ms";
 /// The namespace of the bridge.
 const HUB: &str = "hub";
 /// The namespace of the web server.
