@@ -131,7 +131,7 @@ fn circuit(out: &mut String, circuit: &CircuitReport) {
 fn hop(out: &mut String, number: usize, hop: &HopReport) {
     let _ = write!(
         out,
-        "<li class=\"hop{}\"><span class=\"relay\">{}</span> <span class=\"quiet\">{}",
+        "<li class=\"hop{0}\"><span class=\"relay\" title=\"{1}\">{1}</span> <span class=\"quiet\">{2}",
         number % 3,
         Plain(&hop.relay),
         Plain(&hop.position),
