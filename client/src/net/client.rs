@@ -156,8 +156,21 @@ impl Client {
         first: Target,
         isolation: Isolation,
     ) -> Result<CircuitDatagrams, ConnectError> {
+        self.associate_listed(first, isolation, None).await
+    }
+
+    /// As [`Client::associate`], for one that is in the list of streams.
+    pub(super) async fn associate_listed(
+        &self,
+        first: Target,
+        isolation: Isolation,
+        listed: Option<&Listed>,
+    ) -> Result<CircuitDatagrams, ConnectError> {
         let need = Need::Target(first);
-        let (stream, _) = self.dial(Begin::Datagrams, need, isolation, Early::none()).await?;
+        let (stream, lease) = self.dial(Begin::Datagrams, need, isolation, Early::none()).await?;
+        if let Some(listed) = listed {
+            listed.opened(lease.id, &stream);
+        }
         Ok(stream.into_datagrams())
     }
 

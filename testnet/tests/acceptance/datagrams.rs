@@ -5,8 +5,11 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
+use tunic_client::core::status::report::StreamReport;
+
 use crate::network::shared;
 use crate::processes::wait_until;
+use crate::status;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a datagram that must not come is waited for, after one that did.
@@ -84,6 +87,23 @@ fn datagrams_of_every_size_come_back_whole() {
         let payload: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
         association.send(0, &address(echo), &payload);
         assert!(association.receive() == (echo, payload), "{size} bytes");
+    }
+}
+
+#[test]
+fn each_association_is_alone_on_its_circuit() {
+    let (echo, associations) = (serve_udp_echo(), [Association::new(), Association::new()]);
+    for association in &associations {
+        association.send(0, &address(echo), b"here");
+        assert_eq!(association.receive(), (echo, b"here".to_vec()));
+    }
+    let streams = status::report(shared()).streams.shown;
+    let (ours, others): (Vec<_>, Vec<_>) =
+        streams.into_iter().filter(|stream| stream.circuit.is_some()).partition(|it| it.kind == "datagrams");
+    assert!(ours.len() >= 2, "{ours:?}");
+    for (at, stream) in ours.iter().enumerate() {
+        let shares = |other: &&StreamReport| other.circuit == stream.circuit;
+        assert!(!ours[..at].iter().chain(&others).any(|other| shares(&other)), "{stream:?} in {ours:?}, {others:?}");
     }
 }
 

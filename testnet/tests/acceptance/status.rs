@@ -35,7 +35,7 @@ fn get(page: SocketAddr, path: &str) -> String {
     answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
-fn report(network: &TestNetwork) -> Report {
+pub fn report(network: &TestNetwork) -> Report {
     serde_json::from_str(&get(network.up.status.unwrap(), "/api/v1/status")).unwrap()
 }
 

@@ -157,8 +157,8 @@ impl FrontServer {
         peer = SocketAddr::new(peer.ip().to_canonical(), port);
         let alone = self.associations.fetch_add(1, Ordering::Relaxed) + 1;
         let isolation = Isolation { alone, ..self.isolation(&application, request, None) };
-        let _listed = self.client.list_stream(StreamKind::Datagrams, None);
-        match Association::bind(self.client.clone(), isolation, local, peer).await {
+        let listed = self.client.list_stream(StreamKind::Datagrams, None);
+        match Association::bind(self.client.clone(), isolation, listed, local, peer).await {
             Ok(association) => {
                 let allowed = |datagram: &Datagram| {
                     let bare_address = matches!(datagram.peer, Target::Addr(_));

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
@@ -19,6 +20,7 @@ use crate::core::front::socks5::{reply_with, udp};
 use crate::core::isolation::Isolation;
 use crate::net::client::Client;
 use crate::net::dial::ConnectError;
+use crate::net::monitor::Listed;
 
 /// Longest datagram that UDP has.
 const MAX_DATAGRAM: usize = 65_535;
@@ -35,6 +37,7 @@ enum Link {
 pub(super) struct Association {
     client: Client,
     isolation: Isolation,
+    listed: Arc<Listed>,
     socket: UdpSocket,
     /// Where the application sends from: only from there datagrams are taken, and only there they go.
     application: SocketAddr,
@@ -65,6 +68,7 @@ impl Association {
     pub(super) async fn bind(
         client: Client,
         isolation: Isolation,
+        listed: Listed,
         local: SocketAddr,
         application: SocketAddr,
     ) -> io::Result<Association> {
@@ -73,7 +77,8 @@ impl Association {
         // Until the runtime has seen that it is writable, `try_send_to` would say that there is no room.
         socket.writable().await?;
         let (pending, counts) = (Pending::default(), Counts::default());
-        Ok(Association { client, isolation, socket, application, pending, counts, link: Link::None })
+        let listed = Arc::new(listed);
+        Ok(Association { client, isolation, listed, socket, application, pending, counts, link: Link::None })
     }
 
     /// Runs until the application closes its connection. `allowed` says where datagrams may go.
@@ -142,7 +147,9 @@ impl Association {
 
     fn connect(&mut self, first: Datagram) {
         let (client, isolation, target) = (self.client.clone(), self.isolation.clone(), first.peer.clone());
-        self.link = Link::Connecting(Box::pin(async move { client.associate(target, isolation).await }));
+        let listed = self.listed.clone();
+        let associate = async move { client.associate_listed(target, isolation, Some(&listed)).await };
+        self.link = Link::Connecting(Box::pin(associate));
         self.keep(first);
     }
 
