@@ -396,6 +396,9 @@ mod tests {
         let message = |hop| ConnectError::Broken { hop }.to_string();
         assert!(message(Some(0)).starts_with("the circuit broke at relay 1 before"), "{}", message(Some(0)));
         assert!(message(None).starts_with("the circuit broke before"));
+        let not_built = BuildFailure::Hop { hop: 1, reason: DestroyReason::Timeout };
+        let told = ConnectError::Circuit(not_built).to_string();
+        assert!(told.starts_with("no circuit: relay 2 of the circuit: ti"), "{told}");
         assert_eq!(broke_at(CircuitStatus::Tampered(2)), Some(2));
         assert_eq!(broke_at(CircuitStatus::Closed(DestroyReason::ChannelLost)), Some(0));
         assert_eq!(broke_at(CircuitStatus::Closed(DestroyReason::None)), None);

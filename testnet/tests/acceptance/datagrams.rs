@@ -103,7 +103,10 @@ fn each_association_is_alone_on_its_circuit() {
     assert!(ours.len() >= 2, "{ours:?}");
     for (at, stream) in ours.iter().enumerate() {
         let shares = |other: &&StreamReport| other.circuit == stream.circuit;
-        assert!(!ours[..at].iter().chain(&others).any(|other| shares(&other)), "{stream:?} in {ours:?}, {others:?}");
+        assert!(
+            !ours[..at].iter().chain(&others).any(|other| shares(&other)),
+            "{stream:?} in {ours:?}, {others:?}"
+        );
     }
 }
 
