@@ -8,8 +8,10 @@ use clap::{Args, Subcommand};
 use tunic_net::daemon::command::{ConfigFile, Program};
 use tunic_net::daemon::{self, Exit, RunOptions};
 
-use crate::config::EXAMPLE;
+use crate::config::{Config, EXAMPLE};
 use crate::ctl::{self, Question};
+
+type Settings = daemon::watch::Receiver<Config>;
 
 const PROGRAM: Program = Program {
     name: "tunic-client",
@@ -88,7 +90,9 @@ fn ask(args: AskArgs, question: Question) -> anyhow::Result<()> {
 /// # Errors
 /// As [`crate::run`].
 pub fn run_file(path: &Path, options: RunOptions) -> anyhow::Result<()> {
-    daemon::run_file(path, options, crate::run)
+    daemon::run_file(path, options, |settings: Settings, options, end| {
+        crate::run(settings.borrow().clone(), options, end)
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, ConfigError, Place, authority_problems};
-use tunic_net::daemon::Settings;
+use tunic_net::daemon::{ServiceConfig, Settings};
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::AuthoritySet;
 
@@ -63,6 +63,8 @@ pub struct Config {
     pub log: LogFilter,
     /// How much cover the traffic gets.
     pub padding: PaddingConfig,
+    /// How the process behaves.
+    pub service: ServiceConfig,
     /// For networks on one machine.
     pub testing: Testing,
     /// The authorities that are trusted.
@@ -151,6 +153,7 @@ impl Default for Config {
             memory_budget: 128 * MIB,
             log: LogFilter::default(),
             padding: PaddingConfig::default(),
+            service: ServiceConfig::default(),
             testing: Testing::default(),
             authorities: Vec::new(),
         }
@@ -170,6 +173,23 @@ impl Settings for Config {
 
     fn check_before_listening(&self) -> Result<(), ConfigError> {
         self.check(None)
+    }
+
+    fn service(&self) -> &ServiceConfig {
+        &self.service
+    }
+
+    fn state_dir(&self) -> Result<PathBuf, ConfigError> {
+        Config::state_dir(self)
+    }
+
+    fn other_dirs(&self) -> Vec<PathBuf> {
+        let dir = self.unix_socket.as_ref().and_then(|path| path.parent());
+        dir.map(PathBuf::from).into_iter().collect()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        Config::problems(self, self.socks).into_iter().map(str::to_owned).collect()
     }
 }
 

@@ -11,6 +11,8 @@ use tunic_net::{config, keyfile};
 
 use crate::config::{Config, EXAMPLE};
 
+type Settings = daemon::watch::Receiver<Config>;
+
 const PROGRAM: Program = Program {
     name: "tunic-directory",
     version: env!("CARGO_PKG_VERSION"),
@@ -46,7 +48,9 @@ pub fn main() -> Exit {
 /// # Errors
 /// As [`crate::run`].
 pub fn run_file(path: &Path, options: RunOptions) -> anyhow::Result<()> {
-    daemon::run_file(path, options, crate::run)
+    daemon::run_file(path, options, |settings: Settings, options, end| {
+        crate::run(settings.borrow().clone(), options, end)
+    })
 }
 
 fn keygen(path: &Path) -> anyhow::Result<()> {

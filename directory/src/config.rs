@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, ConfigError, Place};
-use tunic_net::daemon;
+use tunic_net::daemon::{self, ServiceConfig};
 use tunic_net::metrics::MetricsConfig;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::{AuthoritySet, MAX_SIGNATURES};
@@ -37,6 +37,8 @@ pub struct Config {
     pub allow_private_relays: bool,
     /// What gets logged.
     pub log: LogFilter,
+    /// How the process behaves.
+    pub service: ServiceConfig,
     /// How much one neighbour may ask for, where that is not what the consensus says.
     pub limits: Overrides,
     /// When the authorities vote.
@@ -78,6 +80,7 @@ impl Default for Config {
             memory_budget: 256 << 20,
             allow_private_relays: false,
             log: LogFilter::default(),
+            service: ServiceConfig::default(),
             limits: Overrides::default(),
             rounds: RoundsConfig::default(),
             metrics: MetricsConfig::default(),
@@ -109,6 +112,18 @@ impl daemon::Settings for Config {
 
     fn listen(&self) -> (SocketAddr, &'static str) {
         (self.listen, "listen")
+    }
+
+    fn service(&self) -> &ServiceConfig {
+        &self.service
+    }
+
+    fn state_dir(&self) -> Result<PathBuf, ConfigError> {
+        Ok(self.data_dir.clone())
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.settings().err().map(|error| error.to_string()).into_iter().collect()
     }
 }
 

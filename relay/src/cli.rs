@@ -49,7 +49,7 @@ pub fn main() -> Exit {
 /// # Errors
 /// As [`crate::run`].
 pub fn run_file(path: &Path, options: RunOptions) -> anyhow::Result<()> {
-    daemon::run_file(path, options, crate::run)
+    daemon::run_file(path, options, crate::net::run_with)
 }
 
 fn load(path: &Path) -> Result<Config, ConfigError> {

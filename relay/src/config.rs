@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tunic_net::config::{AuthorityConfig, authority_problems};
-use tunic_net::daemon::Settings;
+use tunic_net::config::{AuthorityConfig, ConfigError, authority_problems};
+use tunic_net::daemon::{ServiceConfig, Settings};
 use tunic_net::metrics::MetricsConfig;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::ids::RelayId;
@@ -51,8 +52,12 @@ pub struct Config {
     pub family: Vec<RelayId>,
     /// Circuits may be extended to relays with private addresses: for private networks.
     pub allow_private_relays: bool,
+    /// How long circuits that are in use may go on after the first SIGTERM or SIGINT, in seconds.
+    pub drain_s: u32,
     /// What gets logged.
     pub log: LogFilter,
+    /// How the process behaves.
+    pub service: ServiceConfig,
     /// How much one neighbour may ask for, where that is not what the consensus says.
     pub limits: Overrides,
     /// Where the relay connects to for clients.
@@ -80,7 +85,9 @@ impl Default for Config {
             max_outgoing_channels: 4_096,
             family: Vec::new(),
             allow_private_relays: false,
+            drain_s: 30,
             log: LogFilter::default(),
+            service: ServiceConfig::default(),
             limits: Overrides::default(),
             exit: ExitConfig::default(),
             metrics: MetricsConfig::default(),
@@ -92,6 +99,20 @@ impl Default for Config {
 
 impl Settings for Config {
     const EXAMPLE: &'static str = EXAMPLE;
+    const RELOADABLE: &'static [&'static str] = &[
+        "nickname",
+        "contact",
+        "bandwidth",
+        "family",
+        "max_incoming_channels",
+        "max_outgoing_channels",
+        "limits",
+        "exit.enabled",
+        "exit.policy",
+        "exit.ipv6",
+        "exit.allow_private",
+        "exit.max_exit_streams",
+    ];
 
     fn log(&self) -> &LogFilter {
         &self.log
@@ -99,6 +120,22 @@ impl Settings for Config {
 
     fn listen(&self) -> (SocketAddr, &'static str) {
         (self.listen, "listen")
+    }
+
+    fn service(&self) -> &ServiceConfig {
+        &self.service
+    }
+
+    fn state_dir(&self) -> Result<PathBuf, ConfigError> {
+        Ok(self.data_dir.clone())
+    }
+
+    fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_s.into())
+    }
+
+    fn problems(&self) -> Vec<String> {
+        Config::problems(self, None)
     }
 }
 

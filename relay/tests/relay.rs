@@ -46,6 +46,7 @@ impl Relay {
         let config = Config {
             data_dir: dir.join("data"),
             allow_private_relays: true,
+            drain_s: 0,
             exit,
             authorities,
             ..Config::default()

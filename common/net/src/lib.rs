@@ -10,4 +10,5 @@ pub mod http;
 pub mod keyfile;
 pub mod keys;
 pub mod metrics;
+pub mod sandbox;
 pub mod telemetry;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
@@ -12,6 +13,9 @@ use tracing_subscriber::EnvFilter;
 
 /// The environment variable that wins over the configured level.
 pub const ENV_VAR: &str = "TUNIC_LOG";
+
+/// Replaces the filter of the running log.
+static CHANGE: OnceLock<Box<dyn Fn(EnvFilter) -> bool + Send + Sync>> = OnceLock::new();
 
 /// What gets logged: `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,tunic::path=debug`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,30 +59,51 @@ pub fn init(configured: &LogFilter) {
     let wanted = std::env::var(ENV_VAR).ok().filter(|value| !value.is_empty());
     let wanted = wanted.as_deref().unwrap_or(&configured.0);
     let (filter, bad) = filter(wanted);
-    let verbose = filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
+    let verbose = is_verbose(&filter);
     let started = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(verbose)
         .with_env_filter(filter)
-        .try_init();
-    if started.is_err() {
+        .with_filter_reloading();
+    let handle = started.reload_handle();
+    if started.try_init().is_err() {
         return;
     }
+    let _ = CHANGE.set(Box::new(move |filter| handle.reload(filter).is_ok()));
     if bad {
         tracing::warn!(
             "log level {wanted:?} is not understood, `info` is used; try error, warn, info or debug"
         );
     }
     if verbose {
-        tracing::warn!(
-            "the log level is finer than `info`: lines may hold addresses and names; do not keep or share them"
-        );
+        warn_of_names();
     }
 }
 
 /// Libraries whose warnings hold the names that they were asked for. They are heard only where somebody asks for them.
 const TALKATIVE: [&str; 3] = ["hickory_net", "hickory_proto", "hickory_resolver"];
+fn warn_of_names() {
+    tracing::warn!(
+        "the log level is finer than `info`: lines may hold addresses and names; do not keep or share them"
+    );
+}
+
+/// Changes what is logged from now on, unless [`ENV_VAR`] says it.
+pub fn change(configured: &LogFilter) {
+    if std::env::var(ENV_VAR).is_ok_and(|value| !value.is_empty()) {
+        return;
+    }
+    let (filter, _) = filter(&configured.0);
+    let verbose = is_verbose(&filter);
+    if CHANGE.get().is_some_and(|change| change(filter)) && verbose {
+        warn_of_names();
+    }
+}
+
+fn is_verbose(filter: &EnvFilter) -> bool {
+    filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO)
+}
 
 /// The filter, and whether the text was not understood.
 fn filter(text: &str) -> (EnvFilter, bool) {

@@ -5,7 +5,7 @@
 //! 3. They are tried one after the other within one time limit.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -25,7 +25,7 @@ const KEEPALIVE: Duration = Duration::from_secs(120);
 
 /// Resolves and connects within the rules.
 pub struct Connector {
-    rules: ExitRules,
+    rules: RwLock<Arc<ExitRules>>,
     view: Arc<SharedView>,
     resolver: Resolver<Dns>,
 }
@@ -33,12 +33,21 @@ pub struct Connector {
 impl Connector {
     /// Connects where the rules allow, and not to relays of this network.
     pub fn new(rules: ExitRules, view: Arc<SharedView>, resolver: Resolver<Dns>) -> Self {
-        Connector { rules, view, resolver }
+        Connector { rules: RwLock::new(Arc::new(rules)), view, resolver }
+    }
+
+    /// Other rules from now on; connections that are open go on.
+    pub fn set_rules(&self, rules: ExitRules) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    fn rules(&self) -> Arc<ExitRules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether anything may be connected to.
     pub fn is_exit(&self) -> bool {
-        self.rules.is_exit()
+        self.rules().is_exit()
     }
 
     /// Whether it is worth asking a resolver.
@@ -46,7 +55,7 @@ impl Connector {
     /// # Errors
     /// As [`ExitRules::before_resolution`].
     pub fn admit(&self, target: Target) -> Result<Lookup, EndReason> {
-        self.rules.before_resolution(target)
+        self.rules().before_resolution(target)
     }
 
     /// Resolves and connects. Gives up whatever it does when it is dropped.
@@ -70,7 +79,7 @@ impl Connector {
                 addresses(&records).map(|ip| SocketAddr::new(ip, port)).collect()
             }
         };
-        let mut candidates = self.rules.candidates(answer)?;
+        let mut candidates = self.rules().candidates(answer)?;
         candidates.retain(|addr| self.is_others(*addr));
         if candidates.is_empty() { Err(EndReason::Policy) } else { Ok(candidates) }
     }
@@ -86,10 +95,10 @@ impl Connector {
     /// # Errors
     /// What the client is told.
     pub async fn look_up(&self, query: Query) -> Result<Answer, EndReason> {
-        let query = self.rules.admit_query(query)?;
+        let query = self.rules().admit_query(query)?;
         let found = self.resolver.look_up(query.clone()).await?;
         let records: Vec<Record> = match query {
-            Query::Name(_) => self.rules.tellable(addresses(&found)).map(Record::Addr).collect(),
+            Query::Name(_) => self.rules().tellable(addresses(&found)).map(Record::Addr).collect(),
             Query::Addr(_) => found.iter().take(1).cloned().collect(),
         };
         if records.is_empty() { Err(EndReason::NameNotFound) } else { Ok(Answer { ttl: MIN_TTL, records }) }

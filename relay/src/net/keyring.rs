@@ -52,10 +52,18 @@ impl KeyRing {
     /// # Errors
     /// If the key files cannot be read or written; the old signer then stays in use.
     pub fn renew_signer(&self, now: UnixTime) -> Result<Option<Arc<Signer>>, KeysError> {
-        let mut keys = self.lock();
-        if keys.signer.cert().expires().since(now) >= SIGNING_RENEWAL {
+        if self.certificate_left(now) >= SIGNING_RENEWAL {
             return Ok(None);
         }
+        self.read_signer(now)
+    }
+
+    /// Takes a signing key that was put in place. Gives the new signer if there is one.
+    ///
+    /// # Errors
+    /// As [`KeyRing::renew_signer`].
+    pub fn read_signer(&self, now: UnixTime) -> Result<Option<Arc<Signer>>, KeysError> {
+        let mut keys = self.lock();
         let signer = NodeKeys::load(&self.dir, now)?.signer;
         // Without the identity's key, the files hold what we have.
         let renewed = signer.cert() != keys.signer.cert();

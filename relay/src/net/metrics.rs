@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tunic_net::channel::Node;
-use tunic_net::daemon::unix_now;
+use tunic_net::daemon::{unix_now, watch};
 use tunic_net::metrics::{self, Kind, PEOPLE, Text, up};
 use tunic_proto::time::UnixTime;
 
@@ -15,7 +15,7 @@ use crate::config::Config;
 
 /// What the page is put together from.
 pub(super) struct Sources {
-    pub(super) config: Arc<Config>,
+    pub(super) settings: watch::Receiver<Config>,
     pub(super) keys: Arc<KeyRing>,
     pub(super) view: Arc<SharedView>,
     pub(super) counters: Arc<Counters>,
@@ -26,9 +26,9 @@ pub(super) struct Sources {
 impl Sources {
     /// The page as it is now.
     pub(super) fn collect(&self) -> Text {
-        let mut text = Text::default();
+        let (mut text, memory_budget) = (Text::default(), self.settings.borrow().memory_budget);
         self.about(&mut text);
-        metrics::node(&mut text, "tunic_relay", &self.node, self.config.memory_budget);
+        metrics::node(&mut text, "tunic_relay", &self.node, memory_budget);
         self.services(&mut text);
         self.names(&mut text);
         self.standing(&mut text);
@@ -37,11 +37,12 @@ impl Sources {
     }
 
     fn about(&self, text: &mut Text) {
-        let exit = if self.config.exit.effective_policy().is_exit() { "yes" } else { "no" };
+        let config = self.settings.borrow();
+        let exit = if config.exit.effective_policy().is_exit() { "yes" } else { "no" };
         let labels = [("version", env!("CARGO_PKG_VERSION")), ("exit", exit)];
         text.family("tunic_relay_info", "What runs here.", Kind::Gauge).sample(&labels, 1);
         text.family("tunic_relay_bandwidth_bytes", "Bytes per second that the relay states.", Kind::Gauge)
-            .sample(&[], self.config.bandwidth);
+            .sample(&[], config.bandwidth);
     }
 
     fn services(&self, text: &mut Text) {

@@ -14,6 +14,7 @@ pub mod keyring;
 mod metrics;
 mod notice;
 mod pages;
+mod places;
 pub mod publisher;
 pub mod resolver;
 pub mod responder;
@@ -22,7 +23,7 @@ pub mod view;
 
 use std::time::Instant;
 
-pub use run::run;
+pub use run::{run, run_with};
 
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock for the pure schedules")]
 fn clock() -> Instant {

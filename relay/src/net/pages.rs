@@ -35,11 +35,11 @@ impl Pages {
     /// Serves them in tasks of this set.
     pub(super) fn serve(self, sources: Sources, tasks: &mut JoinSet<()>) {
         if let Some(listener) = self.notice {
-            let contact = sources.config.contact.clone();
+            let contact = sources.settings.borrow().contact.clone();
             tasks.spawn(async move { notice::serve(listener, contact.as_deref()).await });
         }
         if let Some(listener) = self.metrics {
-            let config = sources.config.metrics.clone();
+            let config = sources.settings.borrow().metrics.clone();
             tasks.spawn(metrics::serve(listener, config, move || sources.collect()));
         }
     }

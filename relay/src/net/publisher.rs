@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_proto::dir::{DirError, Request, Response};
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Keeps the authorities' picture of this relay up to date.
 pub struct Publisher {
     /// What to state.
-    pub config: Arc<Config>,
+    pub settings: watch::Receiver<Config>,
     /// Where the relay is reached.
     pub addresses: Vec<SocketAddr>,
     /// Signs, and tells the onion key.
@@ -93,7 +93,9 @@ impl Publisher {
     fn descriptor(&self, writer: &mut DescriptorWriter) -> Result<Vec<u8>, DirError> {
         let onion_key = self.keys.listed_onion().ok_or(DirError::Malformed("no onion key"))?;
         let signer = self.keys.signer();
-        writer.current(&self.config, &self.addresses, &signer, onion_key, unix_now()).map(<[u8]>::to_vec)
+        writer
+            .current(&self.settings.borrow(), &self.addresses, &signer, onion_key, unix_now())
+            .map(<[u8]>::to_vec)
     }
 
     fn finish(&self, (index, answer): Outcome, state: &mut State, was_last: bool) {

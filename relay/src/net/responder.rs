@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tunic_net::channel::{IncomingStream, Responder, splice};
 use tunic_net::daemon::unix_now;
@@ -19,6 +19,7 @@ use super::connector::Connector;
 use super::counters::{Counters, count};
 use super::datagrams::Association;
 use super::keyring::KeyRing;
+use super::places::StreamPlaces;
 use super::view::SharedView;
 use crate::core::exit::Lookup;
 
@@ -31,32 +32,32 @@ pub struct RelayResponder {
     view: Arc<SharedView>,
     keys: Arc<KeyRing>,
     counters: Arc<Counters>,
-    exit_streams: Arc<Semaphore>,
+    places: Arc<StreamPlaces>,
     mirror: Arc<Mirror>,
 }
 
 impl RelayResponder {
-    /// Answers with these means; at most `max_exit_streams` streams are open or opening at once.
+    /// Answers with these means; streams take one of the places each.
     pub fn new(
-        connector: Connector,
+        connector: Arc<Connector>,
         view: Arc<SharedView>,
         keys: Arc<KeyRing>,
         counters: Arc<Counters>,
-        max_exit_streams: usize,
+        places: Arc<StreamPlaces>,
     ) -> Self {
         RelayResponder {
-            connector: Arc::new(connector),
+            connector,
             mirror: Arc::new(Mirror(Arc::clone(&view))),
             view,
             keys,
             counters,
-            exit_streams: Arc::new(Semaphore::new(max_exit_streams.min(Semaphore::MAX_PERMITS))),
+            places,
         }
     }
 
     fn admit(&self, target: Target) -> Result<(Lookup, OwnedSemaphorePermit), EndReason> {
         let lookup = self.connector.admit(target)?;
-        let permit = Arc::clone(&self.exit_streams).try_acquire_owned().map_err(|_| EndReason::Resources)?;
+        let permit = self.places.take().ok_or(EndReason::Resources)?;
         Ok((lookup, permit))
     }
 
@@ -108,7 +109,7 @@ impl Responder for RelayResponder {
     }
 
     fn resolve(&self, query: Query, stream: IncomingStream) {
-        let Ok(permit) = Arc::clone(&self.exit_streams).try_acquire_owned() else {
+        let Some(permit) = self.places.take() else {
             return Self::reject(&self.counters, stream, EndReason::Resources);
         };
         let (connector, counters) = (Arc::clone(&self.connector), Arc::clone(&self.counters));
@@ -132,7 +133,7 @@ impl Responder for RelayResponder {
         if !self.connector.is_exit() {
             return Self::reject(&self.counters, stream, EndReason::Policy);
         }
-        let Ok(permit) = Arc::clone(&self.exit_streams).try_acquire_owned() else {
+        let Some(permit) = self.places.take() else {
             return Self::reject(&self.counters, stream, EndReason::Resources);
         };
         count(&self.counters.associations);

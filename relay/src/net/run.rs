@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tunic_net::channel::{Node, NodeConfig};
 use tunic_net::config::{ConfigError, Place};
-use tunic_net::daemon::{RunOptions, Status, listen, open_file_limit, unix_now};
+use tunic_net::daemon::{RunOptions, Settings, Status, listen, open_file_limit, unix_now, watch};
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::NodeKeys;
 use tunic_proto::dir::AuthoritySet;
@@ -25,6 +26,7 @@ use super::fetcher::Fetcher;
 use super::keyring::KeyRing;
 use super::metrics::Sources;
 use super::pages::Pages;
+use super::places::StreamPlaces;
 use super::publisher::Publisher;
 use super::resolver::Resolver;
 use super::responder::RelayResponder;
@@ -41,7 +43,8 @@ const HEARTBEAT: Duration = Duration::from_secs(60 * 60);
 /// With less time left than this on the signing certificate, the operator is told to restart the relay.
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(4 * 24 * 60 * 60);
 
-/// Runs a relay until `shutdown` completes; then ends its circuits and channels.
+/// Runs a relay until `shutdown` completes; then takes no more circuits, gives those that there are
+/// [`Config::drain_s`] seconds, and ends them and its channels.
 ///
 /// # Errors
 /// If the settings are wrong ([`ConfigError`]), keys cannot be used, or the address cannot be listened at.
@@ -50,16 +53,30 @@ pub async fn run(
     options: RunOptions,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let (_running, settings) = watch::channel(config);
+    run_with(settings, options, shutdown).await
+}
+
+/// As [`run`], with settings that may change meanwhile: those of [`Settings::RELOADABLE`].
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    settings: watch::Receiver<Config>,
+    options: RunOptions,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let config = settings.borrow().clone();
     let listener = listen(&options, config.listen, "listen")?;
     let listening = listener.local_addr().context("the listening socket has no address")?;
     if let Some(message) = config.problems(Some(listening)).into_iter().next() {
         return Err(ConfigError::Invalid { place: Place::default(), message }.into());
     }
     let pages = Pages::bind(&config)?;
-    let relay = Relay::new(config, options, listening)?;
+    let relay = Relay::new(settings, options, listening)?;
     let mut tasks = relay.start();
     pages.serve(relay.sources(), &mut tasks);
-    let serving = relay.node.serve(listener);
+    let mut serving = pin!(relay.node.serve(listener));
     relay.options.tell(Status::Listening(listening));
     tracing::info!("listening on port {}", listening.port());
     if let Some(consensus) = relay.view.read().current(unix_now()) {
@@ -69,11 +86,10 @@ pub async fn run(
     }
     tokio::select! {
         () = shutdown => {}
-        () = serving => bail!("channels are no longer accepted"),
+        () = &mut serving => bail!("channels are no longer accepted"),
         _ = tasks.join_next() => bail!("a task of the relay ended"),
     }
-    tracing::info!("ending: closing circuits");
-    relay.node.shutdown(GRACE).await;
+    relay.end(serving).await;
     Ok(())
 }
 
@@ -93,9 +109,12 @@ fn shares(config: &Config) -> Shares {
 }
 
 struct Relay {
-    config: Arc<Config>,
+    settings: watch::Receiver<Config>,
     options: RunOptions,
     addresses: Vec<SocketAddr>,
+    own: Vec<SocketAddr>,
+    connector: Arc<Connector>,
+    places: Arc<StreamPlaces>,
     keys: Arc<KeyRing>,
     view: Arc<SharedView>,
     counters: Arc<Counters>,
@@ -105,7 +124,12 @@ struct Relay {
 }
 
 impl Relay {
-    fn new(config: Config, options: RunOptions, listening: SocketAddr) -> anyhow::Result<Self> {
+    fn new(
+        settings: watch::Receiver<Config>,
+        options: RunOptions,
+        listening: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let config = settings.borrow().clone();
         ensure_private_dir(&config.data_dir)?;
         let keys = NodeKeys::load_or_create(&config.key_dir(), unix_now())?;
         let keys = Arc::new(KeyRing::new(keys, config.key_dir()));
@@ -115,8 +139,7 @@ impl Relay {
         view.load(unix_now())?;
         let addresses = config.advertised(listening);
         let own = [addresses.as_slice(), &[listening]].concat();
-        let rules = ExitRules::new(config.exit.effective_policy(), config.exit.allow_private, &own)
-            .preferring_ipv6(config.exit.ipv6 == Ipv6::Prefer);
+        let rules = rules(&config, &own);
         let dns = Dns::new(&config.exit).context("names cannot be resolved")?;
         let counters = Arc::new(Counters::default());
         let resolver = Resolver::new(dns, Arc::clone(&counters.dns));
@@ -124,12 +147,14 @@ impl Relay {
             tokio::spawn(tell_complaint(resolver.clone()));
         }
         let shares = shares(&config);
+        let connector = Arc::new(Connector::new(rules, Arc::clone(&view), resolver));
+        let places = Arc::new(StreamPlaces::new(shares.streams));
         let responder = RelayResponder::new(
-            Connector::new(rules, Arc::clone(&view), resolver),
+            Arc::clone(&connector),
             Arc::clone(&view),
             Arc::clone(&keys),
             Arc::clone(&counters),
-            shares.streams,
+            Arc::clone(&places),
         );
         let node = Node::new(NodeConfig {
             signer: Some(keys.signer()),
@@ -146,9 +171,12 @@ impl Relay {
         }
         let changed = Arc::new(Notify::new());
         Ok(Relay {
-            config: Arc::new(config),
+            settings,
             options,
             addresses,
+            own,
+            connector,
+            places,
             keys,
             view,
             counters,
@@ -160,7 +188,7 @@ impl Relay {
 
     fn sources(&self) -> Sources {
         Sources {
-            config: Arc::clone(&self.config),
+            settings: self.settings.clone(),
             keys: Arc::clone(&self.keys),
             view: Arc::clone(&self.view),
             counters: Arc::clone(&self.counters),
@@ -171,10 +199,11 @@ impl Relay {
 
     /// Starts what runs beside serving; dropping the set ends it.
     fn start(&self) -> JoinSet<()> {
-        let authorities = Arc::new(Authorities::new(self.node.clone(), self.config.authorities.clone()));
+        let authorities =
+            Arc::new(Authorities::new(self.node.clone(), self.settings.borrow().authorities.clone()));
         let mut tasks = JoinSet::new();
         let publisher = Publisher {
-            config: Arc::clone(&self.config),
+            settings: self.settings.clone(),
             addresses: self.addresses.clone(),
             keys: Arc::clone(&self.keys),
             authorities: Arc::clone(&authorities),
@@ -187,7 +216,7 @@ impl Relay {
             node: self.node.clone(),
             view: Arc::clone(&self.view),
             unlisted: Arc::clone(&self.changed),
-            padding: (self.config.padding.clone(), Arc::clone(&self.padding)),
+            padding: (self.settings.borrow().padding.clone(), Arc::clone(&self.padding)),
             options: self.options.clone(),
         };
         tasks.spawn(fetcher.run());
@@ -200,7 +229,77 @@ impl Relay {
             started: clock(),
         };
         tasks.spawn(heartbeat.run());
+        let reloads = Reloads {
+            settings: self.settings.clone(),
+            own: self.own.clone(),
+            connector: Arc::clone(&self.connector),
+            places: Arc::clone(&self.places),
+            keys: Arc::clone(&self.keys),
+            node: self.node.clone(),
+            changed: Arc::clone(&self.changed),
+        };
+        tasks.spawn(reloads.run());
         tasks
+    }
+
+    /// The end in order, as far as the operator waits for it. Meanwhile connections are still accepted, so that whoever
+    /// calls is told at once to look elsewhere.
+    async fn end(&self, serving: impl Future<Output = ()>) {
+        let limit = self.settings.borrow().drain();
+        let drained = self.node.drain(limit);
+        let (circuits, seconds) = (self.node.circuit_count(), limit.as_secs());
+        tracing::info!("ending: no new circuits; {circuits} have up to {seconds} s");
+        let grace = tokio::select! {
+            () = drained => GRACE,
+            () = serving => GRACE,
+            () = self.options.hurry.ordered() => Duration::ZERO,
+        };
+        tracing::info!("ending: closing circuits");
+        self.node.shutdown(grace).await;
+    }
+}
+
+fn rules(config: &Config, own: &[SocketAddr]) -> ExitRules {
+    ExitRules::new(config.exit.effective_policy(), config.exit.allow_private, own)
+        .preferring_ipv6(config.exit.ipv6 == Ipv6::Prefer)
+}
+
+/// Takes over what the operator changes while the relay runs.
+struct Reloads {
+    settings: watch::Receiver<Config>,
+    own: Vec<SocketAddr>,
+    connector: Arc<Connector>,
+    places: Arc<StreamPlaces>,
+    keys: Arc<KeyRing>,
+    node: Node,
+    changed: Arc<Notify>,
+}
+
+impl Reloads {
+    async fn run(mut self) {
+        while self.settings.changed().await.is_ok() {
+            self.allow();
+            match self.keys.read_signer(unix_now()) {
+                Ok(Some(signer)) => {
+                    self.node.set_signer(signer);
+                    tracing::info!("a new signing certificate is in use");
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!("the signing key cannot be read: {error}"),
+            }
+            self.changed.notify_one();
+        }
+        // These settings are for good.
+        std::future::pending().await
+    }
+
+    fn allow(&mut self) {
+        let config = self.settings.borrow_and_update();
+        self.connector.set_rules(rules(&config, &self.own));
+        let shares = shares(&config);
+        self.places.set_limit(shares.streams);
+        self.node.limits().set_channels(shares.incoming, shares.outgoing);
+        self.node.limits().set_overrides(config.limits.clone());
     }
 }
 

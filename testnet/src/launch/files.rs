@@ -201,6 +201,8 @@ fn relay(config: &mut Table, node: &NodePlan, exit: bool) {
     config.insert("nickname".into(), node.name.clone().into());
     config.insert("listen".into(), node.address.to_string().into());
     config.insert("allow_private_relays".into(), true.into());
+    // Nobody waits for the circuits of a network that ends as a whole.
+    config.insert("drain_s".into(), 0.into());
     if exit {
         let policy = Value::Array(vec!["accept *:*".into()]);
         let exit = [("policy".to_owned(), policy), ("allow_private".to_owned(), true.into())];

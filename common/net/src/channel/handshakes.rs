@@ -56,6 +56,10 @@ impl Handshakes {
 impl NodeInner {
     /// `circuits` is how many the channel has, this one included.
     pub(super) fn answer_handshake(self: &Arc<Self>, job: HandshakeJob, guest: &mut Guest, circuits: usize) {
+        if !self.drain.takes_circuits() {
+            self.counters.count(Incident::Resources);
+            return job.answer(Err(DestroyReason::Resources));
+        }
         let is_member = guest.caller.id.is_some_and(|id| self.is_member(id));
         if let Err(refusal) = guest.admit_circuit(is_member, circuits) {
             self.counters.count(refusal.incident());

@@ -5,6 +5,7 @@
 
 mod circuit;
 mod datagrams;
+mod drain;
 mod driver;
 mod handshakes;
 mod ledger;

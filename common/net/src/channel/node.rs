@@ -26,6 +26,7 @@ use tunic_proto::message::{Begin, DestroyReason, EndReason, Target};
 use tunic_proto::padding::PaddingRole;
 use tunic_proto::stream::StreamIo;
 
+use super::drain::{Drain, Tally};
 use super::driver::{Driver, DriverError};
 use super::handshakes::Handshakes;
 use super::ledger::Ledger;
@@ -80,6 +81,7 @@ pub(super) struct NodeInner {
     free_extends: Arc<Semaphore>,
     /// What later channels do about padding.
     padding: Mutex<PaddingRole>,
+    pub(super) drain: Arc<Drain>,
     /// True once the node shuts down; every channel's task holds a receiver until it has ended.
     ending: watch::Sender<bool>,
 }
@@ -103,6 +105,7 @@ impl Node {
             handshakes: Handshakes::new(),
             free_extends: Arc::new(Semaphore::new(MAX_PENDING_EXTENDS)),
             padding: Mutex::default(),
+            drain: Arc::default(),
             ending: watch::Sender::new(false),
         })))
     }
@@ -180,6 +183,17 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Circuits on all channels; one that passes counts on both of its channels.
+    pub fn circuit_count(&self) -> usize {
+        self.0.drain.circuits()
+    }
+
+    /// Refuses new circuits from this call on; what it returns completes when those that there are have ended, or after
+    /// `limit`. Channels are still accepted: whoever calls is told at once that it has to look elsewhere.
+    pub fn drain(&self, limit: Duration) -> impl Future<Output = ()> + use<> {
+        self.0.drain.start(limit)
     }
 
     /// Sends DESTROY for every circuit, closes every channel, and returns when that is done or after `grace`.
@@ -368,10 +382,11 @@ impl NodeInner {
         let guest = Guest::new(Caller { id: info.id, address: tcp.peer_addr().ok() }, visit);
         let mut driver = Driver::new(tcp, tls, core, self.clone(), guest);
         let mut ending = self.ending.subscribe();
+        let mut tally = Tally::new(self.drain.clone());
         tokio::spawn(async move {
             let _held = (place, alive, entry);
             let broken = tokio::select! {
-                broken = run_until_idle(&mut driver) => broken,
+                broken = run_until_idle(&mut driver, &mut tally) => broken,
                 () = ended(&mut ending) => None,
             };
             if let Some(error) = broken {
@@ -434,7 +449,7 @@ impl NodeInner {
 }
 
 /// Runs a channel until it breaks, or until it had no circuit for a while (`None`).
-async fn run_until_idle(driver: &mut Driver) -> Option<DriverError> {
+async fn run_until_idle(driver: &mut Driver, tally: &mut Tally) -> Option<DriverError> {
     let mut checks = interval_at(now() + IDLE_CHECK, IDLE_CHECK);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_idle = false;
@@ -442,6 +457,7 @@ async fn run_until_idle(driver: &mut Driver) -> Option<DriverError> {
         if let Poll::Ready(error) = driver.poll(cx) {
             return Poll::Ready(Some(error));
         }
+        tally.set(driver.circuit_count());
         while checks.poll_tick(cx).is_ready() {
             let is_idle = driver.circuit_count() == 0;
             if is_idle && was_idle {

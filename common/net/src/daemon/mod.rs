@@ -2,19 +2,25 @@
 //! wall clock.
 //!
 //! 1. [`command`] reads the command line; every daemon knows the same flags.
-//! 2. [`run_file`] loads the configuration, starts the log, opens the listening socket and runs the daemon.
-//! 3. Signals tell it when to end; [`Exit`] says how it ended.
+//! 2. [`run_file`] loads the configuration, starts the log, opens the listening socket, gives up what the daemon does not
+//!    need ([`crate::sandbox`]), and runs it.
+//! 3. Signals tell it when to end and when to read its configuration again; the service manager is told how it is.
+//! 4. [`Exit`] says how it ended.
 
 pub mod command;
 mod exit;
+mod notify;
 mod process;
+mod reload;
+mod service;
 mod signals;
 mod socket;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,8 +28,10 @@ use tunic_proto::time::UnixTime;
 
 pub use exit::Exit;
 pub use process::{open_file_limit, run_file, run_to_end};
+pub use service::{ServiceConfig, Switch};
 pub use signals::{Hurry, Shutdown, shutdown_signal};
 pub use socket::{ListenError, bind, listen};
+pub use tokio::sync::watch;
 
 use crate::config::ConfigError;
 use crate::telemetry::LogFilter;
@@ -32,9 +40,14 @@ use crate::telemetry::LogFilter;
 pub trait Settings: Serialize + DeserializeOwned {
     /// The commented example that `--print-config` prints.
     const EXAMPLE: &'static str;
+    /// Keys that a running daemon takes over at SIGHUP, with all that is below them. `log` always is.
+    const RELOADABLE: &'static [&'static str] = &[];
 
     /// What gets logged.
     fn log(&self) -> &LogFilter;
+
+    /// How the process behaves.
+    fn service(&self) -> &ServiceConfig;
 
     /// Where it listens, and which setting says so.
     fn listen(&self) -> (SocketAddr, &'static str);
@@ -45,6 +58,27 @@ pub trait Settings: Serialize + DeserializeOwned {
     /// What is wrong, and what to do about it.
     fn check_before_listening(&self) -> Result<(), ConfigError> {
         Ok(())
+    }
+
+    /// The directory for keys and state.
+    ///
+    /// # Errors
+    /// If nothing says where.
+    fn state_dir(&self) -> Result<PathBuf, ConfigError>;
+
+    /// Other directories in which files or sockets are made.
+    fn other_dirs(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// How long circuits that are in use may go on after the order to end.
+    fn drain(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// What is wrong with the settings, each with what to do about it.
+    fn problems(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 

@@ -1,6 +1,8 @@
 //! The process of a daemon, from its configuration file to its end.
 
+use std::convert::Infallible;
 use std::io;
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,38 +10,108 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use tokio::sync::watch;
+
 use super::signals::{Shutdown, Signals};
-use super::{RunOptions, Settings, socket};
-use crate::{config, telemetry};
+use super::{RunOptions, Settings, Switch, notify, reload, socket};
+use crate::sandbox::{self, Hold, Paths};
+use crate::{config, keyfile, telemetry};
 
 /// How long threads that are stuck in the system, such as in a slow name server's lookup, may hold up the end.
 const BLOCKED_GRACE: Duration = Duration::from_millis(200);
 
 /// Runs a daemon on this configuration file until a signal ends it: loads the file, starts the log, opens the listening
-/// socket if none was given, and hands all three over.
+/// socket if none was given, gives up what the daemon does not need, and hands over the settings, which change when the
+/// file is read again.
 ///
 /// # Errors
 /// If the configuration is wrong, the address is taken, or whatever `daemon` fails of.
 pub fn run_file<S: Settings, F: Future<Output = anyhow::Result<()>>>(
     path: &Path,
     mut options: RunOptions,
-    daemon: impl FnOnce(S, RunOptions, Shutdown) -> F,
+    daemon: impl FnOnce(watch::Receiver<S>, RunOptions, Shutdown) -> F,
 ) -> anyhow::Result<()> {
     let settings: S = config::load(path, S::EXAMPLE)?;
     telemetry::init(settings.log());
     if options.listener.is_none() {
         settings.check_before_listening()?;
-        let (address, setting) = settings.listen();
-        options.listener = Some(Arc::new(socket::bind(address, setting)?));
+        options.listener = Some(Arc::new(listener(&settings)?));
     }
+    confine(path, &settings)?;
+    notify::start(&mut options);
     let ended = run_to_end(async {
-        let signals = Signals::catch();
+        let mut signals = Signals::catch();
         options.hurry = signals.hurry();
-        daemon(settings, options, signals.shutdown()).await
+        let drain = settings.drain();
+        let (running, settings) = watch::channel(settings);
+        let daemon = daemon(settings, options, signals.shutdown());
+        tokio::select! {
+            ended = daemon => ended,
+            never = attend(path, &mut signals, &running, drain) => match never {},
+        }
     });
     ended.context("the runtime cannot be started")??;
     tracing::info!("ended in order");
     Ok(())
+}
+
+fn listener<S: Settings>(settings: &S) -> anyhow::Result<TcpListener> {
+    if let Some(listener) = socket::handed_over()? {
+        return Ok(listener);
+    }
+    let (address, setting) = settings.listen();
+    Ok(socket::bind(address, setting)?)
+}
+
+/// Gives up what the daemon does not need. Ports below 1024 are open already.
+fn confine<S: Settings>(path: &Path, settings: &S) -> anyhow::Result<()> {
+    let (state_dir, service) = (settings.state_dir()?, settings.service());
+    if let Some(user) = &service.user {
+        sandbox::become_user(user, &state_dir)?;
+    } else if rustix::process::geteuid().is_root() {
+        tracing::warn!("this daemon runs as root and needs to be nobody: set `user` in [service]");
+    }
+    sandbox::no_core_dumps();
+    keyfile::ensure_private_dir(&state_dir)?;
+    if service.sandbox == Switch::Off {
+        tracing::warn!("the sandbox is off: set sandbox = \"on\" in [service]");
+        return Ok(());
+    }
+    // The directory and not the file alone: editors replace files.
+    let read = path.parent().map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+    let write = std::iter::once(state_dir).chain(settings.other_dirs()).collect();
+    let confined = sandbox::enter(&Paths { read: read.map(Path::to_path_buf).into_iter().collect(), write });
+    match (&confined.files, &confined.calls) {
+        (Hold::None(_), _) | (_, Hold::None(_)) => tracing::warn!("sandbox: {confined}"),
+        _ => tracing::info!("sandbox: {confined}"),
+    }
+    Ok(())
+}
+
+/// Does what goes on beside the daemon's own work; does not end.
+async fn attend<S: Settings>(
+    path: &Path,
+    signals: &mut Signals,
+    running: &watch::Sender<S>,
+    drain: Duration,
+) -> Infallible {
+    let shutdown = signals.shutdown();
+    let reloads = async {
+        loop {
+            signals.hangups().next().await;
+            reload::reload(path, running);
+        }
+    };
+    let end = async {
+        shutdown.await;
+        notify::stopping(drain);
+        std::future::pending().await
+    };
+    tokio::select! {
+        never = reloads => never,
+        never = end => never,
+        never = notify::watchdog() => never,
+    }
 }
 
 /// Runs a daemon on all cores until it has ended, with as many open files as the system allows.

@@ -12,7 +12,10 @@ pub type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Orders = watch::Receiver<usize>;
 
 /// The signals of this process, caught by one task.
-pub(super) struct Signals(Orders);
+pub(super) struct Signals {
+    orders: Orders,
+    hangups: Hangups,
+}
 
 impl Signals {
     /// Catches signals from now on. Where they cannot be caught, the system's own way of ending a process is in force.
@@ -24,18 +27,38 @@ impl Signals {
         {
             tokio::spawn(count(interrupt, terminate, orders));
         }
-        Signals(received)
+        Signals { orders: received, hangups: Hangups(signal(SignalKind::hangup()).ok()) }
     }
 
-    /// Completes at the first order.
+    /// Completes at the first order, and tells nobody else.
     pub(super) fn shutdown(&self) -> Shutdown {
-        let orders = self.0.clone();
-        Box::pin(ordered(orders, 1))
+        Box::pin(ordered(self.orders.clone(), 1))
+    }
+
+    /// The orders to read the configuration again (SIGHUP).
+    pub(super) fn hangups(&mut self) -> &mut Hangups {
+        &mut self.hangups
     }
 
     /// Tells of the second order.
     pub(super) fn hurry(&self) -> Hurry {
-        Hurry(Some(self.0.clone()))
+        Hurry(Some(self.orders.clone()))
+    }
+}
+
+/// Orders to read the configuration again.
+pub(super) struct Hangups(Option<Signal>);
+
+impl Hangups {
+    /// Completes at the next one; where they cannot be caught, never.
+    pub(super) async fn next(&mut self) {
+        let caught = match &mut self.0 {
+            Some(signal) => signal.recv().await,
+            None => None,
+        };
+        if caught.is_none() {
+            std::future::pending().await
+        }
     }
 }
 

@@ -54,6 +54,19 @@ pub fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener, L
     open().map_err(|cause| ListenError { address, setting, cause })
 }
 
+/// The socket that the service manager hands over (`LISTEN_FDS`, sd_listen_fds(3)), if it does: it listens on while
+/// this daemon restarts, so nobody is refused. To be called once, before there are other threads.
+///
+/// # Errors
+/// If what is handed over is no listening TCP socket, or more than one.
+pub(super) fn handed_over() -> anyhow::Result<Option<TcpListener>> {
+    let mut sockets = listenfd::ListenFd::from_env();
+    if sockets.len() > 1 {
+        anyhow::bail!("{} sockets were handed over; this daemon listens at one", sockets.len());
+    }
+    sockets.take_tcp_listener(0).context("the socket that was handed over is of no use")
+}
+
 /// The given socket, or else a new one at this address, for use inside a tokio runtime.
 ///
 /// # Errors
