@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -76,7 +75,7 @@ pub async fn run_with(
     let relay = Relay::new(settings, options, listening)?;
     let mut tasks = relay.start();
     pages.serve(relay.sources(), &mut tasks);
-    let mut serving = pin!(relay.node.serve(listener));
+    let mut serving = Box::pin(relay.node.serve(listener));
     relay.options.tell(Status::Listening(listening));
     tracing::info!("listening on port {}", listening.port());
     if let Some(consensus) = relay.view.read().current(unix_now()) {

@@ -13,13 +13,23 @@ use super::{RunOptions, Status};
 /// Messages that may wait for a service manager that does not read; beyond, they are dropped.
 const MAX_WAITING: usize = 64;
 
+/// How long what was said last may take to be told.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// To the thread that tells the service manager: a manager that does not read must not hold up the daemon.
-static MESSAGES: OnceLock<SyncSender<String>> = OnceLock::new();
+static MESSAGES: OnceLock<SyncSender<Message>> = OnceLock::new();
+
+enum Message {
+    /// To be told.
+    Text(String),
+    /// Everything before has been told.
+    Flushed(SyncSender<()>),
+}
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Some(messages) = MESSAGES.get() {
         let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
-        let _ = messages.try_send(lines.join("\n"));
+        let _ = messages.try_send(Message::Text(lines.join("\n")));
     }
 }
 
@@ -28,11 +38,18 @@ pub(super) fn start(options: &mut RunOptions) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
-    let (messages, waiting) = sync_channel::<String>(MAX_WAITING);
+    let (messages, waiting) = sync_channel(MAX_WAITING);
     let work = move || {
         for message in waiting {
-            if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&message)]) {
-                tracing::debug!("the service manager cannot be told: {error}");
+            match message {
+                Message::Text(text) => {
+                    if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&text)]) {
+                        tracing::debug!("the service manager cannot be told: {error}");
+                    }
+                }
+                Message::Flushed(done) => {
+                    let _ = done.try_send(());
+                }
             }
         }
     };
@@ -79,6 +96,16 @@ pub(super) fn reloaded() {
 pub(super) fn stopping(drain: Duration) {
     let status = format!("ending; circuits in use have {} s", drain.as_secs());
     tell(&[NotifyState::Stopping, NotifyState::Status(&status)]);
+}
+
+/// Waits until what was said so far is told, but not for long.
+pub(super) fn flush() {
+    if let Some(messages) = MESSAGES.get() {
+        let (done, told) = sync_channel(1);
+        if messages.try_send(Message::Flushed(done)).is_ok() {
+            let _ = told.recv_timeout(LAST_WORDS);
+        }
+    }
 }
 
 /// Tells the service manager's watchdog that this process lives, twice as often as it asks for, as long as the threads

@@ -44,12 +44,18 @@ pub fn run_file<S: Settings, F: Future<Output = anyhow::Result<()>>>(
         options.hurry = signals.hurry();
         let drain = settings.drain();
         let (running, settings) = watch::channel(settings);
-        let daemon = daemon(settings, options, signals.shutdown());
+        let ordered = signals.shutdown();
+        let shutdown = Box::pin(async move {
+            ordered.await;
+            notify::stopping(drain);
+        });
+        let daemon = daemon(settings, options, shutdown);
         tokio::select! {
             ended = daemon => ended,
-            never = attend(path, &mut signals, &running, drain) => match never {},
+            never = attend(path, &mut signals, &running) => match never {},
         }
     });
+    notify::flush();
     ended.context("the runtime cannot be started")??;
     tracing::info!("ended in order");
     Ok(())
@@ -89,27 +95,15 @@ fn confine<S: Settings>(path: &Path, settings: &S) -> anyhow::Result<()> {
 }
 
 /// Does what goes on beside the daemon's own work; does not end.
-async fn attend<S: Settings>(
-    path: &Path,
-    signals: &mut Signals,
-    running: &watch::Sender<S>,
-    drain: Duration,
-) -> Infallible {
-    let shutdown = signals.shutdown();
+async fn attend<S: Settings>(path: &Path, signals: &mut Signals, running: &watch::Sender<S>) -> Infallible {
     let reloads = async {
         loop {
             signals.hangups().next().await;
             reload::reload(path, running);
         }
     };
-    let end = async {
-        shutdown.await;
-        notify::stopping(drain);
-        std::future::pending().await
-    };
     tokio::select! {
         never = reloads => never,
-        never = end => never,
         never = notify::watchdog() => never,
     }
 }
