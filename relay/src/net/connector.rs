@@ -86,7 +86,7 @@ impl Connector {
 
     /// Whether this very address may be sent to. Asks the system which addresses this machine has.
     pub fn allows(&self, addr: SocketAddr) -> bool {
-        self.rules.allows(addr) && self.is_others(addr)
+        self.rules().allows(addr) && self.is_others(addr)
     }
 
     /// Looks up what a client asked for, without connecting anywhere (docs/protocol.md §6.7). Private addresses are not
@@ -107,7 +107,7 @@ impl Connector {
     /// Not a relay of the network, nor an address of this machine that the settings do not mention. In private networks
     /// that is no matter.
     fn is_others(&self, addr: SocketAddr) -> bool {
-        self.rules.allow_private() || !(self.view.read().is_listener(addr) || is_this_machine(addr.ip()))
+        self.rules().allow_private() || !(self.view.read().is_listener(addr) || is_this_machine(addr.ip()))
     }
 }
 
