@@ -1,5 +1,10 @@
-//! `tunic-relay check`: finds what would keep the relay from working, before it is started.
+//! `tunic-relay check`: finds what would keep the relay from working, before or while it runs.
+//!
+//! 1. [`findings`] looks at this machine: settings, keys, ports, open files.
+//! 2. [`crate::net::ask_network`] asks the network: authorities, clock, whether others reach the relay.
+//! 3. [`together`] joins both: a port that this very relay holds is no problem.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use tunic_net::daemon::{Exit, bind, open_file_limit};
@@ -8,61 +13,113 @@ use tunic_net::keys::{KeysError, NodeKeys};
 use tunic_proto::time::UnixTime;
 
 use crate::config::Config;
+use crate::core::files::Shares;
 
-/// Open files that channels to other relays and to clients may take.
-const FILES_FOR_CHANNELS: u64 = 4_096;
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Nothing has to be done.
+    Fine,
+    /// The relay runs, but not as well as it could.
+    Warning,
+    /// It has to be mended; `check` ends with the code of the first.
+    Problem(Exit),
+}
 
-/// Something that has to be mended.
+/// What `check` found out about one thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The code with which `check` ends if this is the first finding.
-    pub exit: Exit,
-    /// What is wrong and what to do about it.
+    /// How much it matters.
+    pub weight: Weight,
+    /// What is so and, unless that is fine, what to do about it.
     pub text: String,
 }
 
-/// Everything that has to be mended, the worst first. Makes no files, except that a signing certificate that is about
-/// to end is renewed, as at every start.
+impl Finding {
+    /// Nothing has to be done.
+    pub fn fine(text: impl Into<String>) -> Self {
+        Finding { weight: Weight::Fine, text: text.into() }
+    }
+
+    /// It could be better.
+    pub fn warning(text: impl Into<String>) -> Self {
+        Finding { weight: Weight::Warning, text: text.into() }
+    }
+
+    /// It has to be mended.
+    pub fn problem(exit: Exit, text: impl Into<String>) -> Self {
+        Finding { weight: Weight::Problem(exit), text: text.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.weight {
+            Weight::Fine => "ok",
+            Weight::Warning => "warning",
+            Weight::Problem(_) => "problem",
+        };
+        write!(f, "{word}: {}", self.text)
+    }
+}
+
+/// What this machine would keep the relay from, the worst first. Makes no files, except that a signing certificate that
+/// is about to end is renewed, as at every start.
 pub fn findings(config: &Config, now: UnixTime) -> Vec<Finding> {
-    let problems = config.problems(None).into_iter().map(|text| Finding { exit: Exit::Config, text });
-    problems
-        .chain(keys(config, now))
-        .chain(listening(config.listen))
-        .chain(files(config, open_file_limit()))
-        .collect()
+    let problems = config.problems(None).into_iter().map(|text| Finding::problem(Exit::Config, text));
+    let mut found: Vec<Finding> = problems.chain(keys(config, now)).chain(ports(config)).collect();
+    found.extend(files(config, open_file_limit()));
+    found
+}
+
+/// What this machine and the network say, joined. Where others reach the relay it runs, and it is what holds its ports.
+pub fn together(here: Vec<Finding>, network: Vec<Finding>, answers: bool) -> Vec<Finding> {
+    let is_own = |finding: &Finding| answers && finding.weight == Weight::Problem(Exit::Unavailable);
+    let mut all: Vec<Finding> = here.into_iter().filter(|finding| !is_own(finding)).chain(network).collect();
+    all.sort_by_key(|finding| match finding.weight {
+        Weight::Problem(_) => 0,
+        Weight::Warning => 1,
+        Weight::Fine => 2,
+    });
+    all
 }
 
 fn keys(config: &Config, now: UnixTime) -> Option<Finding> {
-    let finding = |text| Some(Finding { exit: Exit::KeyFile, text });
+    let problem = |text| Some(Finding::problem(Exit::KeyFile, text));
     if !config.data_dir.exists() {
         return None;
     }
     if let Err(error) = ensure_private_dir(&config.data_dir) {
-        return finding(error.to_string());
+        return problem(error.to_string());
     }
     match NodeKeys::load(&config.key_dir(), now) {
         // The first start makes them.
         Ok(_) | Err(KeysError::Missing { .. }) => None,
-        Err(error) => finding(error.to_string()),
+        Err(error) => problem(error.to_string()),
     }
 }
 
-fn listening(address: SocketAddr) -> Option<Finding> {
-    let error = bind(address, "listen").err()?;
-    Some(Finding { exit: Exit::Unavailable, text: error.to_string() })
+fn ports(config: &Config) -> Vec<Finding> {
+    let is_exit = config.exit.effective_policy().is_exit();
+    let wanted: [(Option<SocketAddr>, &str); 3] = [
+        (Some(config.listen), "listen"),
+        (config.exit.notice.filter(|_| is_exit), "exit.notice"),
+        (config.metrics.listen, "metrics.listen"),
+    ];
+    let refused = wanted.into_iter().filter_map(|(at, setting)| bind(at?, setting).err());
+    refused.map(|error| Finding::problem(Exit::Unavailable, error.to_string())).collect()
 }
 
 fn files(config: &Config, limit: Option<u64>) -> Option<Finding> {
-    let streams =
-        if config.exit.effective_policy().is_exit() { config.exit.max_exit_streams as u64 } else { 0 };
-    let (needed, limit) = (streams.saturating_add(FILES_FOR_CHANNELS), limit?);
-    (limit < needed).then(|| Finding {
-        exit: Exit::Unavailable,
-        text: format!(
-            "{limit} files may be open at once, {needed} may be needed: raise the limit (LimitNOFILE={needed} under \
-             systemd, ulimit -n in a shell), or lower `max_exit_streams`"
-        ),
-    })
+    let wanted = config.wanted_files();
+    let Shares { incoming, outgoing, streams } = wanted.within(limit);
+    let limit = limit.filter(|_| wanted != wanted.within(limit))?;
+    let needed = wanted.files();
+    Some(Finding::warning(format!(
+        "{limit} files may be open at once, {needed} may be needed: the relay would run with {incoming} incoming channels, \
+         {outgoing} outgoing ones and {streams} streams. Raise the limit (LimitNOFILE={needed} under systemd, ulimit -n in a \
+         shell), or lower `max_incoming_channels`, `max_outgoing_channels` and `max_exit_streams`"
+    )))
 }
 
 #[cfg(test)]
@@ -88,11 +145,20 @@ mod tests {
         Fixture { dir, config }
     }
 
+    /// Without warnings: how many files may be open is this machine's affair.
+    fn problems(config: &Config) -> Vec<Finding> {
+        let mut found = findings(config, NOW);
+        found.retain(|finding| matches!(finding.weight, Weight::Problem(_)));
+        found
+    }
+
     #[track_caller]
     fn check(config: &Config, exit: Exit, expect: &str) {
-        let findings = findings(config, NOW);
+        let findings = problems(config);
         assert!(
-            findings.len() == 1 && findings[0].exit == exit && findings[0].text.contains(expect),
+            findings.len() == 1
+                && findings[0].weight == Weight::Problem(exit)
+                && findings[0].text.contains(expect),
             "{findings:?}"
         );
     }
@@ -100,12 +166,12 @@ mod tests {
     #[test]
     fn a_relay_that_can_run_has_nothing_to_mend_and_nothing_is_made() {
         let Fixture { dir, config } = fixture();
-        assert_eq!(findings(&config, NOW), []);
+        assert_eq!(problems(&config), []);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         ensure_private_dir(&config.data_dir).unwrap();
-        assert_eq!(findings(&config, NOW), []);
+        assert_eq!(problems(&config), []);
         NodeKeys::create(&config.key_dir(), NOW).unwrap();
-        assert_eq!(findings(&config, NOW), []);
+        assert_eq!(problems(&config), []);
     }
 
     #[test]
@@ -136,12 +202,39 @@ mod tests {
     }
 
     #[test]
-    fn too_few_open_files_are_found() {
+    fn every_port_is_tried() {
         let Fixture { mut config, dir: _dir } = fixture();
-        assert_eq!(files(&config, Some(4_096)), None);
-        config.exit.policy = ExitPolicy::accept_all();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        config.metrics.listen = taken.local_addr().ok();
+        check(&config, Exit::Unavailable, "metrics.listen");
+        let metrics = config.metrics.listen.take();
+        config.exit.notice = metrics;
+        assert_eq!(problems(&config), [], "a relay that is no exit has no notice");
+        config.exit.enabled = Some(true);
+        check(&config, Exit::Unavailable, "exit.notice");
+    }
+
+    #[test]
+    fn too_few_open_files_are_a_warning_that_says_what_is_left() {
+        let Fixture { mut config, dir: _dir } = fixture();
         assert_eq!(files(&config, Some(20_480)), None);
         assert_eq!(files(&config, None), None);
-        assert!(files(&config, Some(20_479)).unwrap().text.contains("LimitNOFILE=20480"));
+        config.exit.policy = ExitPolicy::accept_all();
+        let found = files(&config, Some(20_480)).unwrap();
+        assert_eq!(found.weight, Weight::Warning);
+        assert!(found.text.contains("LimitNOFILE=28736"), "{}", found.text);
+        assert_eq!(files(&config, Some(28_736)), None);
+    }
+
+    #[test]
+    fn a_port_that_this_relay_holds_is_no_problem_and_the_worst_comes_first() {
+        let here = vec![Finding::problem(Exit::Unavailable, "taken"), Finding::warning("files")];
+        let network = vec![Finding::fine("clock"), Finding::problem(Exit::Config, "other")];
+        let texts = |answers| -> Vec<String> {
+            let all = together(here.clone(), network.clone(), answers);
+            all.into_iter().map(|finding| finding.to_string()).collect()
+        };
+        assert_eq!(texts(false), ["problem: taken", "problem: other", "warning: files", "ok: clock"]);
+        assert_eq!(texts(true), ["problem: other", "warning: files", "ok: clock"]);
     }
 }

@@ -1,8 +1,10 @@
 //! The command line of `tunic-relay`.
 
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 
-use clap::Subcommand;
+use anyhow::Context;
+use clap::{Args, Subcommand};
 use tunic_net::config::{self, ConfigError};
 use tunic_net::daemon::command::{ConfigFile, Program};
 use tunic_net::daemon::{self, Exit, RunOptions, unix_now};
@@ -10,16 +12,18 @@ use tunic_net::keyfile;
 use tunic_net::keys::NodeKeys;
 use tunic_proto::keys::OnionSecret;
 
-use crate::check;
+use crate::check::{self, Finding, Weight};
 use crate::config::{Config, EXAMPLE};
+use crate::init::{self, Flags};
+use crate::net::ask_network;
 
 const PROGRAM: Program = Program {
     name: "tunic-relay",
     version: env!("CARGO_PKG_VERSION"),
     about: "A relay of the Tunic network",
     examples: "\
-  tunic-relay --print-config > relay.toml         Start from the commented example
-  tunic-relay keygen --config relay.toml          Make the keys, and print the relay's identity
+  tunic-relay init --config relay.toml            Answer a few questions; get a configuration and keys
+  tunic-relay --print-config > relay.toml         Or start from the commented example
   tunic-relay check --config relay.toml           Look for what would keep the relay from working
   tunic-relay run --config relay.toml             Run until SIGINT or SIGTERM",
     config: EXAMPLE,
@@ -31,8 +35,19 @@ enum Command {
     Run(ConfigFile),
     /// Make the relay's keys if there are none, and print its identity
     Keygen(ConfigFile),
+    /// Make a commented configuration and keys, asking for what is not given; overwrites nothing
+    Init(Flags),
     /// Say what would keep the relay from working, and how to mend it
-    Check(ConfigFile),
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Look at this machine only: ask neither authorities nor relays
+    #[arg(long)]
+    offline: bool,
 }
 
 /// Does what the command line says.
@@ -40,7 +55,8 @@ pub fn main() -> Exit {
     PROGRAM.main(|command| match command {
         Command::Run(file) => run_file(&file.config, RunOptions::default()).map(|()| Exit::Success),
         Command::Keygen(file) => keygen(&file.config).map(|()| Exit::Success),
-        Command::Check(file) => Ok(check(&file.config)),
+        Command::Init(flags) => init(flags),
+        Command::Check(arguments) => check(&arguments),
     })
 }
 
@@ -67,21 +83,47 @@ fn keygen(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check(path: &Path) -> Exit {
-    let findings = match load(path) {
-        Ok(config) => check::findings(&config, unix_now()),
-        Err(error) => vec![check::Finding { exit: Exit::Config, text: error.to_string() }],
+fn init(flags: Flags) -> anyhow::Result<Exit> {
+    let (mut stdin, mut stdout) = (std::io::stdin().lock(), std::io::stdout().lock());
+    let asks = stdin.is_terminal() && !flags.no_questions;
+    let flags = if asks { init::ask(flags, &mut stdin, &mut stdout)? } else { flags };
+    let made = init::init(&flags)?;
+    let file = flags.config.display();
+    writeln!(stdout, "identity = \"{}\"\nmade: {file}, and the keys", made.identity)?;
+    for problem in made.left {
+        writeln!(stdout, "to do in {file}: {problem}")?;
+    }
+    writeln!(stdout, "next: tunic-relay check --config {file}")?;
+    Ok(Exit::Success)
+}
+
+fn check(arguments: &CheckArgs) -> anyhow::Result<Exit> {
+    let findings = match load(&arguments.file.config) {
+        Ok(config) => findings(&config, arguments.offline)?,
+        Err(error) => vec![Finding::problem(Exit::Config, error.to_string())],
     };
     for finding in &findings {
-        println!("problem: {}", finding.text);
+        println!("{finding}");
     }
-    match findings.first() {
-        Some(first) => first.exit,
-        None => {
+    match findings.first().map(|finding| finding.weight) {
+        Some(Weight::Problem(exit)) => Ok(exit),
+        _ => {
             println!("ok: the relay can run with this configuration");
-            Exit::Success
+            Ok(Exit::Success)
         }
     }
+}
+
+fn findings(config: &Config, offline: bool) -> anyhow::Result<Vec<Finding>> {
+    let here = check::findings(config, unix_now());
+    let is_wrong =
+        here.iter().any(|finding| matches!(finding.weight, Weight::Problem(Exit::Config | Exit::KeyFile)));
+    if offline || is_wrong {
+        return Ok(check::together(here, Vec::new(), false));
+    }
+    let own = NodeKeys::load(&config.key_dir(), unix_now()).ok().map(|keys| keys.signer.id());
+    let answer = daemon::run_to_end(ask_network(config, own)).context("the runtime cannot be started")?;
+    Ok(check::together(here, answer.findings, answer.reached))
 }
 
 #[cfg(test)]

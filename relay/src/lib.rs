@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod core;
 mod exit_config;
+pub mod init;
 pub mod net;
 pub mod padding;
 

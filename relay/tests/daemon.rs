@@ -103,5 +103,22 @@ fn the_printed_configuration_only_lacks_what_a_default_cannot_know() {
     let text = check(relay("check", &file).output().unwrap(), 78, "[[authority]]");
     assert!(text.contains("`address`") && text.matches("problem:").count() == 2, "{text}");
     let fixed = config(dir.path(), "");
-    check(relay("check", &fixed).output().unwrap(), 0, "ok");
+    check(relay("check", &fixed).arg("--offline").output().unwrap(), 0, "ok");
+    check(relay("check", &fixed).output().unwrap(), 69, "no authority can be asked");
+}
+
+#[test]
+fn a_new_relay_is_made_by_flags_alone_and_lacks_nothing_but_its_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, data) = (dir.path().join("new.toml"), dir.path().join("data"));
+    let make = || {
+        let mut init = relay("init", &file);
+        init.args(["--no-questions", "--nickname", "fresh", "--address", "8.8.8.8:9001", "--data-dir"])
+            .arg(&data);
+        init.output().unwrap()
+    };
+    check(make(), 0, "identity = \"");
+    let text = check(relay("check", &file).output().unwrap(), 78, "[[authority]]");
+    assert_eq!(text.matches("problem:").count(), 1, "{text}");
+    check(make(), 1, "is not written");
 }

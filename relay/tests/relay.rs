@@ -286,24 +286,27 @@ impl DirHandler for Shared {
     }
 }
 
-fn signed_consensus(descriptor: &[u8], signer: &Signer) -> Vec<u8> {
-    let now = unix_now();
-    let descriptor = UncheckedDescriptor::parse(descriptor).unwrap().check_time(now).unwrap();
-    let descriptor = descriptor.check_signature(now).unwrap();
+fn signed_consensus(descriptors: &[Vec<u8>], signer: &Signer, valid_after: UnixTime) -> Vec<u8> {
+    let entry = |descriptor: &Vec<u8>| {
+        let now = unix_now();
+        let descriptor = UncheckedDescriptor::parse(descriptor).unwrap().check_time(now).unwrap();
+        descriptor.check_signature(now).unwrap().entry()
+    };
+    let mut relays: Vec<_> = descriptors.iter().map(entry).collect();
+    relays.sort_by_key(|relay| relay.identity);
     let body = ConsensusBody::new(Consensus {
-        valid_after: now,
-        fresh_until: now.plus(Duration::from_secs(1_000)),
-        valid_until: now.plus(Duration::from_secs(3_000)),
+        valid_after,
+        fresh_until: valid_after.plus(Duration::from_secs(1_000)),
+        valid_until: valid_after.plus(Duration::from_secs(3_000)),
         params: Default::default(),
-        relays: vec![descriptor.entry()],
+        relays,
     })
     .unwrap();
     body.assemble(&[body.sign(signer)]).unwrap()
 }
 
-#[tokio::test]
-async fn a_relay_publishes_itself_fetches_the_consensus_and_mirrors_it() {
-    let dir = tempfile::tempdir().unwrap();
+/// Starts an authority; what it says is up to the test.
+async fn running_authority() -> (Arc<TestAuthority>, Arc<Signer>, AuthorityConfig, Node) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (signer, onion, config) = authority(1, listener.local_addr().unwrap());
     let signer = Arc::new(signer);
@@ -316,11 +319,60 @@ async fn a_relay_publishes_itself_fetches_the_consensus_and_mirrors_it() {
     .unwrap();
     let served = node.clone();
     tokio::spawn(async move { served.serve(listener).await });
+    (shared, signer, config, node)
+}
 
+#[tokio::test]
+async fn a_check_tells_of_clock_and_listing_and_of_a_circuit_that_reaches_the_relay() {
+    let (shared, signer, authority, _node) = running_authority().await;
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut relays = Vec::new();
+    for dir in &dirs {
+        let mut relay = Relay::start(dir.path(), ExitConfig::default(), vec![authority.clone()]);
+        relay.wait(|status| *status == Status::Published).await;
+        relays.push(relay);
+    }
+    let descriptors = shared.posted.lock().unwrap().clone();
+    let config =
+        Config { allow_private_relays: true, authorities: vec![authority.clone()], ..Config::default() };
+    let own = relays[0].hop.id;
+    let ask = async |consensus: Vec<u8>| {
+        *shared.consensus.lock().unwrap() = Some(consensus);
+        let answer = tunic_relay::net::ask_network(&config, Some(own)).await;
+        let texts: Vec<String> = answer.findings.iter().map(ToString::to_string).collect();
+        (answer.reached, texts.join("\n"))
+    };
+    let later = unix_now().plus(Duration::from_secs(86_400));
+    let (reached, said) = ask(signed_consensus(&descriptors, &signer, later)).await;
+    assert!(!reached && said.contains("ok: all 1 authorities") && said.contains("clock is slow"), "{said}");
+    let others: Vec<_> = descriptors.iter().skip(2).cloned().collect();
+    let (reached, said) = ask(signed_consensus(&others, &signer, unix_now())).await;
+    assert!(!reached && said.contains("warning: the consensus does not list this relay"), "{said}");
+
+    let consensus = signed_consensus(&descriptors, &signer, unix_now());
+    *shared.consensus.lock().unwrap() = Some(consensus.clone());
+    // The other relay has to know of this one, to extend to it.
+    for relay in &mut relays {
+        relay.wait(|status| *status == Status::Consensus { relays: 2 }).await;
+    }
+    let (reached, said) = ask(consensus.clone()).await;
+    assert!(reached && said.contains("a circuit through another relay reaches it"), "{said}");
+    relays.remove(0).end().await;
+    let (reached, said) = ask(consensus).await;
+    assert!(!reached && said.contains("problem: the consensus lists this relay, and no circuit"), "{said}");
+    for relay in relays {
+        relay.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_relay_publishes_itself_fetches_the_consensus_and_mirrors_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (shared, signer, config, node) = running_authority().await;
     let mut relay = Relay::start(dir.path(), exit(&["accept *:443"], false), vec![config.clone()]);
     relay.wait(|status| *status == Status::Published).await;
     let descriptor = shared.posted.lock().unwrap()[0].clone();
-    let consensus = signed_consensus(&descriptor, &signer);
+    let consensus = signed_consensus(&[descriptor.clone()], &signer, unix_now());
     *shared.consensus.lock().unwrap() = Some(consensus.clone());
     relay.wait(|status| *status == Status::Consensus { relays: 1 }).await;
 

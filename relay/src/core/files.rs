@@ -17,6 +17,11 @@ pub struct Shares {
 }
 
 impl Shares {
+    /// The limit of open files that leaves all of them whole.
+    pub fn files(self) -> u64 {
+        (self.incoming + self.outgoing + self.streams) as u64 + RESERVED
+    }
+
     /// As much of what is wanted as a limit of open files allows, all cut by the same factor. `None` is no limit.
     pub fn within(self, limit: Option<u64>) -> Shares {
         let wanted = (self.incoming + self.outgoing + self.streams) as u64;

@@ -2,8 +2,10 @@
 //!
 //! 1. [`run`] loads keys and the stored consensus, and listens.
 //! 2. [`responder`] answers circuits; [`connector`] makes the connections of an exit.
-//! 3. [`publisher`] hands the descriptor to the authorities, [`fetcher`] fetches the consensus.
+//! 3. [`ask_network`] is what `tunic-relay check` asks.
+//! 4. [`publisher`] hands the descriptor to the authorities, [`fetcher`] fetches the consensus.
 
+mod ask;
 pub mod authorities;
 pub mod connector;
 pub mod counters;
@@ -23,6 +25,7 @@ pub mod view;
 
 use std::time::Instant;
 
+pub use ask::{Answer, ask_network};
 pub use run::{run, run_with};
 
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock for the pure schedules")]

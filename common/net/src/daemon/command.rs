@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 
 use super::Exit;
 
@@ -41,6 +42,12 @@ struct CommandLine<C: Subcommand> {
     /// Print the commented example configuration, which states the defaults
     #[arg(long)]
     print_config: bool,
+    /// Print completions for this shell; for packages
+    #[arg(long, hide = true, value_name = "SHELL", exclusive = true)]
+    completions: Option<Shell>,
+    /// Write the manual pages into this directory; for packages
+    #[arg(long, hide = true, value_name = "DIR", exclusive = true)]
+    man: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<C>,
 }
@@ -82,19 +89,34 @@ impl Program {
                 return if error.use_stderr() { Exit::Usage } else { Exit::Success };
             }
         };
-        let outcome = match line.command {
-            Some(command) => act(command),
-            None => print(self.config),
+        let outcome = match line {
+            CommandLine { command: Some(command), .. } => act(command),
+            CommandLine { completions: Some(shell), .. } => print(&self.completions::<C>(shell)),
+            CommandLine { man: Some(dir), .. } => self.man::<C>(&dir).map(|()| Exit::Success),
+            CommandLine { .. } => print(self.config.as_bytes()),
         };
         outcome.unwrap_or_else(|error| {
             eprintln!("{}: {error:#}", self.name);
             Exit::of(&error)
         })
     }
+
+    fn completions<C: Subcommand>(&self, shell: Shell) -> Vec<u8> {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut self.command::<C>(), self.name, &mut script);
+        script
+    }
+
+    /// One page for the daemon and one for each of its commands.
+    fn man<C: Subcommand>(&self, dir: &Path) -> anyhow::Result<()> {
+        let command = self.command::<C>().disable_help_subcommand(true);
+        clap_mangen::generate_to(command, dir)
+            .with_context(|| format!("the manual pages cannot be written to {}", dir.display()))
+    }
 }
 
-fn print(text: &str) -> anyhow::Result<Exit> {
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
+fn print(text: &[u8]) -> anyhow::Result<Exit> {
+    std::io::stdout().write_all(text).context("cannot write to stdout")?;
     Ok(Exit::Success)
 }
 
@@ -132,8 +154,26 @@ mod tests {
         check(&["run", "--config", "x.toml"], Exit::Failure);
         check(&["--print-config"], Exit::Success);
         check(&["--help"], Exit::Success);
+        check(&["--completions", "bash"], Exit::Success);
         for bad in [&["run"][..], &["run", "x.toml"], &["fly"], &[], &["--print-config", "run"]] {
             check(bad, Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn packages_get_manual_pages_and_completions() {
+        let dir = tempfile::tempdir().unwrap();
+        PROGRAM.man::<Command>(dir.path()).unwrap();
+        let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(
+            page("tunic-test.1").contains("Exit codes") && page("tunic-test-run.1").contains("\\-\\-config")
+        );
+        assert!(!page("tunic-test.1").contains("completions"), "what is for packages only is not shown");
+        for (shell, word) in
+            [(Shell::Bash, "complete"), (Shell::Zsh, "#compdef"), (Shell::Fish, "complete -c")]
+        {
+            let script = String::from_utf8(PROGRAM.completions::<Command>(shell)).unwrap();
+            assert!(script.contains(word) && script.contains("tunic-test"), "{shell}: {script}");
         }
     }
 }
