@@ -109,11 +109,8 @@ fn agreed(
     documents: &[Option<Arc<[u8]>>],
 ) -> Option<(Option<Arc<SignedConsensus>>, Finding)> {
     let now = unix_now();
-    let (mut documents, mut last) = (documents.iter().flatten().peekable(), None);
-    if documents.peek().is_none() {
-        return None;
-    }
-    for bytes in documents {
+    let mut last = None;
+    for bytes in documents.iter().flatten() {
         let trusted = AuthoritySet::new(config.authorities.iter().map(|authority| authority.identity));
         let mut view = DirectoryView::new(RelayId([0; 32]), trusted, config.allow_private_relays);
         match view.handle_consensus(bytes, now) {

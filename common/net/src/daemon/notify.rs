@@ -76,6 +76,7 @@ fn in_words(status: Status) -> String {
         Status::RelaysReachable(relays) => format!("{relays} relays answer"),
         Status::Consensus { relays } => format!("consensus: {relays} relays"),
         Status::CircuitReady => "connected: a circuit is ready".to_owned(),
+        Status::Page(_) => "the status page is there".to_owned(),
     }
 }
 
