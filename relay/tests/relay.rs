@@ -372,7 +372,7 @@ async fn a_relay_publishes_itself_fetches_the_consensus_and_mirrors_it() {
     let mut relay = Relay::start(dir.path(), exit(&["accept *:443"], false), vec![config.clone()]);
     relay.wait(|status| *status == Status::Published).await;
     let descriptor = shared.posted.lock().unwrap()[0].clone();
-    let consensus = signed_consensus(&[descriptor.clone()], &signer, unix_now());
+    let consensus = signed_consensus(std::slice::from_ref(&descriptor), &signer, unix_now());
     *shared.consensus.lock().unwrap() = Some(consensus.clone());
     relay.wait(|status| *status == Status::Consensus { relays: 1 }).await;
 
