@@ -10,6 +10,7 @@ mod garbage;
 mod hostile;
 mod hostile_relay;
 mod limits;
+mod machines;
 mod padding;
 mod support;
 mod tamper;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::inbox::{CircKey, Inbox};
+use super::machines::Padder;
 use super::mail::{Link, Mail};
 use super::table::{Circuit, Endpoint, Kind};
 use super::{CREATE_TIMEOUT, Channel, ChannelError, Event, HandshakeJob};
@@ -115,6 +116,7 @@ impl Channel {
         let reason = cell::parse_destroy(cell)?;
         let key = self.table.find(id).ok_or(ChannelError::State(Command::Destroy))?;
         let Some(mut circuit) = self.table.remove(key) else { return Ok(()) };
+        self.machines.forget(key, &mut circuit);
         self.scratch.garbage.extend(circuit.queue.drain(..));
         if !matches!(circuit.kind, Kind::Closing) {
             self.send_destroy(id, DestroyReason::None);
@@ -133,6 +135,7 @@ impl Channel {
         if matches!(circuit.kind, Kind::Closing) {
             return;
         }
+        self.machines.forget(key, circuit);
         let mut kind = std::mem::replace(&mut circuit.kind, Kind::Closing);
         let id = circuit.id;
         circuit.window.give_back();
@@ -159,6 +162,7 @@ impl Channel {
             match self.table.get_mut(key) {
                 Some(circuit) if !matches!(circuit.kind, Kind::Closing) => {
                     circuit.queue.push_back(slot);
+                    self.machines.note(key, &mut circuit.padder, Padder::queued);
                     self.table.activate(key);
                 }
                 _ => self.scratch.garbage.push(slot),
@@ -169,6 +173,7 @@ impl Channel {
         }
         self.scratch.arrivals = arrivals;
         self.scratch.mail = mail;
+        self.settle_machines(now);
         self.free_garbage();
         self.publish_stats();
     }
@@ -202,7 +207,16 @@ impl Channel {
             Mail::CarryOn { request, hop, sealer, back } => self.carry_on(now, &request, hop, sealer, back),
             Mail::Linked(key, link) => self.linked(key, link),
             Mail::Joined(key) => self.joined(key),
-            Mail::Passed(key, cells) => self.consumed(now, key, cells),
+            Mail::Pad(circuit, hop, spec) => {
+                self.tell_asides(&circuit, |asides| asides.ask(hop, spec));
+            }
+            Mail::Cover(circuit, hop, cover) => {
+                self.tell_asides(&circuit, |asides| {
+                    asides.cover(hop, cover);
+                });
+            }
+            Mail::Add(key, code, data, count) => self.add_cells(key, code, &data, count),
+            Mail::Passed(key, cells) => self.passed(now, key, cells),
             Mail::Destroy(key) => self.end_circuit(key, DestroyReason::None),
             Mail::DestroyWhenSent(key) => self.end_when_sent(key),
         }
@@ -330,6 +344,7 @@ impl Channel {
     /// none must not keep them here.
     fn end_when_sent(&mut self, key: CircKey) {
         let Some(circuit) = self.table.get_mut(key) else { return };
+        self.machines.forget(key, circuit);
         let last = circuit.queue.len().min(circuit.credit.cells()).min(LAST_CELLS);
         self.scratch.garbage.extend(circuit.queue.drain(last..));
         if circuit.has_output() && circuit.credit.cells() > 0 {
@@ -346,7 +361,7 @@ fn fail(shared: &CircuitShared, reason: DestroyReason) {
 }
 
 /// A cell with a message sealed at this hop; `None` if the layer's counter is used up.
-fn sealed_message(sealer: &mut HopSealer, circ: CircId, code: Code, data: &[u8]) -> Option<Cell> {
+pub(super) fn sealed_message(sealer: &mut HopSealer, circ: CircId, code: Code, data: &[u8]) -> Option<Cell> {
     let mut cell = [0; CELL_LEN];
     cell::write_header(&mut cell, circ, Command::Relay);
     let payload = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>()?;
@@ -399,6 +414,9 @@ pub(super) fn bounce(mail: Mail) {
         | Mail::ExtendOver(..)
         | Mail::Joined(_)
         | Mail::Passed(..)
+        | Mail::Pad(..)
+        | Mail::Cover(..)
+        | Mail::Add(..)
         | Mail::Destroy(_)
         | Mail::DestroyWhenSent(_) => {}
     }

@@ -12,6 +12,7 @@ use crate::crypto::handshake::requested_id;
 use crate::crypto::layer::{HopOpener, Routing, inner_len};
 use crate::ids::{CircId, StreamId};
 use crate::message::{Begin, Forward};
+use crate::padding::{MachineSpec, Refusal};
 use crate::stream::{StreamIo, StreamShared};
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +23,10 @@ enum Outcome {
     Consumed,
     /// It goes on over the other channel.
     Transit,
+    /// It was cover traffic for this relay, to be answered or not.
+    Cover { answer: bool },
+    /// Machines are wanted here.
+    Pad(Result<MachineSpec, Refusal>),
 }
 
 impl Channel {
@@ -41,6 +46,7 @@ impl Channel {
             Kind::Outward { opener, link } => match open_outward(opener, payload) {
                 Ok(Outcome::Transit) => {
                     cell::write_header(cell, link.circ, Command::Relay);
+                    self.machines.note(key, &mut circuit.padder, |padder| padder.came(false));
                     Ok(Outcome::Transit)
                 }
                 other => other,
@@ -53,13 +59,21 @@ impl Channel {
                 Err(error) => Err(error.into()),
             },
             Kind::Extending { opener, .. } => match open_outward(opener, payload) {
-                Ok(Outcome::Transit) => Err(Violation::State),
+                Ok(Outcome::Transit | Outcome::Pad(_)) => Err(Violation::State),
                 other => other,
             },
             Kind::Endpoint(_) => self.endpoint_cell(now, key, payload),
             Kind::Origin(origin) => {
                 self.scratch.touched.push(key);
-                origin.handle_relay(now, payload, &mut self.config.rng).map(|()| Outcome::Consumed)
+                let opened = origin.handle_relay(now, payload, &mut self.config.rng);
+                if let Ok(is_padding) = opened {
+                    self.machines.note(key, &mut circuit.padder, |padder| padder.came(is_padding));
+                    self.padding.machines_received(is_padding);
+                }
+                if origin.asides.has_answer() {
+                    self.scratch.answered.push(key);
+                }
+                opened.map(|_| Outcome::Consumed)
             }
             Kind::Closing => Ok(Outcome::Consumed),
             Kind::Requested(_) | Kind::Answering(_) | Kind::Asked { .. } => {
@@ -69,9 +83,24 @@ impl Channel {
         match outcome {
             Ok(Outcome::Transit) => self.scratch.transit.push((key, at)),
             Ok(Outcome::Consumed) => self.consumed(now, key, 1),
+            Ok(Outcome::Cover { answer }) => {
+                let covered = self.covered(key, answer);
+                self.consumed_unless(now, key, covered);
+            }
+            Ok(Outcome::Pad(spec)) => {
+                let asked = self.asked_for_machines(now, key, spec);
+                self.consumed_unless(now, key, asked);
+            }
             Err(violation) => self.violated(key, violation),
         }
         Ok(())
+    }
+
+    fn consumed_unless(&mut self, now: Instant, key: CircKey, result: Result<(), Violation>) {
+        match result {
+            Ok(()) => self.consumed(now, key, 1),
+            Err(violation) => self.violated(key, violation),
+        }
     }
 
     /// Cells of a circuit left this channel's care; grants credit for them when it is time.
@@ -100,7 +129,10 @@ impl Channel {
         }
         self.scratch.touched.push(key);
         match Forward::parse(&payload[..inner_len(endpoint.opener.hop())])? {
-            Forward::Drop => {}
+            Forward::Drop => return Ok(Outcome::Cover { answer: false }),
+            Forward::Loop => return Ok(Outcome::Cover { answer: true }),
+            // Machines run at relays that the circuit goes beyond.
+            Forward::Pad(_) => return Err(Violation::State),
             Forward::Extend(fragment) => {
                 if let Some(id) = endpoint.extend(fragment)? {
                     self.events.push_back(Event::Extend(ExtendJob { inbox: self.inbox.clone(), key, id }));
@@ -180,7 +212,9 @@ fn open_outward(opener: &mut HopOpener, payload: &mut [u8; PAYLOAD_LEN]) -> Resu
         return Ok(Outcome::Transit);
     }
     match Forward::parse(&payload[..inner_len(opener.hop())])? {
-        Forward::Drop => Ok(Outcome::Consumed),
+        Forward::Drop => Ok(Outcome::Cover { answer: false }),
+        Forward::Loop => Ok(Outcome::Cover { answer: true }),
+        Forward::Pad(spec) => Ok(Outcome::Pad(spec)),
         _ => Err(Violation::State),
     }
 }

@@ -11,7 +11,7 @@ use crate::cell::{CELL_LEN, Cell};
 use crate::sync::lock;
 
 /// Names a circuit in the table of its channel; stale after the circuit is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CircKey {
     pub(crate) index: u32,
     pub(crate) generation: u32,

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use super::inbox::{CircKey, Inbox};
-use crate::circuit::{CircuitShared, HopSpec};
+use crate::circuit::{CircuitShared, Cover, HopSpec};
 use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use crate::crypto::layer::HopSealer;
 use crate::ids::{CircId, HopNum, StreamId};
-use crate::message::{Begin, DestroyReason};
+use crate::message::{Begin, Code, DestroyReason};
+use crate::padding::MachineSpec;
 use crate::stream::StreamShared;
 
 /// The other channel's side of a circuit that passes through a relay.
@@ -35,6 +36,12 @@ pub(crate) enum Mail {
     Release(CircKey),
     /// Begin a stream.
     Begin(Arc<CircuitShared>, Arc<StreamShared>, Begin),
+    /// Ask a hop of a circuit for machines.
+    Pad(Arc<CircuitShared>, HopNum, MachineSpec),
+    /// Send cover traffic to a hop of a circuit.
+    Cover(Arc<CircuitShared>, HopNum, Cover),
+    /// Send so many of this message to the client, from this relay.
+    Add(CircKey, Code, Vec<u8>, usize),
     /// A stream's application did something.
     Stream(CircKey, StreamId),
     /// A handshake that this channel handed out is computed, or refused.

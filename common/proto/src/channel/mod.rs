@@ -16,6 +16,7 @@ mod control;
 mod forward;
 pub mod handshake;
 mod inbox;
+mod machines;
 mod mail;
 mod output;
 mod padding;
@@ -43,6 +44,7 @@ use crate::message::{Begin, DestroyReason};
 use crate::padding::PaddingRole;
 use crate::padding::link::LinkPadding;
 use crate::stream::StreamIo;
+use machines::Machines;
 use table::{Circuit, Kind, Table};
 
 /// Control cells that may wait for a peer that does not read, besides those of circuits in the table; beyond, the
@@ -170,6 +172,7 @@ pub struct Channel {
     /// Handshakes under way, oldest first.
     deadlines: VecDeque<(Instant, CircKey)>,
     padding: LinkPadding,
+    machines: Machines,
     scratch: Scratch,
     totals: Totals,
     stats: Arc<ChannelStats>,
@@ -185,6 +188,8 @@ struct Scratch {
     transit: Vec<(CircKey, usize)>,
     /// Circuits whose streams got something in this batch.
     touched: Vec<CircKey>,
+    /// Circuits whose client was answered about machines.
+    answered: Vec<CircKey>,
 }
 
 impl Channel {
@@ -200,6 +205,7 @@ impl Channel {
             events: VecDeque::new(),
             deadlines: VecDeque::new(),
             padding: LinkPadding::new(PaddingRole::None),
+            machines: Machines::default(),
             scratch: Scratch::default(),
             totals: Totals::default(),
             stats: ChannelStats::new(),
@@ -235,12 +241,13 @@ impl Channel {
     /// When [`Channel::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let deadline = self.deadlines.front().map(|(at, _)| *at);
-        [deadline, self.padding.poll_timeout()].into_iter().flatten().min()
+        [deadline, self.padding.poll_timeout(), self.machines.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Ends circuits whose handshake takes too long, and pads.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.padding_timeout(now);
+        self.machines_timeout(now);
         while let Some((_, key)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
             let waits = |circuit: &Circuit| matches!(circuit.kind, Kind::Requested(_) | Kind::Asked { .. });
             if self.table.get(key).is_some_and(waits) {
@@ -260,6 +267,7 @@ impl Channel {
         let result = self.handle_each(now, cells).and_then(|padding| self.count_padding(now, cells, padding));
         self.forward_batch(cells);
         self.flush_streams();
+        self.settle_machines(now);
         self.free_garbage();
         self.publish_stats();
         if let Err(error) = result {

@@ -31,13 +31,13 @@ impl Channel {
     pub fn poll_output(&mut self, now: Instant, out: &mut Vec<u8>, limit: usize) {
         let start = out.len();
         let limit = self.padding.paced().map_or(limit, |due| due.min(limit));
-        self.put_payload(out, limit);
+        self.put_payload(now, out, limit);
         self.put_padding(now, start, limit, out);
         self.totals.count_sent(&out[start..]);
         self.publish_stats();
     }
 
-    fn put_payload(&mut self, out: &mut Vec<u8>, limit: usize) {
+    fn put_payload(&mut self, now: Instant, out: &mut Vec<u8>, limit: usize) {
         let end = out.len() + limit * CELL_LEN;
         while out.len() < end
             && let Some(cell) = self.control.pop_front()
@@ -51,7 +51,7 @@ impl Channel {
             && let Some((key, turn)) = self.table.next_turn()
         {
             let room = (end - out.len()) / CELL_LEN;
-            let sent = self.take_turn(key, turn.min(room), out);
+            let sent = self.take_turn(now, key, turn.min(room), out);
             self.table.end_turn(key, sent);
         }
         self.free_garbage();
@@ -61,23 +61,29 @@ impl Channel {
     }
 
     /// Sends up to `limit` cells of a circuit; returns how many.
-    fn take_turn(&mut self, key: CircKey, limit: usize, out: &mut Vec<u8>) -> usize {
+    fn take_turn(&mut self, now: Instant, key: CircKey, limit: usize, out: &mut Vec<u8>) -> usize {
         let Some(circuit) = self.table.get_mut(key) else { return 0 };
         let start = out.len();
         let result = match &circuit.kind {
-            Kind::Endpoint(_) | Kind::Origin(_) => fill(circuit, limit, out),
+            Kind::Endpoint(_) => fill(circuit, limit, out).map(|()| 0),
+            Kind::Origin(_) => fill_origin(circuit, limit, out),
             _ => {
                 self.inbox.unload(circuit.pop(limit), out);
-                Ok(())
+                Ok(0)
             }
         };
-        if let Err(violation) = result {
-            out.truncate(start);
-            self.violated(key, violation);
-            return 0;
-        }
+        let padding = match result {
+            Ok(padding) => padding,
+            Err(violation) => {
+                out.truncate(start);
+                self.violated(key, violation);
+                return 0;
+            }
+        };
         let sent = (out.len() - start) / CELL_LEN;
         circuit.credit.spend(sent);
+        let is_origin = matches!(circuit.kind, Kind::Origin(_));
+        self.machines.note(key, &mut circuit.padder, |padder| padder.went(now, sent, padding, is_origin));
         if circuit.credit.cells() == 0 && circuit.has_output() && sent > 0 {
             let last = out.len() - CELL_LEN;
             out[last + HEADER_LEN - 1] = Command::RelayBlocked as u8;
@@ -145,4 +151,24 @@ fn fill(circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result<(), Vi
         }
     }
     Ok(())
+}
+
+/// The same for a circuit that begins here, messages to single hops first; returns how many cells were padding.
+fn fill_origin(circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result<usize, Violation> {
+    let (id, mut written, mut padding) = (circuit.id, 0, 0);
+    if let Kind::Origin(origin) = &mut circuit.kind {
+        while written < limit {
+            let mut payload = [0; PAYLOAD_LEN];
+            let Some(is_padding) = origin.seal_aside(&mut payload)? else { break };
+            out.extend_from_slice(&cell::build(id, Command::Relay, &payload));
+            padding += usize::from(is_padding);
+            written += 1;
+        }
+    }
+    let start = out.len();
+    fill(circuit, limit - written, out)?;
+    if let Kind::Origin(origin) = &mut circuit.kind {
+        origin.asides.others(((out.len() - start) / CELL_LEN) as u64);
+    }
+    Ok(padding)
 }

@@ -67,6 +67,7 @@ impl Channel {
     /// Appends the padding that belongs behind what was written from `start` on.
     pub(super) fn put_padding(&mut self, now: Instant, start: usize, limit: usize, out: &mut Vec<u8>) {
         let written = (out.len() - start) / CELL_LEN;
+        self.settle_machines(now);
         let padding = self.padding.fill(now, written, limit.saturating_sub(written));
         if padding > 0 {
             let cell = cell::build(CircId::CHANNEL, Command::Padding, &[]);

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::inbox::{CircKey, Slot};
+use super::machines::Padder;
 use super::mail::Link;
 use super::stats::{Census, CircuitState};
 use crate::circuit::{Origin, Streams};
@@ -63,6 +64,12 @@ pub(super) struct Circuit {
     pub(super) passed: u32,
     /// `DESTROY` follows when nothing is left to send.
     pub(super) ending: bool,
+    /// The machines that run on it, if any do.
+    pub(super) padder: Option<Box<Padder>>,
+    /// Cover traffic, and questions for machines, that came without an agreement.
+    pub(super) cover: u32,
+    /// Cells that this relay added towards the client and that the other channel has not sent yet.
+    pub(super) added: u32,
     turn: Turn,
     deficit: usize,
     /// As what the table counts it.
@@ -86,6 +93,9 @@ impl Circuit {
             queue: VecDeque::new(),
             passed: 0,
             ending: false,
+            padder: None,
+            cover: 0,
+            added: 0,
             turn: Turn::None,
             deficit: 0,
             counted: None,
@@ -110,16 +120,22 @@ impl Circuit {
         !self.queue.is_empty()
             || match &self.kind {
                 Kind::Endpoint(endpoint) => endpoint.streams.has_output(),
-                Kind::Origin(origin) => origin.streams.has_output(),
+                Kind::Origin(origin) => origin.has_output(),
                 _ => false,
             }
     }
 
+    /// Cells that may go now: as many as there is credit for, unless machines hold them.
+    pub(super) fn may_send(&self) -> usize {
+        let credit = self.credit.cells();
+        self.padder.as_ref().map_or(credit, |padder| padder.may_send(credit))
+    }
+
     /// About how many cells wait.
-    fn waiting_cells(&self) -> usize {
+    pub(super) fn waiting_cells(&self) -> usize {
         let unsealed = match &self.kind {
             Kind::Endpoint(endpoint) => endpoint.streams.waiting_cells(),
-            Kind::Origin(origin) => origin.streams.waiting_cells(),
+            Kind::Origin(origin) => origin.asides.len() + origin.streams.waiting_cells(),
             _ => 0,
         };
         self.queue.len() + unsealed
@@ -245,7 +261,7 @@ impl Table {
     /// Puts a circuit in line if it has something to send and credit for it.
     pub(super) fn activate(&mut self, key: CircKey) {
         let Some(circuit) = self.get_mut(key) else { return };
-        if circuit.turn == Turn::None && circuit.credit.cells() > 0 && circuit.has_output() {
+        if circuit.turn == Turn::None && circuit.may_send() > 0 && circuit.has_output() {
             circuit.turn = Turn::Quiet;
             circuit.deficit = QUANTUM_CELLS;
             self.quiet.push_back(key);
@@ -257,8 +273,8 @@ impl Table {
         loop {
             let key = self.quiet.pop_front().or_else(|| self.busy.pop_front())?;
             let Some(circuit) = self.get_mut(key) else { continue };
-            if circuit.credit.cells() > 0 && circuit.has_output() {
-                return Some((key, circuit.deficit.min(circuit.credit.cells())));
+            if circuit.may_send() > 0 && circuit.has_output() {
+                return Some((key, circuit.deficit.min(circuit.may_send())));
             }
             circuit.turn = Turn::None;
         }
@@ -269,7 +285,7 @@ impl Table {
         let Some(circuit) = self.get_mut(key) else { return };
         let was = circuit.turn;
         circuit.deficit = circuit.deficit.saturating_sub(sent);
-        let more = circuit.credit.cells() > 0 && circuit.has_output();
+        let more = circuit.may_send() > 0 && circuit.has_output();
         if more && circuit.deficit > 0 && was == Turn::Quiet {
             self.quiet.push_front(key);
         } else if more || was == Turn::Quiet {

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use crate::channel::{CircKey, Inbox, Mail};
-use crate::circuit::MAX_STREAMS;
-use crate::ids::RelayId;
+use crate::circuit::{Cover, MAX_STREAMS};
+use crate::ids::{HopNum, RelayId};
 use crate::keys::OnionKey;
 use crate::message::{Begin, DestroyReason, EndReason};
+use crate::padding::MachineSpec;
 use crate::stream::{StreamIo, StreamShared};
 use crate::sync::lock;
 
@@ -194,6 +195,26 @@ impl CircuitHandle {
             return Err(EndReason::Reset);
         }
         Ok(StreamIo(stream))
+    }
+
+    /// Asks this hop (an index in the path, not the last) for machines; once for each circuit. Whether they are agreed on
+    /// shows in the channel's padding statistics.
+    pub fn pad(&self, hop: usize, spec: MachineSpec) {
+        self.aside(hop, |hop| Mail::Pad(self.0.clone(), hop, spec));
+    }
+
+    /// Sends cover traffic to this hop, an index in the path. It is given up if too much of it waits.
+    pub fn cover(&self, hop: usize, cover: Cover) {
+        self.aside(hop, |hop| Mail::Cover(self.0.clone(), hop, cover));
+    }
+
+    fn aside(&self, hop: usize, mail: impl FnOnce(HopNum) -> Mail) {
+        if let Some(hop) = hop.try_into().ok().and_then(HopNum::new)
+            && self.status() == CircuitStatus::Open
+        {
+            // A closed channel has ended the circuit.
+            let _ = self.0.inbox.post(mail(hop));
+        }
     }
 
     /// Streams that are not gone yet.

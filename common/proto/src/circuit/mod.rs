@@ -1,9 +1,12 @@
 //! Circuits: what their two ends do.
 
+mod cover;
 mod handle;
 mod origin;
 mod streams;
 
+pub use cover::Cover;
+pub(crate) use cover::{Asides, SPARE_CELLS};
 pub(crate) use handle::CircuitShared;
 pub use handle::{BuildError, CircuitHandle, CircuitStatus, HopSpec};
 pub(crate) use origin::Origin;
@@ -25,6 +28,8 @@ pub(crate) enum Violation {
     Fragment(#[from] crate::crypto::fragment::FragmentError),
     #[error(transparent)]
     Handshake(#[from] crate::crypto::handshake::HandshakeError),
+    #[error("more padding than was agreed on")]
+    Padding,
     #[error("not legal in this state")]
     State,
 }
@@ -35,6 +40,7 @@ impl Violation {
         match self {
             Violation::Layer(_) => Incident::Tampered,
             Violation::Credit(_) => Incident::Credit,
+            Violation::Padding => Incident::Padding,
             Violation::Handshake(_) => Incident::CircuitHandshake,
             Violation::Message(_) | Violation::Fragment(_) | Violation::State => Incident::BadMessage,
         }

@@ -9,19 +9,20 @@ use std::time::Instant;
 
 use rand_core::CryptoRng;
 
-use super::{CircuitShared, CircuitStatus, HopSpec, Side, Streams, Violation};
+use super::{Asides, CircuitShared, CircuitStatus, HopSpec, Side, Streams, Violation};
 use crate::cell::PAYLOAD_LEN;
 use crate::circuit::BuildError;
 use crate::crypto::fragment::{Create, Created, Extend, Extended, create_message};
 use crate::crypto::handshake::{ClientHandshake, HopKeys, REPLY_LEN};
 use crate::crypto::layer::{BackwardLayers, ForwardLayers, HopOpener, HopSealer, inner_len};
 use crate::flow::Budget;
-use crate::ids::HopNum;
-use crate::message::{Backward, Code, DestroyReason, EndReason};
+use crate::ids::{HopNum, StreamId};
+use crate::message::{self, Backward, Code, DestroyReason, EndReason};
 
 pub(crate) struct Origin {
     pub(crate) shared: Arc<CircuitShared>,
     pub(crate) streams: Streams,
+    pub(crate) asides: Asides,
     hops: Vec<HopSpec>,
     forward: ForwardLayers,
     backward: BackwardLayers,
@@ -51,6 +52,7 @@ impl Origin {
         let origin = Origin {
             shared,
             streams: Streams::new(Side::Client, budget),
+            asides: Asides::new(),
             hops,
             forward: ForwardLayers::new(),
             backward: BackwardLayers::new(),
@@ -131,18 +133,36 @@ impl Origin {
         Ok(())
     }
 
-    /// A cell that came back: opens it and does what it says.
+    /// Whether a cell waits.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.asides.is_empty() || self.streams.has_output()
+    }
+
+    /// Seals the next message for a single hop into an empty payload; `None` if there is none. Says whether it is padding.
+    pub(crate) fn seal_aside(&mut self, payload: &mut [u8; PAYLOAD_LEN]) -> Result<Option<bool>, Violation> {
+        let Some((hop, code, data)) = self.asides.next() else { return Ok(None) };
+        message::write(&mut payload[..inner_len(hop)], code, StreamId(0), &data);
+        self.forward.seal(payload, hop)?;
+        Ok(Some(code == Code::Drop))
+    }
+
+    /// A cell that came back: opens it and does what it says. Returns whether it was padding.
     pub(crate) fn handle_relay(
         &mut self,
         now: Instant,
         payload: &mut [u8; PAYLOAD_LEN],
         rng: &mut dyn CryptoRng,
-    ) -> Result<(), Violation> {
+    ) -> Result<bool, Violation> {
         let hop = self.backward.open(payload).inspect_err(|error| self.tampered = Some(error.hop))?;
         let message = Backward::parse(&payload[..inner_len(hop)])?;
         let from_last = hop.index() + 1 == self.built();
+        if message == Backward::Drop {
+            return self.asides.dropped(hop).map(|()| true);
+        }
+        self.asides.others(1);
         match message {
-            Backward::Drop => Ok(()),
+            Backward::Looped => self.asides.looped(hop),
+            Backward::Padded(answer) => self.asides.answered(hop, answer),
             _ if !from_last => Err(Violation::State),
             Backward::Extended(fragment) => self.handle_extended(fragment, rng),
             Backward::ExtendFailed(reason) => match (&self.waiting, self.failure) {
@@ -154,7 +174,9 @@ impl Origin {
             },
             Backward::Connected(id, address) => self.streams.connected(id, address),
             Backward::Stream(id, message) => self.streams.handle(now, id, message),
+            Backward::Drop => Err(Violation::State),
         }
+        .map(|()| false)
     }
 
     /// Seals a message, written into the start of the payload, for the last hop.

@@ -97,6 +97,13 @@ impl Streams {
         self.control.push_back((code, StreamId(0), data));
     }
 
+    /// Sends a message that is about the circuit itself and may as well be lost.
+    pub(crate) fn send_aside(&mut self, code: Code) {
+        if self.control.len() < MAX_CONTROL {
+            self.send_control(code, Vec::new());
+        }
+    }
+
     fn reserve(&self) -> Option<Memory> {
         let send_buffer = Reservation::new(&self.budget, INITIAL_SEND_CELLS);
         Some(Memory {

@@ -7,6 +7,7 @@ mod reason;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::ids::StreamId;
+use crate::padding::{MachineSpec, Refusal};
 use crate::resolve::Query;
 pub use reason::{DestroyReason, EndReason};
 
@@ -27,6 +28,14 @@ pub enum Code {
     ExtendFailed = 3,
     /// Cover traffic.
     Drop = 4,
+    /// Machines are wanted on the circuit.
+    Pad = 5,
+    /// Whether they are agreed on.
+    Padded = 6,
+    /// Cover traffic that shall be answered.
+    Loop = 7,
+    /// The answer.
+    Looped = 8,
     /// A connection is wanted.
     Begin = 16,
     /// The directory is wanted.
@@ -57,6 +66,10 @@ impl Code {
             Extended,
             ExtendFailed,
             Drop,
+            Pad,
+            Padded,
+            Loop,
+            Looped,
             Begin,
             BeginDir,
             Connected,
@@ -104,6 +117,10 @@ pub enum Forward<'a> {
     Extend(&'a [u8]),
     /// Cover traffic.
     Drop,
+    /// Cover traffic that shall be answered.
+    Loop,
+    /// Machines are wanted, or something that is refused.
+    Pad(Result<MachineSpec, Refusal>),
     /// A stream is wanted.
     Begin(StreamId, Begin),
     /// About a stream that exists.
@@ -119,6 +136,10 @@ pub enum Backward<'a> {
     ExtendFailed(DestroyReason),
     /// Cover traffic.
     Drop,
+    /// An answer to cover traffic.
+    Looped,
+    /// Whether machines are agreed on.
+    Padded(Result<(), Refusal>),
     /// The connection is there.
     Connected(StreamId, ConnectedAddr),
     /// About a stream that exists.
@@ -202,6 +223,11 @@ impl<'a> Forward<'a> {
         match raw.code {
             Code::Extend => Ok(Forward::Extend(raw.data)),
             Code::Drop => raw.empty(Forward::Drop),
+            Code::Loop => raw.empty(Forward::Loop),
+            Code::Pad => match MachineSpec::decode(raw.data) {
+                Some(spec) => Ok(Forward::Pad(spec)),
+                None => raw.malformed(),
+            },
             Code::Begin => match Target::decode(raw.data) {
                 Some(target) => Ok(Forward::Begin(raw.stream, Begin::Connect(target))),
                 None => raw.malformed(),
@@ -232,6 +258,13 @@ impl<'a> Backward<'a> {
             },
             (Code::ExtendFailed, _) => raw.malformed(),
             (Code::Drop, _) => raw.empty(Backward::Drop),
+            (Code::Looped, _) => raw.empty(Backward::Looped),
+            (Code::Padded, [0]) => Ok(Backward::Padded(Ok(()))),
+            (Code::Padded, [code]) => match Refusal::from_byte(*code) {
+                Some(refusal) => Ok(Backward::Padded(Err(refusal))),
+                None => raw.malformed(),
+            },
+            (Code::Padded, _) => raw.malformed(),
             (Code::Connected, data) => match decode_connected(data) {
                 Some(address) => Ok(Backward::Connected(raw.stream, address)),
                 None => raw.malformed(),

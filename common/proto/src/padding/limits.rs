@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use super::budget::Budget;
 use super::mode::{LinkMode, Refusal};
+use super::spec::MachineSpec;
 
 /// The figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,32 +17,42 @@ pub struct LimitsConfig {
     pub constant_rate: u32,
     /// Cells per second for all clients in constant mode together.
     pub constant_total: u32,
+    /// Circuits with machines at a time; 0 switches them off.
+    pub machines: u32,
+    /// What machines may add to one circuit, in each direction.
+    pub machine_budget: Budget,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        LimitsConfig { enabled: true, constant_rate: 2_000, constant_total: 20_000 }
+        LimitsConfig {
+            enabled: true,
+            constant_rate: 2_000,
+            constant_total: 20_000,
+            machines: 1_000,
+            machine_budget: Budget { cells: 20_000, percent: 400 },
+        }
     }
 }
 
 /// The limits of a relay and what is in use, shared by its channels.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Limits {
     enabled: AtomicBool,
     constant_rate: AtomicU32,
     constant_total: AtomicU32,
     used: AtomicU32,
+    machines: AtomicU32,
+    machine_budget: [AtomicU32; 2],
+    machines_used: AtomicU32,
 }
 
 impl Limits {
     /// With these figures.
     pub fn new(config: LimitsConfig) -> Arc<Limits> {
-        Arc::new(Limits {
-            enabled: AtomicBool::new(config.enabled),
-            constant_rate: AtomicU32::new(config.constant_rate),
-            constant_total: AtomicU32::new(config.constant_total),
-            used: AtomicU32::new(0),
-        })
+        let limits = Limits::default();
+        limits.set(config);
+        Arc::new(limits)
     }
 
     /// Uses these figures for what is agreed on from now on.
@@ -48,11 +60,38 @@ impl Limits {
         self.enabled.store(config.enabled, Ordering::Relaxed);
         self.constant_rate.store(config.constant_rate, Ordering::Relaxed);
         self.constant_total.store(config.constant_total, Ordering::Relaxed);
+        self.machines.store(config.machines, Ordering::Relaxed);
+        let Budget { cells, percent } = config.machine_budget;
+        self.machine_budget[0].store(cells, Ordering::Relaxed);
+        self.machine_budget[1].store(percent.into(), Ordering::Relaxed);
     }
 
     /// Cells per second promised to clients in constant mode.
     pub fn constant_in_use(&self) -> u32 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Circuits with machines.
+    pub fn machines_in_use(&self) -> u32 {
+        self.machines_used.load(Ordering::Relaxed)
+    }
+
+    /// Agrees to machines on a circuit.
+    pub(crate) fn grant(self: &Arc<Self>, spec: &MachineSpec) -> Result<Grant, Refusal> {
+        let most = self.machines.load(Ordering::Relaxed);
+        if most == 0 || !self.enabled.load(Ordering::Relaxed) {
+            return Err(Refusal::NotOffered);
+        }
+        let [cells, percent] = [0, 1].map(|n| self.machine_budget[n].load(Ordering::Relaxed));
+        let budget = Budget { cells, percent: percent.try_into().unwrap_or(u16::MAX) };
+        if !spec.forward.fits(budget) || !spec.backward.fits(budget) {
+            return Err(Refusal::TooMuch);
+        }
+        let add = |used: u32| used.checked_add(1).filter(|sum| *sum <= most);
+        match self.machines_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
+            Ok(_) => Ok(Grant(self.clone())),
+            Err(_) => Err(Refusal::Exhausted),
+        }
     }
 
     /// Sets aside what a mode costs.
@@ -87,6 +126,16 @@ pub struct Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.limits.used.fetch_sub(self.rate, Ordering::Relaxed);
+    }
+}
+
+/// Machines on a circuit that a relay agreed to; free again when dropped.
+#[derive(Debug)]
+pub(crate) struct Grant(Arc<Limits>);
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.0.machines_used.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -10,7 +10,7 @@ use super::limits::Reservation;
 use super::mode::{LinkMode, Refusal};
 use super::pace::Pace;
 use super::quiet::{NORMAL_MS, Quiet, REDUCED_MS};
-use super::{PaddingRole, PaddingStats};
+use super::{Limits, PaddingRole, PaddingStats};
 
 /// `PADDING` cells that a peer may send at once beyond what its mode calls for, and the time for each later one: they
 /// come bunched when a network stood still.
@@ -79,6 +79,35 @@ impl LinkPadding {
     /// Whether this channel is padded in either direction, and so counted.
     pub(crate) fn is_on(&self) -> bool {
         self.allowance.is_some()
+    }
+
+    /// Relay: what it gives.
+    pub(crate) fn limits(&self) -> Option<&Arc<Limits>> {
+        match &self.role {
+            PaddingRole::Relay(limits, _) => Some(limits),
+            _ => None,
+        }
+    }
+
+    /// Machines of a circuit made so much padding, and gave so much up.
+    pub(crate) fn machines_sent(&self, padding: usize, given_up: u64) {
+        if let Some(stats) = self.stats().filter(|_| padding > 0 || given_up > 0) {
+            stats.machines_sent(padding as u64, given_up);
+        }
+    }
+
+    /// Client: a cell came back on a circuit.
+    pub(crate) fn machines_received(&self, is_padding: bool) {
+        if let Some(stats) = self.stats().filter(|_| is_padding) {
+            stats.machines_received();
+        }
+    }
+
+    /// Client: a relay refused machines.
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        if let Some(stats) = self.stats() {
+            stats.was_refused(refusal);
+        }
     }
 
     fn stats(&self) -> Option<&Arc<PaddingStats>> {

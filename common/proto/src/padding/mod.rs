@@ -8,17 +8,25 @@
 //! 3. What was sent and received is counted in [`PaddingStats`].
 
 mod allowance;
+mod budget;
 mod limits;
 pub(crate) mod link;
+mod machines;
 mod mode;
 mod pace;
 mod quiet;
+pub(crate) mod runner;
+mod spec;
 mod stats;
 
 use std::sync::Arc;
 
+pub use budget::Budget;
+pub(crate) use budget::Meter;
+pub(crate) use limits::Grant;
 pub use limits::{Limits, LimitsConfig, Reservation};
 pub use mode::{LinkMode, Rates, Refusal, negotiate, negotiated, parse_negotiate, parse_negotiated};
+pub use spec::{MachineKind, MachineSpec};
 pub use stats::{PaddingStats, PaddingTotals};
 
 /// What a side of a channel does about padding.

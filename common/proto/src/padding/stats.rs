@@ -33,6 +33,12 @@ totals! {
     link_sent,
     /// `PADDING` cells received.
     link_received,
+    /// Padding cells that machines on circuits sent.
+    machine_sent,
+    /// Padding cells that came from machines at relays.
+    machine_received,
+    /// Padding cells that machines wanted and that were given up, for want of credit or budget.
+    given_up,
     /// Cells of constant mode that were never sent, because the connection or the computer was too slow.
     missed,
     /// Times that a relay refused what it was asked for.
@@ -56,6 +62,15 @@ impl PaddingStats {
         self.link_received.fetch_add(padding as u64, Ordering::Relaxed);
     }
 
+    pub(super) fn machines_sent(&self, padding: u64, given_up: u64) {
+        self.machine_sent.fetch_add(padding, Ordering::Relaxed);
+        self.given_up.fetch_add(given_up, Ordering::Relaxed);
+    }
+
+    pub(super) fn machines_received(&self) {
+        self.machine_received.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn cells_missed(&self, cells: u64) {
         self.missed.fetch_add(cells, Ordering::Relaxed);
     }
@@ -75,12 +90,12 @@ impl PaddingStats {
 impl PaddingTotals {
     /// Cells sent that carried nothing.
     pub fn padding_sent(&self) -> u64 {
-        self.link_sent
+        self.link_sent + self.machine_sent
     }
 
     /// Cells received that carried nothing.
     pub fn padding_received(&self) -> u64 {
-        self.link_received
+        self.link_received + self.machine_received
     }
 
     /// The part of all cells, both directions, that carried nothing: 0 to 1.

@@ -1,0 +1,319 @@
+//! Machines on circuits, and cover traffic for single hops (docs/protocol.md §11.6 and §11.7).
+
+use std::time::Duration;
+
+use tunic_proto::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN};
+use tunic_proto::circuit::{CircuitHandle, CircuitStatus, Cover};
+use tunic_proto::counters::Incident;
+use tunic_proto::ids::{CircId, HopNum};
+use tunic_proto::message::{Code, DestroyReason};
+use tunic_proto::padding::{Budget, LimitsConfig, LinkMode, MachineKind, MachineSpec, Refusal};
+use tunic_testnet::sim::{LinkSpec, NodeId, RawCircuit, RawHop, World, service, source};
+
+use crate::support::{MIB, MINUTE, Network, complete};
+
+const AMPLE: Budget = Budget { cells: 20_000, percent: 400 };
+const MOMENT: Duration = Duration::from_millis(200);
+
+const ALL: [MachineKind; 6] = [
+    MachineKind::Tunic,
+    MachineKind::Front,
+    MachineKind::Regulator,
+    MachineKind::Tamaraw,
+    MachineKind::Interspace,
+    MachineKind::BreakPad,
+];
+
+fn spec(kind: MachineKind) -> MachineSpec {
+    MachineSpec::new(kind, &[], AMPLE, AMPLE).unwrap()
+}
+
+/// A client that counts what padding costs it, and a circuit on which a hop was asked for machines.
+fn padded(seed: u64, spec: MachineSpec, hop: usize) -> (Network, CircuitHandle) {
+    let mut world = World::new(seed);
+    let client = world.client();
+    world.pad(client, LinkMode::Off);
+    let relays = world.relays(3);
+    let end = world.open(client, relays[0], LinkSpec::delay_ms(5));
+    let mut net = Network { world, client, relays, end };
+    let circuit = net.build();
+    circuit.pad(hop, spec);
+    net.world.run_for(MOMENT);
+    (net, circuit)
+}
+
+#[test]
+fn every_machine_carries_what_is_to_be_carried_at_guard_and_middle() {
+    for kind in ALL {
+        for hop in [0, 1] {
+            let (mut net, circuit) = padded(101, spec(kind), hop);
+            let load = net.world.transfer(&circuit, source(MIB / 4), 0).unwrap();
+            let echo = net.world.transfer(&circuit, service("echo"), 5_000).unwrap();
+            complete(&mut net.world, &[load, echo]);
+            let totals = net.world.padding(net.client);
+            assert_eq!(totals.refused, 0, "{kind:?}");
+            assert!(totals.machine_sent + totals.machine_received > 0, "{kind:?} at {hop}: {totals:?}");
+            net.assert_clean(vec![circuit]);
+        }
+    }
+}
+
+#[test]
+fn machines_do_the_same_again_from_the_same_seed() {
+    let trace = |seed| {
+        let (mut net, circuit) = padded(seed, spec(MachineKind::Front), 1);
+        let load = net.world.transfer(&circuit, source(50_000), 0).unwrap();
+        complete(&mut net.world, &[load]);
+        net.world.run_for(MINUTE);
+        net.world.trace()
+    };
+    assert_eq!(trace(5), trace(5));
+    assert_ne!(trace(5), trace(6));
+}
+
+/// Cells that came to the client, and when, while this much was loaded.
+fn loaded(bytes: u64) -> Vec<Duration> {
+    let (mut net, circuit) = padded(102, spec(MachineKind::Tunic), 0);
+    net.world.watch(net.end.peer());
+    let begin = net.world.now();
+    let load = net.world.transfer(&circuit, source(bytes), 0).unwrap();
+    complete(&mut net.world, &[load]);
+    net.world.run_for(Duration::from_secs(10));
+    let seen = net.world.watched(net.end.peer());
+    seen.iter().flat_map(|(at, size)| vec![*at - begin; size / CELL_LEN]).collect()
+}
+
+#[test]
+fn loads_of_one_class_look_alike() {
+    // Both within the second class: more than 200 cells, fewer than 320.
+    let (small, large) = (loaded(100_000), loaded(130_000));
+    let difference = small.len().abs_diff(large.len());
+    assert!(difference <= 4, "{} and {} cells", small.len(), large.len());
+    assert!((310..=345).contains(&small.len()), "{}", small.len());
+    let span = |cells: &[Duration]| cells[300] - cells[10];
+    let apart = span(&small).abs_diff(span(&large));
+    assert!(apart <= Duration::from_millis(15), "{:?} and {:?}", span(&small), span(&large));
+}
+
+#[test]
+fn a_relay_refuses_what_costs_it_too_much() {
+    let refusal = |limits: LimitsConfig, spec: MachineSpec| {
+        let mut world = World::new(103);
+        let client = world.client();
+        world.pad(client, LinkMode::Off);
+        let relays = world.relays(3);
+        world.limit_padding(relays[0], limits);
+        let end = world.open(client, relays[0], LinkSpec::delay_ms(5));
+        let circuit = world.build(end, &relays);
+        circuit.pad(0, spec);
+        world.run_for(MOMENT);
+        let echo = world.transfer(&circuit, service("echo"), 5_000).unwrap();
+        complete(&mut world, &[echo]);
+        world.padding(client).last_refusal
+    };
+    let usual = LimitsConfig::default();
+    let of = |refusal: Refusal| refusal as u64;
+    let greedy = Budget { cells: u32::MAX, ..AMPLE };
+    let tunic = spec(MachineKind::Tunic);
+    assert_eq!(refusal(usual, tunic.clone()), 0);
+    assert_eq!(refusal(usual, MachineSpec { backward: greedy, ..tunic.clone() }), of(Refusal::TooMuch));
+    assert_eq!(refusal(usual, MachineSpec { forward: greedy, ..tunic.clone() }), of(Refusal::TooMuch));
+    assert_eq!(refusal(LimitsConfig { machines: 0, ..usual }, tunic.clone()), of(Refusal::NotOffered));
+    assert_eq!(refusal(LimitsConfig { enabled: false, ..usual }, tunic), of(Refusal::NotOffered));
+}
+
+#[test]
+fn neither_side_sends_more_than_its_budget() {
+    let little = Budget { cells: 10, percent: 20 };
+    let spec = MachineSpec::new(MachineKind::Front, &[20_000, 20_000, 500, 600], little, little).unwrap();
+    let (mut net, circuit) = padded(104, spec, 1);
+    let before = net.world.sent(net.end) + net.world.sent(net.end.peer());
+    let load = net.world.transfer(&circuit, source(50_000), 0).unwrap();
+    complete(&mut net.world, &[load]);
+    net.world.run_for(MINUTE);
+    let cells = (net.world.sent(net.end) + net.world.sent(net.end.peer()) - before) / CELL_LEN as u64;
+    let totals = net.world.padding(net.client);
+    let others = cells - totals.machine_sent - totals.machine_received;
+    for padding in [totals.machine_sent, totals.machine_received] {
+        assert!((1..=10 + others / 5 + 1).contains(&padding), "{padding} beside {others}");
+    }
+    assert!(totals.given_up > 1_000, "{totals:?}");
+    net.assert_clean(vec![circuit]);
+}
+
+#[test]
+fn padding_is_given_up_where_there_is_no_credit() {
+    let (mut net, circuit) = padded(105, spec(MachineKind::Front), 1);
+    // From now on the client hears nothing of credit, and gives none.
+    let is_credit = |cell: &Cell| cell[HEADER_LEN - 1] == Command::Credit as u8;
+    for end in [net.end, net.end.peer()] {
+        net.world.tamper(end, move |cell| if is_credit(&cell) { vec![] } else { vec![cell] });
+    }
+    let echo = net.world.transfer(&circuit, service("echo"), 1_000).unwrap();
+    complete(&mut net.world, &[echo]);
+    net.world.run_for(5 * MINUTE);
+    assert_eq!(net.world.violations(), [], "a cell beyond the credit would have ended the channel");
+    assert_eq!(circuit.status(), CircuitStatus::Open);
+    assert!(net.world.padding(net.client).given_up > 0);
+}
+
+#[test]
+fn cover_traffic_ends_at_its_hop_and_loops_come_back() {
+    let mut net = Network::new(106, 3);
+    let circuit = net.build();
+    for hop in 0..3 {
+        let (forward, backward) = (net.world.sent(net.end), net.world.sent(net.end.peer()));
+        circuit.cover(hop, Cover::Drop);
+        net.world.run_for(MOMENT);
+        assert_eq!(net.world.sent(net.end) - forward, CELL_LEN as u64);
+        assert_eq!(net.world.sent(net.end.peer()), backward);
+        circuit.cover(hop, Cover::Loop);
+        net.world.run_for(MOMENT);
+        assert_eq!(net.world.sent(net.end.peer()) - backward, CELL_LEN as u64, "one came back from hop {hop}");
+    }
+    let echo = net.world.transfer(&circuit, service("echo"), 50_000).unwrap();
+    complete(&mut net.world, &[echo]);
+    net.assert_clean(vec![circuit]);
+}
+
+/// A client that the test plays, with a circuit over so many relays.
+fn raw(hops: usize) -> (Network, RawCircuit, tunic_testnet::sim::EndId) {
+    let mut net = Network::new(107, 3);
+    let node = net.world.raw_client();
+    let end = net.world.open(node, net.relays[0], LinkSpec::delay_ms(1));
+    let mut rng = net.world.fork_rng();
+    let first = net.world.hop(net.relays[0]);
+    let id = CircId(CircId::INITIATOR_BIT | 1);
+    let (mut circuit, cells) = RawCircuit::create(id, &first, HopNum::FIRST, &mut rng);
+    net.world.send_raw(end, &cells);
+    net.world.run_for(MOMENT);
+    for hop in 0..hops {
+        while let Some(cell) = net.world.receive_raw(end) {
+            circuit.handle(&cell);
+        }
+        if hop + 1 < hops {
+            let next = net.world.hop(net.relays[hop + 1]);
+            let cells = circuit.extend(&next, &mut rng);
+            net.world.send_raw(end, &cells);
+            net.world.run_for(MOMENT);
+        }
+    }
+    (net, circuit, end)
+}
+
+#[test]
+fn a_flood_of_cover_traffic_ends_the_circuit() {
+    for (hops, code) in [(1, Code::Drop), (2, Code::Drop), (1, Code::Loop), (2, Code::Loop)] {
+        let (mut net, mut circuit, end) = raw(hops);
+        for _ in 0..16_400 / 8 {
+            let cells: Vec<_> = (0..8).map(|_| circuit.message_to(HopNum::FIRST, code, 0, &[])).collect();
+            net.world.send_raw(end, &cells);
+            net.world.run_for(Duration::from_millis(3));
+        }
+        assert_eq!(net.world.count(net.relays[0], Incident::Padding), 1, "{code:?} over {hops}");
+        assert!(net.world.stored_bytes(net.relays[0]) < 1 << 20);
+        assert_eq!(net.world.violations(), []);
+    }
+}
+
+#[test]
+fn machines_are_asked_for_once_and_only_where_a_circuit_goes_on() {
+    let ends = |hops: usize, at: HopNum, times: usize| {
+        let (mut net, mut circuit, end) = raw(hops);
+        let data = asked(MachineKind::BreakPad);
+        let cells: Vec<_> = (0..times).map(|_| circuit.message_to(at, Code::Pad, 0, &data)).collect();
+        net.world.send_raw(end, &cells);
+        net.world.run_for(MOMENT);
+        net.relays.iter().map(|relay| net.world.count(*relay, Incident::BadMessage)).sum::<u64>()
+    };
+    assert_eq!(ends(1, HopNum::FIRST, 1), 1, "the last relay of a circuit");
+    assert_eq!(ends(2, HopNum::FIRST, 1), 0);
+    assert_eq!(ends(2, HopNum::FIRST, 2), 1);
+}
+
+/// The data of `PAD` for a machine without parameters.
+fn asked(kind: MachineKind) -> Vec<u8> {
+    let budget = [&[0, 0, 0, 100][..], &[0, 50]].concat();
+    let name = kind.name().as_bytes();
+    [&budget[..], &budget, &[name.len() as u8], name, &[0]].concat()
+}
+
+/// A client whose first relay the test plays.
+fn hostile_guard(act: impl Fn(&mut World, NodeId, &mut RawHop) -> Vec<Cell>) -> (World, NodeId, CircuitHandle) {
+    let mut world = World::new(108);
+    let client = world.client();
+    let relay = world.raw_relay();
+    let end = world.open(client, relay, LinkSpec::delay_ms(1));
+    let circuit = world.circuit(end, &[relay]).unwrap();
+    world.run_for(MOMENT);
+    let create: Vec<_> = std::iter::from_fn(|| world.receive_raw(end.peer())).collect();
+    let (mut hop, cells) = RawHop::answer(&mut world, relay, &create).unwrap();
+    world.send_raw(end.peer(), &cells);
+    world.run_for(MOMENT);
+    assert_eq!(circuit.status(), CircuitStatus::Open);
+    let cells = act(&mut world, relay, &mut hop);
+    world.send_raw(end.peer(), &cells);
+    world.run_for(MOMENT);
+    (world, client, circuit)
+}
+
+#[test]
+fn a_relay_cannot_signal_with_padding_that_nobody_agreed_to() {
+    for code in [Code::Drop, Code::Looped] {
+        let (world, client, circuit) = hostile_guard(|_, _, hop| vec![hop.message(code, 0, &[])]);
+        assert_eq!(circuit.status(), CircuitStatus::Closed(DestroyReason::Protocol), "{code:?}");
+        assert_eq!(world.count(client, Incident::BadMessage), 1);
+    }
+    let (_, _, circuit) = hostile_guard(|_, _, hop| vec![hop.message(Code::Padded, 0, &[0])]);
+    assert_eq!(circuit.status(), CircuitStatus::Closed(DestroyReason::Protocol));
+}
+
+#[test]
+fn a_relay_that_agreed_cannot_pad_beyond_the_budget() {
+    let budget = Budget { cells: 20, percent: 0 };
+    let mut world = World::new(109);
+    let client = world.client();
+    let relay = world.raw_relay();
+    let end = world.open(client, relay, LinkSpec::delay_ms(1));
+    let circuit = world.circuit(end, &[relay]).unwrap();
+    world.run_for(MOMENT);
+    let create: Vec<_> = std::iter::from_fn(|| world.receive_raw(end.peer())).collect();
+    let (mut hop, cells) = RawHop::answer(&mut world, relay, &create).unwrap();
+    world.send_raw(end.peer(), &cells);
+    world.run_for(MOMENT);
+    circuit.pad(0, MachineSpec::new(MachineKind::BreakPad, &[], budget, budget).unwrap());
+    world.run_for(MOMENT);
+    let agreed = hop.message(Code::Padded, 0, &[0]);
+    world.send_raw(end.peer(), &[agreed]);
+    // Credit returns as the client takes cells in.
+    for batch in [30, 30, 30, 30, 30, 30, 30, 30, 36] {
+        let cells: Vec<_> = (0..batch).map(|_| hop.message(Code::Drop, 0, &[])).collect();
+        world.send_raw(end.peer(), &cells);
+        world.run_for(MOMENT);
+    }
+    assert_eq!(circuit.status(), CircuitStatus::Open, "256 more than agreed on may be under way");
+    let one_more = hop.message(Code::Drop, 0, &[]);
+    world.send_raw(end.peer(), &[one_more]);
+    world.run_for(MOMENT);
+    assert_eq!(circuit.status(), CircuitStatus::Closed(DestroyReason::Protocol));
+    assert_eq!(world.count(client, Incident::Padding), 1);
+}
+
+#[test]
+fn nobody_between_can_tell_padding_from_the_rest() {
+    let (mut net, circuit) = padded(110, spec(MachineKind::Tamaraw), 1);
+    let between = net.world.end_between(net.relays[1], net.relays[0]).unwrap();
+    net.world.tamper(between, |cell| {
+        let (_, command) = cell::parse_header(&cell).unwrap();
+        let is_relay = matches!(command, Command::Relay | Command::RelayBlocked);
+        assert!(is_relay || matches!(command, Command::Credit | Command::Destroy), "{command:?}");
+        // Sealed bytes up to the end of what this depth seals.
+        let zeros = cell[HEADER_LEN..CELL_LEN - 34].iter().filter(|byte| **byte == 0).count();
+        assert!(!is_relay || zeros < 30, "{zeros} zeros");
+        vec![cell]
+    });
+    let load = net.world.transfer(&circuit, source(20_000), 0).unwrap();
+    complete(&mut net.world, &[load]);
+    net.world.run_for(MINUTE);
+    assert!(net.world.padding(net.client).machine_received > 0);
+}
