@@ -32,6 +32,8 @@ incidents! {
     BadCell => "bad_cell",
     /// Padding that was not agreed on, or more than was.
     Padding => "padding",
+    /// Machines that a client asked for on a circuit and did not get.
+    MachinesRefused => "machines_refused",
     /// A cell beyond the credit.
     Credit => "credit",
     /// A layer that did not open: somebody tampered.

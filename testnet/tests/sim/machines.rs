@@ -85,14 +85,53 @@ fn loaded(bytes: u64) -> Vec<Duration> {
 
 #[test]
 fn loads_of_one_class_look_alike() {
-    // Both within the second class: more than 200 cells, fewer than 320.
-    let (small, large) = (loaded(100_000), loaded(130_000));
-    let difference = small.len().abs_diff(large.len());
-    assert!(difference <= 4, "{} and {} cells", small.len(), large.len());
-    assert!((310..=345).contains(&small.len()), "{}", small.len());
-    let span = |cells: &[Duration]| cells[300] - cells[10];
-    let apart = span(&small).abs_diff(span(&large));
-    assert!(apart <= Duration::from_millis(15), "{:?} and {:?}", span(&small), span(&large));
+    // The first class is 600 cells at 250 a second; these are of some 220, 440 and 800.
+    let (small, large, larger) = (loaded(100_000), loaded(200_000), loaded(360_000));
+    for cells in [&small, &large] {
+        assert!((600..=640).contains(&cells.len()), "{}", cells.len());
+    }
+    assert!((960..=1_020).contains(&larger.len()), "{}", larger.len());
+    let span = |cells: &[Duration]| cells[590] - cells[10];
+    for cells in [&large, &larger] {
+        let apart = span(&small).abs_diff(span(cells));
+        assert!(apart <= Duration::from_millis(60), "{:?} and {:?}", span(&small), span(cells));
+    }
+}
+
+#[test]
+fn what_is_large_is_not_held_up_for_long() {
+    let took = |begin, upload| {
+        let (mut net, circuit) = padded(111, spec(MachineKind::Tunic), 0);
+        let before = net.world.now();
+        let load = net.world.transfer(&circuit, begin, upload).unwrap();
+        complete(&mut net.world, &[load]);
+        net.world.now() - before
+    };
+    let (down, up) = (took(source(10 * MIB), 0), took(service("echo"), MIB));
+    assert!(down < Duration::from_secs(20), "10 MiB took {down:?}");
+    assert!(up < Duration::from_secs(12), "1 MiB there and back took {up:?}");
+}
+
+#[test]
+fn one_client_cannot_have_all_the_machines_of_a_relay() {
+    let mut world = World::new(112);
+    let client = world.client();
+    world.pad(client, LinkMode::Off);
+    let relays = world.relays(3);
+    let end = world.open(client, relays[0], LinkSpec::delay_ms(1));
+    let circuits: Vec<_> = (0..66).map(|_| world.build(end, &relays)).collect();
+    circuits.iter().for_each(|circuit| circuit.pad(0, spec(MachineKind::BreakPad)));
+    world.run_for(MOMENT);
+    assert_eq!(world.padding(client).refused, 2);
+    assert_eq!(world.padding(client).last_refusal, Refusal::TooMuch as u64);
+    assert_eq!(world.count(relays[0], Incident::MachinesRefused), 2);
+    // What ends makes room.
+    drop(circuits);
+    world.run_for(MOMENT);
+    let circuit = world.build(end, &relays);
+    circuit.pad(0, spec(MachineKind::BreakPad));
+    world.run_for(MOMENT);
+    assert_eq!(world.padding(client).refused, 2);
 }
 
 #[test]
@@ -169,7 +208,11 @@ fn cover_traffic_ends_at_its_hop_and_loops_come_back() {
         assert_eq!(net.world.sent(net.end.peer()), backward);
         circuit.cover(hop, Cover::Loop);
         net.world.run_for(MOMENT);
-        assert_eq!(net.world.sent(net.end.peer()) - backward, CELL_LEN as u64, "one came back from hop {hop}");
+        assert_eq!(
+            net.world.sent(net.end.peer()) - backward,
+            CELL_LEN as u64,
+            "one came back from hop {hop}"
+        );
     }
     let echo = net.world.transfer(&circuit, service("echo"), 50_000).unwrap();
     complete(&mut net.world, &[echo]);
@@ -239,7 +282,9 @@ fn asked(kind: MachineKind) -> Vec<u8> {
 }
 
 /// A client whose first relay the test plays.
-fn hostile_guard(act: impl Fn(&mut World, NodeId, &mut RawHop) -> Vec<Cell>) -> (World, NodeId, CircuitHandle) {
+fn hostile_guard(
+    act: impl Fn(&mut World, NodeId, &mut RawHop) -> Vec<Cell>,
+) -> (World, NodeId, CircuitHandle) {
     let mut world = World::new(108);
     let client = world.client();
     let relay = world.raw_relay();

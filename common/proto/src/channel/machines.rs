@@ -15,6 +15,7 @@ use super::mail::Mail;
 use super::table::{Circuit, Kind};
 use crate::circuit::{Asides, CircuitShared, SPARE_CELLS, Violation};
 use crate::counters::Incident;
+use crate::flow::Reservation;
 use crate::message::Code;
 use crate::padding::runner::{End, Room, Runner};
 use crate::padding::{Grant, MachineSpec, Meter, Refusal};
@@ -22,14 +23,21 @@ use crate::padding::{Grant, MachineSpec, Meter, Refusal};
 /// `DROP` and `LOOP` that a client may send to one relay of a circuit without a machine: more than one each second for as
 /// long as circuits live.
 const FREE_COVER: u32 = 16_384;
-/// Cells that a relay may add to a circuit's queue; more are given up.
+/// Cells that a relay adds to the queue of a circuit without machines, answers to its client; more are given up. They are
+/// half of the window that each circuit has reserved anyway.
+const FREE_ADDED: u32 = 32;
+/// The same for a circuit with machines, which has so much reserved in the budget of the process.
 const MAX_ADDED: u32 = 128;
+/// A relay makes no padding while so many cells wait towards the client: what was added must never come near the bound above.
+const MAX_QUEUED: usize = 64;
+/// Circuits with machines that one client may have at a relay.
+const MACHINES_PER_CLIENT: usize = 64;
 
 /// The machines of one end of a circuit, and what happened since they were told last.
 pub(super) struct Padder {
     runner: Runner,
-    /// Relay: what the client may send, and what the relay has promised.
-    received: Option<(Meter, Grant)>,
+    /// Relay: what the client may send, and what the relay has set aside.
+    received: Option<(Meter, Grant, Reservation)>,
     came: usize,
     came_padding: usize,
     queued: usize,
@@ -41,7 +49,7 @@ pub(super) struct Padder {
 }
 
 impl Padder {
-    fn new(runner: Runner, received: Option<(Meter, Grant)>) -> Box<Padder> {
+    fn new(runner: Runner, received: Option<(Meter, Grant, Reservation)>) -> Box<Padder> {
         Box::new(Padder {
             runner,
             received,
@@ -77,7 +85,7 @@ impl Padder {
     pub(super) fn came(&mut self, is_padding: bool) {
         self.came += usize::from(!is_padding);
         self.came_padding += usize::from(is_padding);
-        if let Some((meter, _)) = &mut self.received {
+        if let Some((meter, ..)) = &mut self.received {
             meter.others(u64::from(!is_padding));
         }
         self.runner.others(u64::from(!is_padding));
@@ -90,7 +98,7 @@ impl Padder {
         } else {
             self.queued += 1;
             self.runner.others(1);
-            if let Some((meter, _)) = &mut self.received {
+            if let Some((meter, ..)) = &mut self.received {
                 meter.others(1);
             }
         }
@@ -130,6 +138,8 @@ pub(super) struct Machines {
     noted: Vec<CircKey>,
     /// Those that begin here.
     origins: Vec<CircKey>,
+    /// How many there are.
+    count: usize,
 }
 
 impl Machines {
@@ -138,7 +148,12 @@ impl Machines {
     }
 
     /// Notes that something happened on a circuit, if it has machines.
-    pub(super) fn note(&mut self, key: CircKey, padder: &mut Option<Box<Padder>>, what: impl FnOnce(&mut Padder)) {
+    pub(super) fn note(
+        &mut self,
+        key: CircKey,
+        padder: &mut Option<Box<Padder>>,
+        what: impl FnOnce(&mut Padder),
+    ) {
         let Some(padder) = padder else { return };
         what(padder);
         if !std::mem::replace(&mut padder.is_noted, true) {
@@ -157,7 +172,9 @@ impl Machines {
 
     /// The circuit has ended or changed.
     pub(super) fn forget(&mut self, key: CircKey, circuit: &mut Circuit) {
-        if let Some(at) = circuit.padder.take().and_then(|padder| padder.armed) {
+        let Some(padder) = circuit.padder.take() else { return };
+        self.count -= 1;
+        if let Some(at) = padder.armed {
             self.timers.remove(&(at, key));
         }
     }
@@ -181,18 +198,26 @@ impl Channel {
         if circuit.cover > FREE_COVER {
             return Err(Violation::Padding);
         }
+        let is_client = self.config.peer.id.is_none();
+        let has_room = !is_client || self.machines.count < MACHINES_PER_CLIENT;
         let made = spec.and_then(|spec| {
             let grant = self.padding.limits().ok_or(Refusal::NotOffered)?.grant(&spec)?;
+            let grant = Some(grant).filter(|_| has_room).ok_or(Refusal::TooMuch)?;
+            let memory = Reservation::new(&self.config.budget, MAX_ADDED).ok_or(Refusal::Exhausted)?;
             let meter = Meter::with_spare(spec.forward, SPARE_CELLS);
             let runner = Runner::new(spec, End::Relay, seed, now).map_err(|_| Refusal::BadParameters)?;
-            Ok(Padder::new(runner, Some((meter, grant))))
+            Ok(Padder::new(runner, Some((meter, grant, memory))))
         });
         let code = made.as_ref().err().map_or(0, |refusal| *refusal as u8);
         link.tell(Mail::Add(link.key, Code::Padded, vec![code], 1));
-        circuit.padder = made.ok();
-        if let Some(padder) = &mut circuit.padder {
-            // The answer is no traffic that machines should act on.
-            padder.ahead = 1;
+        match made {
+            Ok(mut padder) => {
+                // The answer is no traffic that machines should act on.
+                padder.ahead = 1;
+                circuit.padder = Some(padder);
+                self.machines.count += 1;
+            }
+            Err(_) => self.config.counters.count(Incident::MachinesRefused),
         }
         Ok(())
     }
@@ -201,7 +226,8 @@ impl Channel {
     pub(super) fn covered(&mut self, key: CircKey, is_loop: bool) -> Result<(), Violation> {
         let Some(circuit) = self.table.get_mut(key) else { return Ok(()) };
         let padder = circuit.padder.as_mut().filter(|_| !is_loop);
-        let agreed = padder.and_then(|padder| padder.received.as_mut()).is_some_and(|(meter, _)| meter.take());
+        let agreed =
+            padder.and_then(|padder| padder.received.as_mut()).is_some_and(|(meter, ..)| meter.take());
         if !agreed {
             circuit.cover += 1;
             if circuit.cover > FREE_COVER {
@@ -228,7 +254,9 @@ impl Channel {
         let Kind::Inward { sealer, link } = &mut circuit.kind else { return };
         let mut cells = Vec::with_capacity(count);
         for _ in 0..count {
-            if circuit.added >= MAX_ADDED && code != Code::Padded {
+            // Only circuits with machines get `DROP`.
+            if circuit.added >= if code == Code::Drop { MAX_ADDED } else { FREE_ADDED } {
+                self.config.counters.count(Incident::Resources);
                 break;
             }
             let Some(cell) = super::control::sealed_message(sealer, link.circ, code, data) else { break };
@@ -268,6 +296,7 @@ impl Channel {
             Some(Ok(spec)) => match Runner::new(spec, End::Client, seed, now) {
                 Ok(runner) => {
                     circuit.padder = Some(Padder::new(runner, None));
+                    self.machines.count += 1;
                     self.machines.origins.push(key);
                 }
                 Err(_) => self.config.counters.count(Incident::Resources),
@@ -319,8 +348,11 @@ impl Channel {
 
     fn settle_one(&mut self, now: Instant, key: CircKey) {
         let Some(circuit) = self.table.get_mut(key) else { return };
-        let room = Room { waiting: circuit.waiting_cells(), credit: circuit.credit.cells() };
+        let (waiting, credit) = (circuit.waiting_cells(), circuit.credit.cells());
         let Some(padder) = &mut circuit.padder else { return };
+        let is_relay = padder.received.is_some();
+        let is_full = is_relay && waiting + padder.ahead >= MAX_QUEUED;
+        let room = Room { waiting, credit: if is_full { 0 } else { credit } };
         padder.settle(now, room);
         let padding = padder.runner.take_padding();
         if padding > 0 {

@@ -123,7 +123,11 @@ impl Asides {
     pub(crate) fn dropped(&mut self, hop: HopNum) -> Result<(), Violation> {
         match (&self.agreement, &mut self.received) {
             (Agreement::Agreed(agreed), Some(meter)) if *agreed == hop => {
-                if meter.take() { Ok(()) } else { Err(Violation::Padding) }
+                if meter.take() {
+                    Ok(())
+                } else {
+                    Err(Violation::Padding)
+                }
             }
             _ => Err(Violation::State),
         }

@@ -320,8 +320,11 @@ impl Streams {
 
     /// About how many cells wait, streams without credit apart.
     pub(crate) fn waiting_cells(&self) -> usize {
-        let bytes = self.ready.iter().filter_map(|id| self.streams.get(id));
-        let data = bytes.map(|stream| stream.io.lock().unsent().div_ceil(PAYLOAD_LEN)).sum::<usize>();
+        let cells = |stream: &Stream| {
+            let io = stream.io.lock();
+            io.unsent().div_ceil(PAYLOAD_LEN) + usize::from(io.is_finished())
+        };
+        let data = self.ready.iter().filter_map(|id| self.streams.get(id)).map(cells).sum::<usize>();
         self.control.len() + data
     }
 

@@ -18,6 +18,7 @@ mod quiet;
 pub(crate) mod runner;
 mod spec;
 mod stats;
+mod tunic;
 
 use std::sync::Arc;
 

@@ -22,8 +22,8 @@ const MAX_STEPS: usize = 512;
 const MAX_LAG: Duration = Duration::from_millis(100);
 /// The longest that a hold keeps waiting cells without letting one through. Then it ends, whatever the machine says.
 const MAX_HOLD: Duration = Duration::from_secs(2);
-/// Padding cells that may wait to be sent; more are given up.
-const MAX_WAITING: usize = 16;
+/// Padding cells that may wait to be sent, as many as one tick of any machine has; more are given up.
+const MAX_WAITING: usize = 64;
 /// Machines that have ended begin again with the first cell after so much silence.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
 

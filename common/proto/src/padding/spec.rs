@@ -8,7 +8,7 @@ use super::mode::Refusal;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MachineKind {
-    /// Ours: a fixed rate while something is loaded, and sizes of few classes.
+    /// Ours: a rate that depends on nothing but how much came, and sizes of few classes.
     Tunic,
     /// FRONT (Gong and Wang, USENIX Security 2020): padding at random, most of it in front.
     Front,
@@ -55,12 +55,15 @@ impl MachineKind {
     pub fn parameters(self) -> &'static [Parameter] {
         match self {
             MachineKind::Tunic => &[
-                ("backward cells per second", 10, 800, 4_000),
-                ("forward cells per second", 5, 50, 1_000),
-                ("forward cells at once at the start", 1, 4, 64),
-                ("backward cells of the smallest class", 10, 200, 20_000),
+                ("milliseconds of a backward tick", 5, 20, 200),
+                ("backward cells of a tick", 1, 5, 64),
+                ("milliseconds of a forward tick", 5, 60, 1_000),
+                ("forward cells of a tick", 1, 2, 16),
+                ("forward cells at once, with the first cell and once more with the next", 1, 2, 16),
+                ("backward cells of the smallest class", 10, 600, 20_000),
                 ("permille by which a class is larger than the one below", 1_050, 1_600, 4_000),
-                ("milliseconds of silence that end a load", 50, 500, 10_000),
+                ("classes at the first rate, before it grows like the classes", 1, 2, 16),
+                ("milliseconds of silence that end a load", 50, 300, 10_000),
             ],
             MachineKind::Front => &[
                 ("most forward padding cells", 2, 1_500, 20_000),
@@ -119,8 +122,7 @@ impl MachineSpec {
             .enumerate()
             .map(|(n, (_, _, usual, _))| given.get(n).copied().unwrap_or(*usual))
             .collect();
-        let in_range =
-            |(value, (_, least, _, most)): (&u32, &Parameter)| (*least..=*most).contains(value);
+        let in_range = |(value, (_, least, _, most)): (&u32, &Parameter)| (*least..=*most).contains(value);
         let fits = parameters.iter().zip(usual).all(in_range);
         // FRONT draws between the two.
         let ordered = kind != MachineKind::Front || parameters[2] < parameters[3];
