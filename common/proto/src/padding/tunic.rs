@@ -77,7 +77,7 @@ impl Tunic {
         };
         let faster = self.growth.powi((class + 1).saturating_sub(self.steady_classes) as i32);
         let cells = (self.cells * faster).round().clamp(1.0, MAX_TICK_CELLS);
-        (cells, (size / cells).ceil().max(1.0))
+        (cells, (size.round() / cells).ceil().max(1.0))
     }
 
     fn relay_pace(&self) -> Result<Machine, Error> {
