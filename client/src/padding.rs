@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use tunic_proto::padding::{LinkMode, Rates};
+use tunic_proto::cell::CELL_LEN;
+use tunic_proto::padding::{Budget, ClientPadding, LinkMode, MachineKind, MachineSpec, Rates, Refusal};
 
 /// How much cover a client gives its traffic. docs/cover-traffic.md says what each costs and does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -18,6 +19,8 @@ pub enum Class {
     /// Both sides pad a silent channel.
     #[default]
     Normal,
+    /// As normal, and machines at the client and its guard shape what each circuit carries.
+    Adaptive,
     /// Both sides send at fixed rates.
     Constant,
 }
@@ -29,6 +32,7 @@ impl Class {
             Class::Off => "off",
             Class::Reduced => "reduced",
             Class::Normal => "normal",
+            Class::Adaptive => "adaptive",
             Class::Constant => "constant",
         }
     }
@@ -51,11 +55,28 @@ pub struct PaddingConfig {
     pub forward_cells: u16,
     /// `constant`: cells from the guard each tick.
     pub backward_cells: u16,
+    /// `adaptive`: the machine.
+    pub machine: MachineKind,
+    /// `adaptive`: its parameters in order; what is missing has the usual value.
+    pub machine_parameters: Vec<u32>,
+    /// `adaptive`: bytes of padding on a circuit in each direction before the share counts.
+    pub machine_bytes: u64,
+    /// `adaptive`: what may follow, in percent of everything else on the circuit.
+    pub machine_percent: u16,
 }
 
 impl Default for PaddingConfig {
     fn default() -> Self {
-        PaddingConfig { class: Class::default(), tick_ms: 20, forward_cells: 2, backward_cells: 8 }
+        PaddingConfig {
+            class: Class::default(),
+            tick_ms: 20,
+            forward_cells: 2,
+            backward_cells: 8,
+            machine: MachineKind::Tunic,
+            machine_parameters: Vec::new(),
+            machine_bytes: 10 << 20,
+            machine_percent: 100,
+        }
     }
 }
 
@@ -70,20 +91,35 @@ impl PaddingConfig {
         Rates { tick_ms: self.tick_ms, forward: self.forward_cells, backward: self.backward_cells }
     }
 
+    /// The machine with its budgets, the same in both directions.
+    fn machine_spec(&self) -> Result<MachineSpec, Refusal> {
+        let cells = (self.machine_bytes / CELL_LEN as u64).try_into().unwrap_or(u32::MAX);
+        let budget = Budget { cells, percent: self.machine_percent };
+        MachineSpec::new(self.machine, &self.machine_parameters, budget, budget)
+    }
+
     /// What is asked of a guard.
-    pub fn link_mode(&self) -> LinkMode {
-        match self.class {
+    pub fn asked(&self) -> ClientPadding {
+        let link = match self.class {
             Class::Off => LinkMode::Off,
             Class::Reduced => LinkMode::Reduced,
-            Class::Normal => LinkMode::Normal,
+            Class::Normal | Class::Adaptive => LinkMode::Normal,
             Class::Constant => LinkMode::Constant(self.rates()),
-        }
+        };
+        // A configuration that names an impossible machine is refused before it comes to this.
+        let machine = self.machine_spec().ok().filter(|_| self.class == Class::Adaptive);
+        ClientPadding { link, machine }
     }
 
     /// What cannot be, if anything.
     pub fn problem(&self) -> Option<&'static str> {
-        (!self.rates().is_legal()).then_some(
-            "`padding` needs 5 to 1000 tick_ms, and 1 to 128 forward_cells and backward_cells for each tick",
+        if !self.rates().is_legal() {
+            return Some(
+                "`padding` needs 5 to 1000 tick_ms, and 1 to 128 forward_cells and backward_cells for each tick",
+            );
+        }
+        self.machine_spec().is_err().then_some(
+            "`padding.machine_parameters` has too many figures, or one that the machine cannot have (docs/cover-traffic.md)",
         )
     }
 }
@@ -108,30 +144,22 @@ impl<'de> Visitor<'de> for NameOrTable {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PaddingConfig, A::Error> {
-        Table::deserialize(MapAccessDeserializer::new(map)).map(PaddingConfig::from)
+        Table::deserialize(MapAccessDeserializer::new(map))
     }
 }
 
+/// The table as it is read; a copy of [`PaddingConfig`], which is also read from a name.
 #[derive(Deserialize)]
-#[serde(default)]
+#[serde(default, remote = "PaddingConfig")]
 struct Table {
     class: Class,
     tick_ms: u16,
     forward_cells: u16,
     backward_cells: u16,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        let PaddingConfig { class, tick_ms, forward_cells, backward_cells } = PaddingConfig::default();
-        Table { class, tick_ms, forward_cells, backward_cells }
-    }
-}
-
-impl From<Table> for PaddingConfig {
-    fn from(Table { class, tick_ms, forward_cells, backward_cells }: Table) -> Self {
-        PaddingConfig { class, tick_ms, forward_cells, backward_cells }
-    }
+    machine: MachineKind,
+    machine_parameters: Vec<u32>,
+    machine_bytes: u64,
+    machine_percent: u16,
 }
 
 #[cfg(test)]
@@ -146,12 +174,23 @@ mod tests {
 
     #[test]
     fn a_class_stands_alone_or_with_its_figures() {
-        for class in [Class::Off, Class::Reduced, Class::Normal, Class::Constant] {
+        for class in [Class::Off, Class::Reduced, Class::Normal, Class::Adaptive, Class::Constant] {
             assert_eq!(read(&format!("padding = \"{class}\"")), Ok(PaddingConfig::of(class)));
         }
         let config = read("[padding]\nclass = \"constant\"\ntick_ms = 10\nbackward_cells = 4").unwrap();
         let rates = Rates { tick_ms: 10, forward: 2, backward: 4 };
-        assert_eq!(config.link_mode(), LinkMode::Constant(rates));
+        assert_eq!(config.asked(), LinkMode::Constant(rates).into());
+    }
+
+    #[test]
+    fn only_the_adaptive_class_asks_for_machines() {
+        let asked = |text: &str| read(text).unwrap().asked();
+        assert_eq!(asked("padding = \"normal\""), LinkMode::Normal.into());
+        let machine = asked("padding = \"adaptive\"").machine.unwrap();
+        assert_eq!((machine.kind, machine.backward), (MachineKind::Tunic, Budget { cells: 20_480, percent: 100 }));
+        let given = asked("[padding]\nclass = \"adaptive\"\nmachine = \"break-pad\"\nmachine_bytes = 511");
+        let machine = given.machine.unwrap();
+        assert_eq!((machine.kind, machine.forward.cells), (MachineKind::BreakPad, 0));
     }
 
     #[test]
@@ -162,5 +201,8 @@ mod tests {
         assert!(error.contains("padding.clas"), "{error}");
         assert!(PaddingConfig { tick_ms: 1, ..PaddingConfig::default() }.problem().is_some());
         assert_eq!(PaddingConfig::default().problem(), None);
+        let parameters = vec![1];
+        assert!(PaddingConfig { machine_parameters: parameters, ..PaddingConfig::default() }.problem().is_some());
+        assert!(read("[padding]\nmachine = \"perpetual\"").unwrap_err().contains("perpetual"));
     }
 }

@@ -13,11 +13,12 @@ use std::time::Duration;
 use support::{Daemon, ECHO, PATIENCE, TestNet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tunic_client::{Client, Config, ConnectError, Isolation};
+use tunic_client::{Class, Client, Config, ConnectError, Isolation, PaddingConfig};
 use tunic_net::channel::CircuitStream;
 use tunic_net::daemon::{RunOptions, Status};
 use tunic_proto::dir::Response;
 use tunic_proto::message::{EndReason, Target};
+use tunic_proto::padding::{Budget, LimitsConfig, Refusal};
 
 async fn client(net: &TestNet, state: &str) -> Client {
     Client::start(net.config(state), RunOptions::default()).await.unwrap()
@@ -240,4 +241,23 @@ async fn a_public_port_is_not_opened() {
     let options = RunOptions { listener: Some(Arc::new(listener)), ..RunOptions::default() };
     let error = tunic_client::run(net.config("a"), options, std::future::pending()).await.unwrap_err();
     assert!(error.to_string().contains("allow_public_socks"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_without_a_budget_refuse_machines_and_the_client_goes_on() {
+    let net = TestNet::start(5).await;
+    let nothing = Budget { cells: 0, percent: 0 };
+    net.limit_padding(LimitsConfig { machine_budget: nothing, ..LimitsConfig::default() });
+    let padding = PaddingConfig::of(Class::Adaptive);
+    let client = Client::start(Config { padding, ..net.config("a") }, RunOptions::default()).await.unwrap();
+    let (mut stream, _) = client.connect(echo_target(), Isolation::named("a")).await.unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = [0; 4];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("an answer").unwrap();
+    let (class, totals) = client.padding();
+    assert_eq!((class, &answer), (Class::Adaptive, b"ping"));
+    assert!(totals.refused > 0, "{totals:?}");
+    assert_eq!((totals.last_refusal, totals.machine_sent), (Refusal::TooMuch as u64, 0));
+    client.shutdown().await;
 }

@@ -76,7 +76,7 @@ impl Client {
         let node_config = NodeConfig { signer: None, responder: None, memory_budget: config.memory_budget };
         let node = Node::new(node_config).context("cannot set up TLS")?;
         let padding = Arc::new(PaddingStats::default());
-        node.set_padding(PaddingRole::Client(config.padding.link_mode(), padding.clone()));
+        node.set_padding(PaddingRole::Client(config.padding.asked(), padding.clone()));
         let (writer, written) = state.start_writer();
         let monitor = Monitor::new(config.memory_budget);
         let parts = (writer.clone(), options.clone(), monitor.clone());

@@ -49,6 +49,8 @@ pub struct Shared {
     echo: Mutex<Option<SocketAddr>>,
     /// Streams that wait for an answer which never comes.
     silent: Mutex<Vec<(RelayId, IncomingStream)>>,
+    /// What all relays together give in padding.
+    limits: Arc<Limits>,
 }
 
 impl DirHandler for Shared {
@@ -136,7 +138,8 @@ pub struct TestNet {
 impl TestNet {
     /// An authority and relays that are guards and exits; a consensus is served.
     pub async fn start(relays: u32) -> TestNet {
-        let shared = Arc::new(Shared::default());
+        let limits = Limits::new(LimitsConfig::default());
+        let shared = Arc::new(Shared { limits, ..Shared::default() });
         *shared.echo.lock().unwrap() = Some(echo_server().await);
         let (node, authority, onion_key, address) = start_node(&shared).await;
         let authority_config = AuthorityConfig {
@@ -212,6 +215,11 @@ impl TestNet {
         *self.shared.refusal.lock().unwrap() = Some(Box::new(refusal));
     }
 
+    /// What relays give in padding from now on.
+    pub fn limit_padding(&self, limits: LimitsConfig) {
+        self.shared.limits.set(limits);
+    }
+
     /// A client of this network; its state is kept under this name.
     pub fn config(&self, state: &str) -> Config {
         Config {
@@ -259,7 +267,7 @@ async fn start_node(shared: &Arc<Shared>) -> (Node, Arc<Signer>, tunic_proto::ke
     let config =
         NodeConfig { signer: Some(signer.clone()), responder: Some(Arc::new(relay)), memory_budget: BUDGET };
     let node = Node::new(config).unwrap();
-    node.set_padding(PaddingRole::Relay(Limits::new(LimitsConfig::default()), Arc::default()));
+    node.set_padding(PaddingRole::Relay(shared.limits.clone(), Arc::default()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     shared.addresses.lock().unwrap().insert(signer.id(), address);

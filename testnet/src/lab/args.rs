@@ -15,7 +15,7 @@ Examples:
   tunic-testnet lab --smoke                                  does it work? Seconds, no figures
   tunic-testnet lab --class off --out ./lab                  one class, both lines: about five minutes
   tunic-testnet lab --class off,reduced,normal,adaptive,constant --out ./lab
-  tunic-testnet lab --class front,tamaraw --link unlimited --out ./lab
+  tunic-testnet lab --class machine:front,machine:tamaraw --link unlimited --out ./lab
 
 Writes for each class and line CLASS-LINE.json into the folder, and over all of them table.md and plots. Needs root,
 iproute2 and python3 with venv; the classifiers' packages (testnet/lab/requirements.txt) are installed into target/lab-venv.";
@@ -28,7 +28,7 @@ const SMOKE_VISITS: usize = 4;
 /// The command line of `lab`.
 #[derive(Debug, Clone, Args)]
 pub struct LabArgs {
-    /// Classes of padding or machines, one run each
+    /// Classes of padding, one run each; `machine:front` and the like for other machines than that of `adaptive`
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "off")]
     pub class: Vec<String>,
     /// Lines of the clients; all are measured at the same time, with clients of their own
@@ -67,9 +67,20 @@ impl LabArgs {
     }
 }
 
-/// The client's settings for a class or a machine.
+/// Before the name of a machine that is measured in place of the class's own.
+const MACHINE: &str = "machine:";
+/// The share that these machines may use, in percent; what they were published with is not limited to less.
+const MACHINE_PERCENT: i64 = 400;
+
+/// The client's settings for a class, or for `machine:` and a machine.
 pub fn settings(class: &str) -> Table {
-    let mut settings = Table::new();
-    settings.insert("padding".into(), Value::String(class.to_owned()));
-    settings
+    let padding = match class.strip_prefix(MACHINE) {
+        None => Value::String(class.to_owned()),
+        Some(machine) => Value::Table(Table::from_iter([
+            ("class".to_owned(), Value::from("adaptive")),
+            ("machine".to_owned(), Value::from(machine)),
+            ("machine_percent".to_owned(), Value::from(MACHINE_PERCENT)),
+        ])),
+    };
+    Table::from_iter([("padding".to_owned(), padding)])
 }

@@ -15,7 +15,7 @@ use tunic_proto::circuit::{CircuitHandle, CircuitStatus};
 use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use tunic_proto::dir::Request;
 use tunic_proto::message::Begin;
-use tunic_proto::padding::{Limits, LimitsConfig, LinkMode, PaddingRole};
+use tunic_proto::padding::{ClientPadding, Limits, LimitsConfig, PaddingRole};
 use tunic_proto::time::UnixTime;
 
 use super::apps::{self, App, Report, Transfer};
@@ -124,9 +124,9 @@ impl World {
     }
 
     /// What a client asks for on its later channels.
-    pub fn pad(&mut self, client: NodeId, mode: LinkMode) {
+    pub fn pad(&mut self, client: NodeId, padding: impl Into<ClientPadding>) {
         let node = &mut self.nodes[client.0];
-        node.padding = PaddingRole::Client(mode, node.padding_stats.clone());
+        node.padding = PaddingRole::Client(padding.into(), node.padding_stats.clone());
     }
 
     /// What a relay gives on its later channels.

@@ -12,6 +12,7 @@ mod killed;
 mod lifecycle;
 mod logs;
 mod network;
+mod padded;
 mod processes;
 mod server;
 mod silent;

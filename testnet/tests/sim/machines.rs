@@ -7,7 +7,7 @@ use tunic_proto::circuit::{CircuitHandle, CircuitStatus, Cover};
 use tunic_proto::counters::Incident;
 use tunic_proto::ids::{CircId, HopNum};
 use tunic_proto::message::{Code, DestroyReason};
-use tunic_proto::padding::{Budget, LimitsConfig, LinkMode, MachineKind, MachineSpec, Refusal};
+use tunic_proto::padding::{Budget, ClientPadding, LimitsConfig, LinkMode, MachineKind, MachineSpec, Refusal};
 use tunic_testnet::sim::{LinkSpec, NodeId, RawCircuit, RawHop, World, service, source};
 
 use crate::support::{MIB, MINUTE, Network, complete};
@@ -56,6 +56,25 @@ fn every_machine_carries_what_is_to_be_carried_at_guard_and_middle() {
             net.assert_clean(vec![circuit]);
         }
     }
+}
+
+#[test]
+fn a_client_asks_the_guard_of_each_circuit_for_its_machine() {
+    let mut world = World::new(113);
+    let client = world.client();
+    world.pad(client, ClientPadding { link: LinkMode::Off, machine: Some(spec(MachineKind::Tunic)) });
+    let relays = world.relays(3);
+    let end = world.open(client, relays[0], LinkSpec::delay_ms(5));
+    let (long, short) = (world.build(end, &relays), world.build(end, &relays[..1]));
+    for (circuit, is_padded) in [(&short, false), (&long, true)] {
+        let before = world.padding(client);
+        let load = world.transfer(circuit, source(50_000), 0).unwrap();
+        complete(&mut world, &[load]);
+        let after = world.padding(client);
+        assert_eq!(after.machine_received > before.machine_received, is_padded);
+        assert_eq!(after.machine_sent > before.machine_sent, is_padded);
+    }
+    assert_eq!(world.violations(), []);
 }
 
 #[test]

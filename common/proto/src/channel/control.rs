@@ -238,10 +238,11 @@ impl Channel {
             return fail(&shared, DestroyReason::Resources);
         };
         let budget = self.config.budget.clone();
-        let Some((origin, cells)) = Origin::start(shared.clone(), hops, budget, &mut self.config.rng) else {
+        let Some((mut origin, cells)) = Origin::start(shared.clone(), hops, budget, &mut self.config.rng) else {
             return fail(&shared, DestroyReason::Internal);
         };
         self.ask_for_padding(origin.hop_count());
+        origin.machine = self.padding.machine(origin.hop_count()).cloned();
         let id = self.free_id();
         let key = self.table.insert(Circuit::new(id, Kind::Origin(Box::new(origin)), window));
         self.control.extend(cells.iter().map(|payload| cell::build(id, Command::Create, payload)));

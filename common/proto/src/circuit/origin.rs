@@ -18,11 +18,14 @@ use crate::crypto::layer::{BackwardLayers, ForwardLayers, HopOpener, HopSealer, 
 use crate::flow::Budget;
 use crate::ids::{HopNum, StreamId};
 use crate::message::{self, Backward, Code, DestroyReason, EndReason};
+use crate::padding::MachineSpec;
 
 pub(crate) struct Origin {
     pub(crate) shared: Arc<CircuitShared>,
     pub(crate) streams: Streams,
     pub(crate) asides: Asides,
+    /// What the first hop shall run once the circuit is open.
+    pub(crate) machine: Option<MachineSpec>,
     hops: Vec<HopSpec>,
     forward: ForwardLayers,
     backward: BackwardLayers,
@@ -53,6 +56,7 @@ impl Origin {
             shared,
             streams: Streams::new(Side::Client, budget),
             asides: Asides::new(),
+            machine: None,
             hops,
             forward: ForwardLayers::new(),
             backward: BackwardLayers::new(),
@@ -121,7 +125,12 @@ impl Origin {
         self.backward.push(HopOpener::new(&keys.backward, hop))?;
         self.shared.set_built(self.built());
         match self.hops.get(self.built()) {
-            None => self.shared.set_status(CircuitStatus::Open),
+            None => {
+                if let Some(machine) = self.machine.take() {
+                    self.asides.ask(HopNum::FIRST, machine);
+                }
+                self.shared.set_status(CircuitStatus::Open);
+            }
             Some(next) => {
                 let (handshake, request) = ClientHandshake::start(next.id, next.onion_key, rng);
                 self.waiting = Some(Waiting::Extended(handshake, Extended::new()));

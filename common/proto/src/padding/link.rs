@@ -10,7 +10,7 @@ use super::limits::Reservation;
 use super::mode::{LinkMode, Refusal};
 use super::pace::Pace;
 use super::quiet::{NORMAL_MS, Quiet, REDUCED_MS};
-use super::{Limits, PaddingRole, PaddingStats};
+use super::{Limits, MachineSpec, PaddingRole, PaddingStats};
 
 /// `PADDING` cells that a peer may send at once beyond what its mode calls for, and the time for each later one: they
 /// come bunched when a network stood still.
@@ -120,10 +120,18 @@ impl LinkPadding {
     /// Client: what to ask for, the first time that the channel carries a circuit of so many hops.
     pub(crate) fn ask(&mut self, hops: usize) -> Option<LinkMode> {
         match (&self.role, self.agreement) {
-            (PaddingRole::Client(mode, _), Agreement::None) if hops > 1 => {
-                self.agreement = Agreement::Asked(*mode);
-                Some(*mode)
+            (PaddingRole::Client(padding, _), Agreement::None) if hops > 1 => {
+                self.agreement = Agreement::Asked(padding.link);
+                Some(padding.link)
             }
+            _ => None,
+        }
+    }
+
+    /// Client: the machine to ask a circuit's guard for.
+    pub(crate) fn machine(&self, hops: usize) -> Option<&MachineSpec> {
+        match &self.role {
+            PaddingRole::Client(padding, _) if hops > 1 => padding.machine.as_ref(),
             _ => None,
         }
     }

@@ -30,6 +30,21 @@ pub use mode::{LinkMode, Rates, Refusal, negotiate, negotiated, parse_negotiate,
 pub use spec::{MachineKind, MachineSpec};
 pub use stats::{PaddingStats, PaddingTotals};
 
+/// What a client asks its guard for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientPadding {
+    /// For the channel.
+    pub link: LinkMode,
+    /// For each circuit of more than one hop, once it is open.
+    pub machine: Option<MachineSpec>,
+}
+
+impl From<LinkMode> for ClientPadding {
+    fn from(link: LinkMode) -> Self {
+        ClientPadding { link, machine: None }
+    }
+}
+
 /// What a side of a channel does about padding.
 #[derive(Debug, Clone, Default)]
 pub enum PaddingRole {
@@ -37,7 +52,7 @@ pub enum PaddingRole {
     #[default]
     None,
     /// It asks for this on channels that carry circuits of more than one hop.
-    Client(LinkMode, Arc<PaddingStats>),
+    Client(ClientPadding, Arc<PaddingStats>),
     /// It grants within these limits to clients.
     Relay(Arc<Limits>, Arc<PaddingStats>),
 }
