@@ -1,12 +1,20 @@
 //! The setting `padding`: a class by its name, or a table with the class and its figures.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use tunic_proto::cell::CELL_LEN;
 use tunic_proto::padding::{Budget, ClientPadding, LinkMode, MachineKind, MachineSpec, Rates, Refusal};
+
+/// Dummy circuits at a time.
+const MAX_DUMMIES: u8 = 8;
+/// The bounds of `cover_ms`: a circuit carries 16,384 cells of cover before its relays end it (docs/protocol.md §11.7), and lives ten
+/// minutes.
+const MIN_COVER_MS: u32 = 50;
+const MAX_COVER_MS: u32 = 60_000;
 
 /// How much cover a client gives its traffic. docs/cover-traffic.md says what each costs and does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -55,6 +63,12 @@ pub struct PaddingConfig {
     pub forward_cells: u16,
     /// `constant`: cells from the guard each tick.
     pub backward_cells: u16,
+    /// `constant`: how often the rates may be doubled while they are used up.
+    pub steps: u8,
+    /// `constant`: dummy circuits.
+    pub cover_circuits: u8,
+    /// `constant`: milliseconds between two cells of a dummy circuit, on average.
+    pub cover_ms: u32,
     /// `adaptive`: the machine.
     pub machine: MachineKind,
     /// `adaptive`: its parameters in order; what is missing has the usual value.
@@ -72,6 +86,9 @@ impl Default for PaddingConfig {
             tick_ms: 20,
             forward_cells: 2,
             backward_cells: 8,
+            steps: 0,
+            cover_circuits: 2,
+            cover_ms: 400,
             machine: MachineKind::Tunic,
             machine_parameters: Vec::new(),
             machine_bytes: 10 << 20,
@@ -108,7 +125,17 @@ impl PaddingConfig {
         };
         // A configuration that names an impossible machine is refused before it comes to this.
         let machine = self.machine_spec().ok().filter(|_| self.class == Class::Adaptive);
-        ClientPadding { link, machine }
+        ClientPadding { link, steps: self.steps, machine }
+    }
+
+    /// Dummy circuits to keep.
+    pub fn dummy_circuits(&self) -> u64 {
+        if self.class == Class::Constant { self.cover_circuits.into() } else { 0 }
+    }
+
+    /// The time between two cells of one, on average.
+    pub fn cover_interval(&self) -> Duration {
+        Duration::from_millis(self.cover_ms.into())
     }
 
     /// What cannot be, if anything.
@@ -116,6 +143,13 @@ impl PaddingConfig {
         if !self.rates().is_legal() {
             return Some(
                 "`padding` needs 5 to 1000 tick_ms, and 1 to 128 forward_cells and backward_cells for each tick",
+            );
+        }
+        let covers = self.cover_circuits <= MAX_DUMMIES
+            && (MIN_COVER_MS..=MAX_COVER_MS).contains(&self.cover_ms);
+        if self.steps > ClientPadding::MAX_STEPS || !covers {
+            return Some(
+                "`padding` takes 0 to 7 steps, 0 to 8 cover_circuits, and 50 to 60000 cover_ms between their cells",
             );
         }
         self.machine_spec().is_err().then_some(
@@ -156,6 +190,9 @@ struct Table {
     tick_ms: u16,
     forward_cells: u16,
     backward_cells: u16,
+    steps: u8,
+    cover_circuits: u8,
+    cover_ms: u32,
     machine: MachineKind,
     machine_parameters: Vec<u32>,
     machine_bytes: u64,
@@ -180,6 +217,8 @@ mod tests {
         let config = read("[padding]\nclass = \"constant\"\ntick_ms = 10\nbackward_cells = 4").unwrap();
         let rates = Rates { tick_ms: 10, forward: 2, backward: 4 };
         assert_eq!(config.asked(), LinkMode::Constant(rates).into());
+        assert_eq!(config.dummy_circuits(), 2);
+        assert_eq!(PaddingConfig::default().dummy_circuits(), 0);
     }
 
     #[test]
@@ -202,6 +241,8 @@ mod tests {
         assert!(PaddingConfig { tick_ms: 1, ..PaddingConfig::default() }.problem().is_some());
         assert_eq!(PaddingConfig::default().problem(), None);
         let parameters = vec![1];
+        assert!(PaddingConfig { steps: 8, ..PaddingConfig::default() }.problem().is_some());
+        assert!(PaddingConfig { cover_ms: 0, ..PaddingConfig::default() }.problem().is_some());
         assert!(PaddingConfig { machine_parameters: parameters, ..PaddingConfig::default() }.problem().is_some());
         assert!(read("[padding]\nmachine = \"perpetual\"").unwrap_err().contains("perpetual"));
     }

@@ -261,3 +261,22 @@ async fn relays_without_a_budget_refuse_machines_and_the_client_goes_on() {
     assert_eq!((totals.last_refusal, totals.machine_sent), (Refusal::TooMuch as u64, 0));
     client.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dummy_circuits_carry_cover_beside_streams() {
+    let net = TestNet::start(5).await;
+    let padding = PaddingConfig { cover_ms: 50, ..PaddingConfig::of(Class::Constant) };
+    let client = Client::start(Config { padding, ..net.config("a") }, RunOptions::default()).await.unwrap();
+    let covered = async {
+        while client.padding().1.loops_returned < 3 || client.padding().1.cover_sent < 6 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, covered).await.expect("loops come back");
+    let (mut stream, _) = client.connect(echo_target(), Isolation::named("a")).await.unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    stream.flush().await.unwrap();
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut [0; 4])).await.expect("an answer").unwrap();
+    assert_eq!(client.padding().1.refused, 0);
+    client.shutdown().await;
+}

@@ -15,6 +15,7 @@ use tunic_proto::message::{Begin, Target};
 use tunic_proto::padding::{PaddingRole, PaddingStats, PaddingTotals};
 use tunic_proto::resolve::{Answer, MAX_ANSWER_LEN, Query};
 
+use super::cover::keep_dummy;
 use super::dial::{ConnectError, Early, dial};
 use super::directory::Directory;
 use super::dns::DnsServer;
@@ -86,6 +87,9 @@ impl Client {
         let mut tasks = JoinSet::new();
         tasks.spawn(circuits.run());
         tasks.spawn(directory.run());
+        for number in 1..=config.padding.dummy_circuits() {
+            tasks.spawn(keep_dummy(manager.clone(), number, config.padding.cover_interval()));
+        }
         let (tasks, written) = (Mutex::new(tasks), Mutex::new(Some(written)));
         let inner = Inner { node, manager, monitor, config, padding, tasks, written };
         Ok(Client { inner: Arc::new(inner) })

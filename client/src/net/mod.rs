@@ -2,6 +2,7 @@
 
 mod build;
 mod client;
+mod cover;
 mod dial;
 mod directory;
 mod dns;

@@ -6,7 +6,9 @@ use tunic_proto::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN};
 use tunic_proto::channel::ChannelError;
 use tunic_proto::counters::Incident;
 use tunic_proto::ids::CircId;
-use tunic_proto::padding::{LimitsConfig, LinkMode, Rates, Refusal, negotiate, negotiated};
+use tunic_proto::padding::{
+    ClientPadding, LimitsConfig, LinkMode, PaddingTotals, Rates, Refusal, negotiate, negotiated,
+};
 use tunic_testnet::sim::{Closed, EndId, LinkSpec, NodeId, World, service, source};
 
 use crate::support::{MIB, MINUTE, complete};
@@ -290,4 +292,40 @@ fn a_flood_on_a_circuit_id_of_the_channel_is_no_padding() {
     let mut cell = PADDING;
     cell::write_header(&mut cell, CircId(1), Command::Padding);
     channel_ends(cell::CellError::BadCircuitId.into(), &[cell]);
+}
+
+/// A client whose rate may be doubled twice, at a relay that gives so many cells per second; what it says after a load and after rest.
+fn stepped(most: u32) -> [PaddingTotals; 2] {
+    let mut world = World::new(82);
+    let client = world.client();
+    world.pad(client, ClientPadding { link: LinkMode::Constant(RATES), steps: 2, machine: None });
+    let relays = world.relays(3);
+    let usual = LimitsConfig::default();
+    world.limit_padding(relays[0], LimitsConfig { constant_rate: most, constant_total: most, ..usual });
+    let end = world.open(client, relays[0], LinkSpec::delay_ms(5));
+    let circuit = world.build(end, &relays);
+    let load = world.transfer(&circuit, source(4 * MIB), 0).unwrap();
+    complete(&mut world, &[load]);
+    let busy = world.padding(client);
+    world.run_for(10 * MINUTE);
+    assert_eq!(world.violations(), []);
+    [busy, world.padding(client)]
+}
+
+#[test]
+fn a_constant_rate_steps_up_when_it_is_used_up_and_down_when_it_is_not() {
+    let [busy, idle] = stepped(2_000);
+    assert_eq!((busy.step, busy.refused), (2, 0), "{busy:?}");
+    assert_eq!(idle.step, 0, "{idle:?}");
+    assert!(idle.guard_fullness_permille < 50, "{idle:?}");
+}
+
+#[test]
+fn a_step_that_is_refused_leaves_the_rate_as_it_is() {
+    let backward = u32::from(RATES.backward) * 1_000 / u32::from(RATES.tick_ms);
+    let [busy, idle] = stepped(backward);
+    assert_eq!((busy.step, busy.refused), (0, 1), "{busy:?}");
+    assert_eq!(busy.last_refusal, Refusal::TooMuch as u64);
+    let cells = idle.received - busy.received;
+    assert!(cells.abs_diff(u64::from(backward) * 600) < u64::from(backward), "{cells} cells in ten minutes");
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tunic_proto::channel::Inbox;
-use tunic_proto::circuit::{BuildError, CircuitHandle, CircuitStatus, HopSpec};
+use tunic_proto::circuit::{BuildError, CircuitHandle, CircuitStatus, Cover, HopSpec};
 use tunic_proto::message::{Begin, EndReason, Target};
 
 use super::CircuitStream;
@@ -107,6 +107,11 @@ impl Circuit {
     /// As [`Circuit::begin`].
     pub fn begin_any(&self, begin: Begin) -> Result<CircuitStream, EndReason> {
         Ok(CircuitStream::new(self.0.handle.begin(begin)?, Some(self.clone())))
+    }
+
+    /// Sends cover traffic to this hop, an index in the path. It is given up if too much of it waits.
+    pub fn cover(&self, hop: usize, cover: Cover) {
+        self.0.cover(hop, cover);
     }
 
     /// Whether streams can be started.

@@ -211,9 +211,10 @@ impl Channel {
                 self.tell_asides(&circuit, |asides| asides.ask(hop, spec));
             }
             Mail::Cover(circuit, hop, cover) => {
-                self.tell_asides(&circuit, |asides| {
-                    asides.cover(hop, cover);
-                });
+                let is_sent = self.tell_asides(&circuit, |asides| asides.cover(hop, cover));
+                if let Some(is_sent) = is_sent {
+                    self.padding.covered(is_sent);
+                }
             }
             Mail::Add(key, code, data, count) => self.add_cells(key, code, &data, count),
             Mail::Passed(key, cells) => self.passed(now, key, cells),

@@ -5,7 +5,7 @@ use super::mail::Link;
 use super::table::{Circuit, Endpoint, Kind};
 use super::{Channel, ChannelError, Event, ExtendJob};
 use crate::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
-use crate::circuit::Violation;
+use crate::circuit::{Arrived, Violation};
 use crate::counters::Incident;
 use crate::crypto::fragment::Extend;
 use crate::crypto::handshake::requested_id;
@@ -66,9 +66,13 @@ impl Channel {
             Kind::Origin(origin) => {
                 self.scratch.touched.push(key);
                 let opened = origin.handle_relay(now, payload, &mut self.config.rng);
-                if let Ok(is_padding) = opened {
+                if let Ok(arrived) = opened {
+                    let is_padding = arrived == Arrived::Padding;
                     self.machines.note(key, &mut circuit.padder, |padder| padder.came(is_padding));
                     self.padding.machines_received(is_padding);
+                    if arrived == Arrived::Loop {
+                        self.padding.looped();
+                    }
                 }
                 if origin.asides.has_answer() {
                     self.scratch.answered.push(key);

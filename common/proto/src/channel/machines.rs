@@ -277,12 +277,16 @@ impl Channel {
     }
 
     /// Client: something for single hops of a circuit.
-    pub(super) fn tell_asides(&mut self, circuit: &CircuitShared, tell: impl FnOnce(&mut Asides)) {
-        let Some(key) = circuit.place() else { return };
-        if let Some(Circuit { kind: Kind::Origin(origin), .. }) = self.table.get_mut(key) {
-            tell(&mut origin.asides);
-        }
+    pub(super) fn tell_asides<T>(
+        &mut self,
+        circuit: &CircuitShared,
+        tell: impl FnOnce(&mut Asides) -> T,
+    ) -> Option<T> {
+        let key = circuit.place()?;
+        let Kind::Origin(origin) = &mut self.table.get_mut(key)?.kind else { return None };
+        let told = tell(&mut origin.asides);
         self.table.activate(key);
+        Some(told)
     }
 
     /// Client: hops have answered.

@@ -60,7 +60,8 @@ impl Channel {
         if self.padding.poll_timeout().is_some_and(|at| at <= now) {
             let (control, grants, table) = (&self.control, &self.grants, &self.table);
             let backlog = || control.len() + usize::from(!grants.is_empty()) + table.waiting_cells();
-            self.padding.handle_timeout(now, &mut self.config.rng, backlog);
+            let step = self.padding.handle_timeout(now, &mut self.config.rng, backlog);
+            self.control.extend(step.map(negotiate));
         }
     }
 

@@ -9,7 +9,7 @@ pub use cover::Cover;
 pub(crate) use cover::{Asides, SPARE_CELLS};
 pub(crate) use handle::CircuitShared;
 pub use handle::{BuildError, CircuitHandle, CircuitStatus, HopSpec};
-pub(crate) use origin::Origin;
+pub(crate) use origin::{Arrived, Origin};
 pub(crate) use streams::{Side, Streams};
 
 /// Streams of one circuit that are not gone yet (docs/protocol.md §6.6).

@@ -36,6 +36,17 @@ pub(crate) struct Origin {
     tampered: Option<HopNum>,
 }
 
+/// What a cell that came back was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrived {
+    /// Padding of a machine.
+    Padding,
+    /// The answer to cover traffic.
+    Loop,
+    /// Anything else.
+    Other,
+}
+
 enum Waiting {
     Created(ClientHandshake, Created),
     Extended(ClientHandshake, Extended),
@@ -155,22 +166,24 @@ impl Origin {
         Ok(Some(code == Code::Drop))
     }
 
-    /// A cell that came back: opens it and does what it says. Returns whether it was padding.
+    /// A cell that came back: opens it and does what it says.
     pub(crate) fn handle_relay(
         &mut self,
         now: Instant,
         payload: &mut [u8; PAYLOAD_LEN],
         rng: &mut dyn CryptoRng,
-    ) -> Result<bool, Violation> {
+    ) -> Result<Arrived, Violation> {
         let hop = self.backward.open(payload).inspect_err(|error| self.tampered = Some(error.hop))?;
         let message = Backward::parse(&payload[..inner_len(hop)])?;
         let from_last = hop.index() + 1 == self.built();
         if message == Backward::Drop {
-            return self.asides.dropped(hop).map(|()| true);
+            return self.asides.dropped(hop).map(|()| Arrived::Padding);
         }
         self.asides.others(1);
+        if message == Backward::Looped {
+            return self.asides.looped(hop).map(|()| Arrived::Loop);
+        }
         match message {
-            Backward::Looped => self.asides.looped(hop),
             Backward::Padded(answer) => self.asides.answered(hop, answer),
             _ if !from_last => Err(Violation::State),
             Backward::Extended(fragment) => self.handle_extended(fragment, rng),
@@ -183,9 +196,9 @@ impl Origin {
             },
             Backward::Connected(id, address) => self.streams.connected(id, address),
             Backward::Stream(id, message) => self.streams.handle(now, id, message),
-            Backward::Drop => Err(Violation::State),
+            Backward::Drop | Backward::Looped => Err(Violation::State),
         }
-        .map(|()| false)
+        .map(|()| Arrived::Other)
     }
 
     /// Seals a message, written into the start of the payload, for the last hop.

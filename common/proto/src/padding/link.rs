@@ -10,6 +10,7 @@ use super::limits::Reservation;
 use super::mode::{LinkMode, Refusal};
 use super::pace::Pace;
 use super::quiet::{NORMAL_MS, Quiet, REDUCED_MS};
+use super::steps::Steps;
 use super::{Limits, MachineSpec, PaddingRole, PaddingStats};
 
 /// `PADDING` cells that a peer may send at once beyond what its mode calls for, and the time for each later one: they
@@ -54,6 +55,8 @@ pub(crate) struct LinkPadding {
     negotiations: Allowance,
     reservation: Option<Reservation>,
     looked_at: Option<Instant>,
+    /// Client in constant mode: where on the ladder of rates it is.
+    steps: Option<Steps>,
 }
 
 /// The peer sent padding that was not agreed on, or more than was.
@@ -73,6 +76,7 @@ impl LinkPadding {
             negotiations: Allowance::new(NEGOTIATION_INTERVAL, NEGOTIATIONS),
             reservation: None,
             looked_at: None,
+            steps: None,
         }
     }
 
@@ -100,6 +104,20 @@ impl LinkPadding {
     pub(crate) fn machines_received(&self, is_padding: bool) {
         if let Some(stats) = self.stats().filter(|_| is_padding) {
             stats.machines_received();
+        }
+    }
+
+    /// Client: cover traffic was asked for, or given up.
+    pub(crate) fn covered(&self, is_sent: bool) {
+        if let Some(stats) = self.stats() {
+            stats.covered(is_sent);
+        }
+    }
+
+    /// Client: cover traffic came back.
+    pub(crate) fn looped(&self) {
+        if let Some(stats) = self.stats() {
+            stats.looped();
         }
     }
 
@@ -147,11 +165,21 @@ impl LinkPadding {
         match answer {
             Ok(()) => {
                 self.start(mode, now, true);
+                if let (LinkMode::Constant(rates), None, PaddingRole::Client(padding, _)) =
+                    (mode, &self.steps, &self.role)
+                {
+                    self.steps = Some(Steps::new(rates, padding.steps));
+                }
                 Ok(None)
             }
             Err(refusal) => {
                 if let Some(stats) = self.stats() {
                     stats.was_refused(refusal);
+                }
+                if let Some(steps) = &mut self.steps {
+                    // The rate that was agreed on goes on.
+                    steps.refused();
+                    return Ok(None);
                 }
                 // A relay that refuses a rate may still pad as all others do.
                 let instead = matches!(mode, LinkMode::Constant(_)).then_some(LinkMode::Normal);
@@ -223,10 +251,20 @@ impl LinkPadding {
         if padding > 0 && !allowance.take(now, padding as u32) {
             return Err(Excess::TooMuch);
         }
+        if let Some(steps) = &mut self.steps {
+            steps.received(all, padding);
+        }
         if let Some(stats) = self.stats() {
             stats.cells_received(all, padding);
         }
         Ok(())
+    }
+
+    /// Client in constant mode: what to ask for when the rate is used up, or much too high.
+    fn next_step(&mut self, now: Instant) -> Option<LinkMode> {
+        let mode = LinkMode::Constant(self.steps.as_mut()?.decide(now)?);
+        self.agreement = Agreement::Asked(mode);
+        Some(mode)
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -237,13 +275,14 @@ impl LinkPadding {
         }
     }
 
-    /// Lets the clocks go on. `backlog` tells how many cells wait; it is asked now and then only.
+    /// Lets the clocks go on. `backlog` tells how many cells wait; it is asked now and then only. Client: what to ask the relay
+    /// for.
     pub(crate) fn handle_timeout(
         &mut self,
         now: Instant,
         rng: &mut dyn Rng,
         backlog: impl FnOnce() -> usize,
-    ) {
+    ) -> Option<LinkMode> {
         match &mut self.sending {
             Sending::Nothing => {}
             Sending::Quiet(quiet) => quiet.handle_timeout(now, rng),
@@ -261,9 +300,15 @@ impl LinkPadding {
                         stats.cells_missed(missed);
                     }
                     delay.into_iter().for_each(|delay| stats.queue_delay(delay));
+                    if let Some(steps) = &self.steps {
+                        stats.stepped(steps.step(), steps.fullness_permille());
+                    }
                 }
+                // While a question is open, what is in use is not known.
+                return if self.agreement == Agreement::Settled { self.next_step(now) } else { None };
             }
         }
+        None
     }
 
     /// In constant mode, how many cells are to be written now, padding or not.
@@ -298,6 +343,9 @@ impl LinkPadding {
         };
         if let Some(stats) = self.stats().filter(|_| self.is_on() && written + padding > 0) {
             stats.cells_sent(written + padding, padding);
+        }
+        if let Some(steps) = &mut self.steps {
+            steps.sent(written + padding, padding);
         }
         padding
     }

@@ -18,6 +18,7 @@ mod quiet;
 pub(crate) mod runner;
 mod spec;
 mod stats;
+mod steps;
 mod tunic;
 
 use std::sync::Arc;
@@ -35,13 +36,20 @@ pub use stats::{PaddingStats, PaddingTotals};
 pub struct ClientPadding {
     /// For the channel.
     pub link: LinkMode,
+    /// How often a constant rate may be doubled when it is used up; at most [`ClientPadding::MAX_STEPS`].
+    pub steps: u8,
     /// For each circuit of more than one hop, once it is open.
     pub machine: Option<MachineSpec>,
 }
 
+impl ClientPadding {
+    /// More doublings than a rate has room for.
+    pub const MAX_STEPS: u8 = 7;
+}
+
 impl From<LinkMode> for ClientPadding {
     fn from(link: LinkMode) -> Self {
-        ClientPadding { link, machine: None }
+        ClientPadding { link, ..ClientPadding::default() }
     }
 }
 

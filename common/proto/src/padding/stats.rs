@@ -39,6 +39,10 @@ totals! {
     machine_received,
     /// Padding cells that machines wanted and that were given up, for want of credit or budget.
     given_up,
+    /// `DROP` and `LOOP` sent on dummy circuits.
+    cover_sent,
+    /// `LOOPED` that came back.
+    loops_returned,
     /// Cells of constant mode that were never sent, because the connection or the computer was too slow.
     missed,
     /// Times that a relay refused what it was asked for.
@@ -49,6 +53,10 @@ totals! {
     queue_delay_us,
     /// The longest that it waited, in microseconds.
     max_queue_delay_us,
+    /// How often the constant rate is doubled now.
+    step,
+    /// The part of what the guard sent lately at a constant rate that was no padding, in permille. At 1,000 cells wait there too.
+    guard_fullness_permille,
 }
 
 impl PaddingStats {
@@ -71,6 +79,20 @@ impl PaddingStats {
         self.machine_received.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn covered(&self, is_sent: bool) {
+        let counter = if is_sent { &self.cover_sent } else { &self.given_up };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn looped(&self) {
+        self.loops_returned.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn stepped(&self, step: u8, fullness_permille: u64) {
+        self.step.store(step.into(), Ordering::Relaxed);
+        self.guard_fullness_permille.store(fullness_permille, Ordering::Relaxed);
+    }
+
     pub(super) fn cells_missed(&self, cells: u64) {
         self.missed.fetch_add(cells, Ordering::Relaxed);
     }
@@ -90,12 +112,12 @@ impl PaddingStats {
 impl PaddingTotals {
     /// Cells sent that carried nothing.
     pub fn padding_sent(&self) -> u64 {
-        self.link_sent + self.machine_sent
+        self.link_sent + self.machine_sent + self.cover_sent
     }
 
     /// Cells received that carried nothing.
     pub fn padding_received(&self) -> u64 {
-        self.link_received + self.machine_received
+        self.link_received + self.machine_received + self.loops_returned
     }
 
     /// The part of all cells, both directions, that carried nothing: 0 to 1.
