@@ -145,8 +145,8 @@ impl PaddingConfig {
                 "`padding` needs 5 to 1000 tick_ms, and 1 to 128 forward_cells and backward_cells for each tick",
             );
         }
-        let covers = self.cover_circuits <= MAX_DUMMIES
-            && (MIN_COVER_MS..=MAX_COVER_MS).contains(&self.cover_ms);
+        let covers =
+            self.cover_circuits <= MAX_DUMMIES && (MIN_COVER_MS..=MAX_COVER_MS).contains(&self.cover_ms);
         if self.steps > ClientPadding::MAX_STEPS || !covers {
             return Some(
                 "`padding` takes 0 to 7 steps, 0 to 8 cover_circuits, and 50 to 60000 cover_ms between their cells",
@@ -226,7 +226,10 @@ mod tests {
         let asked = |text: &str| read(text).unwrap().asked();
         assert_eq!(asked("padding = \"normal\""), LinkMode::Normal.into());
         let machine = asked("padding = \"adaptive\"").machine.unwrap();
-        assert_eq!((machine.kind, machine.backward), (MachineKind::Tunic, Budget { cells: 20_480, percent: 100 }));
+        assert_eq!(
+            (machine.kind, machine.backward),
+            (MachineKind::Tunic, Budget { cells: 20_480, percent: 100 })
+        );
         let given = asked("[padding]\nclass = \"adaptive\"\nmachine = \"break-pad\"\nmachine_bytes = 511");
         let machine = given.machine.unwrap();
         assert_eq!((machine.kind, machine.forward.cells), (MachineKind::BreakPad, 0));
@@ -243,7 +246,9 @@ mod tests {
         let parameters = vec![1];
         assert!(PaddingConfig { steps: 8, ..PaddingConfig::default() }.problem().is_some());
         assert!(PaddingConfig { cover_ms: 0, ..PaddingConfig::default() }.problem().is_some());
-        assert!(PaddingConfig { machine_parameters: parameters, ..PaddingConfig::default() }.problem().is_some());
+        assert!(
+            PaddingConfig { machine_parameters: parameters, ..PaddingConfig::default() }.problem().is_some()
+        );
         assert!(read("[padding]\nmachine = \"perpetual\"").unwrap_err().contains("perpetual"));
     }
 }

@@ -22,8 +22,7 @@ async fn download(name: &str, padding: PaddingConfig) -> PaddingTotals {
     let config: Config =
         config::load(&network.up.dir.join("client.toml"), tunic_client::config::EXAMPLE).unwrap();
     let state_dir = Some(network.up.dir.join("state").join(name));
-    let client =
-        Client::start(Config { state_dir, padding, ..config }, RunOptions::default()).await.unwrap();
+    let client = Client::start(Config { state_dir, padding, ..config }, RunOptions::default()).await.unwrap();
     let mut body = Vec::new();
     let fetch = async {
         let (mut stream, _) =

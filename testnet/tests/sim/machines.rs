@@ -7,7 +7,9 @@ use tunic_proto::circuit::{CircuitHandle, CircuitStatus, Cover};
 use tunic_proto::counters::Incident;
 use tunic_proto::ids::{CircId, HopNum};
 use tunic_proto::message::{Code, DestroyReason};
-use tunic_proto::padding::{Budget, ClientPadding, LimitsConfig, LinkMode, MachineKind, MachineSpec, Refusal};
+use tunic_proto::padding::{
+    Budget, ClientPadding, LimitsConfig, LinkMode, MachineKind, MachineSpec, Refusal,
+};
 use tunic_testnet::sim::{LinkSpec, NodeId, RawCircuit, RawHop, World, service, source};
 
 use crate::support::{MIB, MINUTE, Network, complete};
@@ -138,7 +140,7 @@ fn one_client_cannot_have_all_the_machines_of_a_relay() {
     world.pad(client, LinkMode::Off);
     let relays = world.relays(3);
     let end = world.open(client, relays[0], LinkSpec::delay_ms(1));
-    let circuits: Vec<_> = (0..66).map(|_| world.build(end, &relays)).collect();
+    let circuits: Vec<_> = (0..130).map(|_| world.build(end, &relays)).collect();
     circuits.iter().for_each(|circuit| circuit.pad(0, spec(MachineKind::BreakPad)));
     world.run_for(MOMENT);
     assert_eq!(world.padding(client).refused, 2);

@@ -239,7 +239,8 @@ impl Channel {
             return fail(&shared, DestroyReason::Resources);
         };
         let budget = self.config.budget.clone();
-        let Some((mut origin, cells)) = Origin::start(shared.clone(), hops, budget, &mut self.config.rng) else {
+        let Some((mut origin, cells)) = Origin::start(shared.clone(), hops, budget, &mut self.config.rng)
+        else {
             return fail(&shared, DestroyReason::Internal);
         };
         self.ask_for_padding(origin.hop_count());

@@ -31,7 +31,7 @@ const MAX_ADDED: u32 = 128;
 /// A relay makes no padding while so many cells wait towards the client: what was added must never come near the bound above.
 const MAX_QUEUED: usize = 64;
 /// Circuits with machines that one client may have at a relay.
-const MACHINES_PER_CLIENT: usize = 64;
+const MACHINES_PER_CLIENT: usize = 128;
 
 /// The machines of one end of a circuit, and what happened since they were told last.
 pub(super) struct Padder {
