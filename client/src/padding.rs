@@ -184,7 +184,7 @@ impl<'de> Visitor<'de> for NameOrTable {
 
 /// The table as it is read; a copy of [`PaddingConfig`], which is also read from a name.
 #[derive(Deserialize)]
-#[serde(default, remote = "PaddingConfig")]
+#[serde(default = "PaddingConfig::default", remote = "PaddingConfig")]
 struct Table {
     class: Class,
     tick_ms: u16,

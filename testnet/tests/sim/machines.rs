@@ -64,7 +64,8 @@ fn every_machine_carries_what_is_to_be_carried_at_guard_and_middle() {
 fn a_client_asks_the_guard_of_each_circuit_for_its_machine() {
     let mut world = World::new(113);
     let client = world.client();
-    world.pad(client, ClientPadding { link: LinkMode::Off, machine: Some(spec(MachineKind::Tunic)) });
+    let machine = Some(spec(MachineKind::Tunic));
+    world.pad(client, ClientPadding { machine, ..LinkMode::Off.into() });
     let relays = world.relays(3);
     let end = world.open(client, relays[0], LinkSpec::delay_ms(5));
     let (long, short) = (world.build(end, &relays), world.build(end, &relays[..1]));

@@ -94,12 +94,19 @@ impl Limits {
         }
     }
 
-    /// Sets aside what a mode costs.
-    pub(super) fn reserve(self: &Arc<Self>, mode: LinkMode) -> Result<Option<Reservation>, Refusal> {
+    /// Sets aside what a mode costs, in place of what the same channel had set aside before. After a refusal that stays.
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        mode: LinkMode,
+        before: &mut Option<Reservation>,
+    ) -> Result<(), Refusal> {
         if mode != LinkMode::Off && !self.enabled.load(Ordering::Relaxed) {
             return Err(Refusal::NotOffered);
         }
-        let LinkMode::Constant(rates) = mode else { return Ok(None) };
+        let LinkMode::Constant(rates) = mode else {
+            *before = None;
+            return Ok(());
+        };
         let (rate, most) = (rates.backward_rate(), self.constant_rate.load(Ordering::Relaxed));
         if most == 0 {
             return Err(Refusal::NotOffered);
@@ -108,11 +115,19 @@ impl Limits {
             return Err(Refusal::TooMuch);
         }
         let total = self.constant_total.load(Ordering::Relaxed);
-        let add = |used: u32| used.checked_add(rate).filter(|sum| *sum <= total);
-        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(_) => Ok(Some(Reservation { limits: self.clone(), rate })),
-            Err(_) => Err(Refusal::Exhausted),
+        let held = before.as_ref().map_or(0, |reservation| reservation.rate);
+        let exchange = |used: u32| {
+            let sum = used.saturating_sub(held).checked_add(rate)?;
+            (sum <= total || rate <= held).then_some(sum)
+        };
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, exchange)
+            .map_err(|_| Refusal::Exhausted)?;
+        if let Some(before) = before {
+            before.rate = 0;
         }
+        *before = Some(Reservation { limits: self.clone(), rate });
+        Ok(())
     }
 }
 
@@ -152,11 +167,15 @@ mod tests {
     fn a_client_gets_no_more_than_its_limit_and_all_no_more_than_theirs() {
         let limits =
             Limits::new(LimitsConfig { constant_rate: 1_000, constant_total: 1_500, ..Default::default() });
-        assert_eq!(limits.reserve(constant(11)).unwrap_err(), Refusal::TooMuch);
-        let first = limits.reserve(constant(10)).unwrap();
-        assert_eq!(limits.reserve(constant(10)).unwrap_err(), Refusal::Exhausted);
-        let second = limits.reserve(constant(5)).unwrap();
+        let (mut first, mut second) = (None, None);
+        assert_eq!(limits.reserve(constant(11), &mut first), Err(Refusal::TooMuch));
+        assert_eq!(limits.reserve(constant(10), &mut first), Ok(()));
+        assert_eq!(limits.reserve(constant(10), &mut second), Err(Refusal::Exhausted));
+        assert_eq!(limits.reserve(constant(4), &mut second), Ok(()));
+        assert_eq!(limits.reserve(constant(5), &mut second), Ok(()), "in place of the four");
         assert_eq!(limits.constant_in_use(), 1_500);
+        assert_eq!(limits.reserve(constant(6), &mut second), Err(Refusal::Exhausted));
+        assert_eq!(limits.constant_in_use(), 1_500, "what was agreed on stays");
         drop((first, second));
         assert_eq!(limits.constant_in_use(), 0);
     }
@@ -164,10 +183,11 @@ mod tests {
     #[test]
     fn what_is_switched_off_is_not_offered() {
         let limits = Limits::new(LimitsConfig { constant_rate: 0, ..Default::default() });
-        assert_eq!(limits.reserve(constant(1)).unwrap_err(), Refusal::NotOffered);
-        assert!(limits.reserve(LinkMode::Normal).is_ok());
+        let reserve = |mode| limits.reserve(mode, &mut None);
+        assert_eq!(reserve(constant(1)), Err(Refusal::NotOffered));
+        assert_eq!(reserve(LinkMode::Normal), Ok(()));
         limits.set(LimitsConfig { enabled: false, ..Default::default() });
-        assert_eq!(limits.reserve(LinkMode::Normal).unwrap_err(), Refusal::NotOffered);
-        assert!(limits.reserve(LinkMode::Off).is_ok());
+        assert_eq!(reserve(LinkMode::Normal), Err(Refusal::NotOffered));
+        assert_eq!(reserve(LinkMode::Off), Ok(()));
     }
 }

@@ -197,20 +197,11 @@ impl LinkPadding {
         if !self.negotiations.take(now, 1) {
             return Some(Err(Refusal::TooOften));
         }
-        // What was promised before counts no more.
-        let before = self.reservation.take();
-        match limits.reserve(mode) {
-            Ok(reservation) => {
-                self.reservation = reservation;
-                drop(before);
-                self.start(mode, now, false);
-                Some(Ok(()))
-            }
-            Err(refusal) => {
-                self.reservation = before;
-                Some(Err(refusal))
-            }
+        let answer = limits.reserve(mode, &mut self.reservation);
+        if answer.is_ok() {
+            self.start(mode, now, false);
         }
+        Some(answer)
     }
 
     fn start(&mut self, mode: LinkMode, now: Instant, is_client: bool) {

@@ -124,10 +124,10 @@ mod tests {
         };
         assert_eq!(pass(&mut steps, 0), None, "the first call begins to count");
         assert_eq!(pass(&mut steps, 0), Some(Rates { forward: 4, backward: 128, ..BASE }));
-        assert_eq!(pass(&mut steps, 500), None);
-        assert_eq!(pass(&mut steps, 40).map(|rates| rates.forward), Some(8));
+        assert_eq!(pass(&mut steps, 50), None);
+        assert_eq!(pass(&mut steps, 4).map(|rates| rates.forward), Some(8));
         assert_eq!(pass(&mut steps, 0), None, "that was the last step");
-        let rest: Vec<_> = (0..12).map(|_| pass(&mut steps, 800)).collect();
+        let rest: Vec<_> = (0..12).map(|_| pass(&mut steps, 80)).collect();
         assert_eq!(rest[..11], [None; 11]);
         assert_eq!(rest[11].map(|rates| rates.forward), Some(4));
         assert!(pass(&mut steps, 0).is_some());
