@@ -93,26 +93,38 @@ fn machines_do_the_same_again_from_the_same_seed() {
     assert_ne!(trace(5), trace(6));
 }
 
-/// Cells that came to the client, and when, while this much was loaded.
+/// Cells that came to the client while this much was loaded, and when.
 fn loaded(bytes: u64) -> Vec<Duration> {
+    line(bytes).0
+}
+
+/// The same, and those that it sent.
+fn line(bytes: u64) -> (Vec<Duration>, Vec<Duration>) {
     let (mut net, circuit) = padded(102, spec(MachineKind::Tunic), 0);
-    net.world.watch(net.end.peer());
+    let ends = [net.end.peer(), net.end];
+    ends.into_iter().for_each(|end| net.world.watch(end));
     let begin = net.world.now();
     let load = net.world.transfer(&circuit, source(bytes), 0).unwrap();
     complete(&mut net.world, &[load]);
     net.world.run_for(Duration::from_secs(10));
-    let seen = net.world.watched(net.end.peer());
-    seen.iter().flat_map(|(at, size)| vec![*at - begin; size / CELL_LEN]).collect()
+    let [came, went] = ends.map(|end| {
+        let seen = net.world.watched(end).iter();
+        seen.flat_map(|(at, size)| vec![*at - begin; size / CELL_LEN]).collect()
+    });
+    (came, went)
 }
 
 #[test]
 fn loads_of_one_class_look_alike() {
-    // The first class is 600 cells at 250 a second; these are of some 220, 440 and 800.
+    // The first class is 600 cells at 227 a second; these are of some 220, 440 and 800.
     let (small, large, larger) = (loaded(100_000), loaded(200_000), loaded(360_000));
     for cells in [&small, &large] {
         assert!((600..=640).contains(&cells.len()), "{}", cells.len());
     }
     assert!((960..=1_020).contains(&larger.len()), "{}", larger.len());
+    // What the client sends does not depend on the load either: 33 a second, and credit for what came.
+    let (_, sent) = line(100_000);
+    assert!(sent.len() <= 200, "{}", sent.len());
     let span = |cells: &[Duration]| cells[590] - cells[10];
     for cells in [&large, &larger] {
         let apart = span(&small).abs_diff(span(cells));

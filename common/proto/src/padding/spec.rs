@@ -55,7 +55,7 @@ impl MachineKind {
     pub fn parameters(self) -> &'static [Parameter] {
         match self {
             MachineKind::Tunic => &[
-                ("milliseconds of a backward tick", 5, 20, 200),
+                ("milliseconds of a backward tick", 5, 22, 200),
                 ("backward cells of a tick", 1, 5, 64),
                 ("milliseconds of a forward tick", 5, 60, 1_000),
                 ("forward cells of a tick", 1, 2, 16),

@@ -24,7 +24,7 @@ const CLASSES: usize = 10;
 /// Rates of the client, each twice the one below.
 const LEVELS: usize = 7;
 /// Ticks without a lull after which the client's rate doubles.
-const PATIENCE_TICKS: u32 = 8;
+const PATIENCE_TICKS: u32 = 16;
 /// The most cells of one tick.
 const MAX_TICK_CELLS: f64 = 64.0;
 const US_PER_MS: f64 = 1e3;
@@ -237,17 +237,24 @@ fn client_stop(quiet_us: f64) -> Result<Machine, Error> {
     machine(vec![idle, busy, end])
 }
 
-/// Signals when the client has had nothing of its own to send for so long.
+/// Signals when the client has had nothing of its own to send for so long, and again and again until it has.
 fn lull(patience_us: f64) -> Result<Machine, Error> {
     const BUSY: usize = 1;
+    const LULL: usize = 2;
     let idle = State::new(enum_map! { Event::NormalSent => to(BUSY), _ => vec![] });
     let mut busy = State::new(enum_map! {
         Event::NormalSent => to(BUSY),
-        Event::TimerEnd => vec![Trans(STATE_SIGNAL, 1.0)],
+        Event::TimerEnd => to(LULL),
         _ => vec![],
     });
-    busy.action = timer(patience_us);
-    machine(vec![idle, busy])
+    let mut lull = State::new(enum_map! {
+        Event::NormalSent => to(BUSY),
+        Event::TimerBegin => vec![Trans(STATE_SIGNAL, 1.0)],
+        Event::TimerEnd => to(LULL),
+        _ => vec![],
+    });
+    (busy.action, lull.action) = (timer(patience_us), timer(patience_us));
+    machine(vec![idle, busy, lull])
 }
 
 /// Counts the cells that wait at the relay, and signals when there have been none for so long.
