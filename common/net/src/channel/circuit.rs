@@ -111,7 +111,7 @@ impl Circuit {
 
     /// Sends cover traffic to this hop, an index in the path. It is given up if too much of it waits.
     pub fn cover(&self, hop: usize, cover: Cover) {
-        self.0.cover(hop, cover);
+        self.0.handle.cover(hop, cover);
     }
 
     /// Whether streams can be started.
