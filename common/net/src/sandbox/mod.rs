@@ -3,7 +3,7 @@
 //!
 //! 1. [`no_core_dumps`]: keys in memory never reach the disk, and no other process of this user looks into it.
 //! 2. [`become_user`]: a daemon that was started as root does not stay root.
-//! 3. [`enter`]: files by Landlock ([`files`]), system calls by seccomp ([`calls`]). Both hold for all threads made
+//! 3. [`enter`]: files by Landlock (`files`), system calls by seccomp (`calls`). Both hold for all threads made
 //!    afterwards, and are never lifted.
 
 mod calls;
