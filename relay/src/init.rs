@@ -1,7 +1,7 @@
 //! `tunic-relay init`: a commented configuration and keys for a new relay.
 //!
 //! 1. [`Flags`] say what the command line said; what it left out is asked where somebody can answer ([`ask`]).
-//! 2. [`render`] writes the answers into the commented example.
+//! 2. `render` writes the answers into the commented example.
 //! 3. The file is made, then the directory with the keys. Nothing that is there is overwritten.
 
 use std::fs::{self, OpenOptions};
@@ -51,7 +51,7 @@ pub struct Flags {
     /// Where to keep keys and state
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// A file with the [[authority]] tables of your network, such as another relay's configuration
+    /// A file with the `[[authority]]` tables of your network, such as another relay's configuration
     #[arg(long, value_name = "FILE")]
     pub authorities: Option<PathBuf>,
     /// Who the relay becomes when it is started as root; owns the keys
