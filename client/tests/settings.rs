@@ -23,7 +23,7 @@ addresses = [\"127.0.0.1:1\"]
 fn check_refused(changes: &[(&str, &str)], words: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let (file, state) = (dir.path().join("client.toml"), dir.path().join("state"));
-    let mut text = EXAMPLE.replace("[testing]", &format!("state_dir = {state:?}\n[testing]")) + AUTHORITY;
+    let mut text = EXAMPLE.replacen("\n[", &format!("\nstate_dir = {state:?}\n["), 1) + AUTHORITY;
     for (setting, instead) in changes {
         assert!(text.contains(setting), "{setting} is in the example");
         text = text.replace(setting, instead);
