@@ -35,6 +35,8 @@ const UNLISTED_LIFETIME: Duration = DAY.saturating_mul(20);
 /// Dates in the file are set back by up to this, so that they do not tell when the client was first used.
 const DATE_BLUR: Duration = DAY.saturating_mul(12);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// For a guard whose channel stands and carries nothing: the next circuit over it would wait for its timeout.
+const SILENT_RETRY: Duration = Duration::from_secs(60);
 const MAX_RETRY: Duration = Duration::from_secs(600);
 
 /// A file that is no guard set. The file is to blame.
@@ -144,6 +146,14 @@ impl GuardSet {
         }
         let wait = before.map_or(FIRST_RETRY, |before| (before.wait * 2).min(MAX_RETRY));
         self.unreachable.insert(id, Unreachable { wait, retry_at: now + wait });
+    }
+
+    /// This guard stands still: its channel is open, and nothing comes over it.
+    pub fn fell_silent(&mut self, id: RelayId, now: Instant) {
+        if self.sample.iter().any(|guard| guard.id == id) {
+            let wait = self.unreachable.get(&id).map_or(SILENT_RETRY, |before| before.wait.max(SILENT_RETRY));
+            self.unreachable.insert(id, Unreachable { wait, retry_at: now + wait });
+        }
     }
 
     /// Listed guards: the confirmed in the order of the sample, then the others.

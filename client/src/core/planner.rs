@@ -104,6 +104,11 @@ impl Planner {
         }
     }
 
+    /// The guard of this path stands still.
+    pub fn guard_fell_silent(&mut self, path: &Path, now: Instant) {
+        path.hops.first().into_iter().for_each(|guard| self.guards.fell_silent(guard.id, now));
+    }
+
     fn choose<R: Rng + ?Sized>(
         &self,
         need: &Need,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tunic_net::channel::{CircuitDatagrams, CircuitStream, Node, NodeConfig};
@@ -260,6 +261,11 @@ impl Client {
     /// often meets a bad one sooner. Returns how many circuits were ended.
     pub async fn new_identity(&self) -> usize {
         self.inner.manager.start_over().await
+    }
+
+    /// Changes when a new identity begins.
+    pub(super) fn identity(&self) -> watch::Receiver<u64> {
+        self.inner.manager.identity()
     }
 
     /// Ends all circuits and tells the relays so. Streams that are open break. What has to be stored is stored.

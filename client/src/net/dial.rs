@@ -47,8 +47,8 @@ pub enum ConnectError {
     /// The exit, or the target, refused.
     #[error("the exit could not connect: {0}")]
     Stream(EndReason),
-    /// The circuit broke before the exit had answered. What the application had sent by then is not sent again, because
-    /// it may have arrived.
+    /// The circuit broke before the exit had answered, and so did others, or what the application had sent by then may have
+    /// arrived and is not sent again.
     #[error("the circuit broke{} before the exit had answered; what was sent may have arrived", at_hop(*hop))]
     Broken {
         /// The position in the path of the relay that it broke at, where that is known; 0 is the guard.
@@ -60,6 +60,9 @@ pub enum ConnectError {
     /// The application went away while it was waiting.
     #[error("the application went away: {0}")]
     Application(io::Error),
+    /// A new identity was begun meanwhile; what belongs to the one before is not asked for over its circuits.
+    #[error("a new identity was begun before the exit had answered")]
+    NewIdentity,
     /// The client was shut down.
     #[error("the client is shutting down")]
     ShutDown,
@@ -88,6 +91,7 @@ impl ConnectError {
             ConnectError::Broken { .. }
             | ConnectError::Application(_)
             | ConnectError::BadAnswer
+            | ConnectError::NewIdentity
             | ConnectError::ShutDown => ReplyCode::GeneralFailure,
         }
     }
@@ -184,6 +188,8 @@ pub(super) async fn dial(
     let mut not_exits: Vec<RelayId> = Vec::new();
     let mut circuit_broke = false;
     let mut failure = None;
+    let mut broken = None;
+    let mut identity = manager.identity();
     for _ in 0..MAX_TRIES {
         let want = Want {
             isolation: isolation.clone(),
@@ -194,6 +200,7 @@ pub(super) async fn dial(
         let answer = tokio::select! {
             answer = manager.want(want) => answer,
             gone = early.left() => return Err(ConnectError::Application(gone)),
+            _ = identity.changed() => return Err(ConnectError::NewIdentity),
         };
         let lease = match answer.ok_or(ConnectError::ShutDown)? {
             Ok(lease) => lease,
@@ -208,6 +215,9 @@ pub(super) async fn dial(
             Err(refusal) => refusal,
         };
         tracing::debug!(circuit = lease.id.0, %reason, "stream refused");
+        if identity.has_changed().unwrap_or(true) {
+            return Err(ConnectError::NewIdentity);
+        }
         let hop = broke_at(lease.circuit.status());
         monitor.note(match reason {
             EndReason::Reset => Mishap::broke(hop, sent > 0, &lease.path),
@@ -222,12 +232,14 @@ pub(super) async fn dial(
                     return Err(ConnectError::Broken { hop });
                 }
                 circuit_broke = true;
+                broken = hop;
+                continue;
             }
             Verdict::OtherExit => not_exits.extend(lease.path.exit()),
         }
         failure = Some(reason);
     }
-    Err(ConnectError::Stream(failure.unwrap_or(EndReason::Internal)))
+    Err(failure.map_or(ConnectError::Broken { hop: broken }, ConnectError::Stream))
 }
 
 /// The hop that a circuit broke at: what a relay sends when it ends a circuit does not say why.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rand::rngs::StdRng;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tunic_net::channel::{Circuit, CircuitStatus, Node};
 use tunic_net::daemon::{RunOptions, Status, unix_now};
@@ -50,55 +50,65 @@ enum Command {
 
 /// Asks the manager. It is gone when the client was shut down.
 #[derive(Clone)]
-pub(super) struct ManagerHandle(mpsc::Sender<Command>);
+pub(super) struct ManagerHandle {
+    queue: mpsc::Sender<Command>,
+    /// How many identities there were before this one.
+    identity: watch::Sender<u64>,
+}
 
 impl ManagerHandle {
     /// A circuit for this want; `None` if the client was shut down.
     pub(super) async fn want(&self, want: Want) -> Option<Result<Lease, BuildFailure>> {
         let (answer, receiver) = oneshot::channel();
-        self.0.send(Command::Want(want, answer)).await.ok()?;
+        self.queue.send(Command::Want(want, answer)).await.ok()?;
         receiver.await.ok()
     }
 
     /// No new streams for this circuit.
     pub(super) async fn retire(&self, id: CircuitId) {
-        let _ = self.0.send(Command::Retire(id)).await;
+        let _ = self.queue.send(Command::Retire(id)).await;
     }
 
     /// A stream waits for its answer: whether nothing comes over its circuit any more. If so, the circuit gets no new streams,
     /// also if nobody waits for this answer any longer.
     pub(super) async fn is_silent(&self, id: CircuitId) -> bool {
         let (answer, receiver) = oneshot::channel();
-        self.0.send(Command::Suspect(id, answer)).await.is_ok() && receiver.await.unwrap_or(false)
+        self.queue.send(Command::Suspect(id, answer)).await.is_ok() && receiver.await.unwrap_or(false)
     }
 
     /// Ends every circuit and begins anew; returns how many there were.
     pub(super) async fn start_over(&self) -> usize {
+        self.identity.send_modify(|number| *number += 1);
         let (answer, receiver) = oneshot::channel();
-        let _ = self.0.send(Command::StartOver(answer)).await;
+        let _ = self.queue.send(Command::StartOver(answer)).await;
         receiver.await.unwrap_or(0)
+    }
+
+    /// Changes when a new identity begins: what was begun before it must not go on over its circuits.
+    pub(super) fn identity(&self) -> watch::Receiver<u64> {
+        self.identity.subscribe()
     }
 
     /// How the circuits are; `None` if the client was shut down.
     pub(super) async fn look(&self) -> Option<View> {
         let (answer, receiver) = oneshot::channel();
-        self.0.send(Command::Look(answer)).await.ok()?;
+        self.queue.send(Command::Look(answer)).await.ok()?;
         receiver.await.ok()
     }
 
     pub(super) async fn set_network(&self, network: Arc<Network>) {
-        let _ = self.0.send(Command::Network(network)).await;
+        let _ = self.queue.send(Command::Network(network)).await;
     }
 
     /// The consensus is past its lifetime.
     pub(super) async fn network_expired(&self) {
-        let _ = self.0.send(Command::NetworkExpired).await;
+        let _ = self.queue.send(Command::NetworkExpired).await;
     }
 
     /// A relay to fetch the consensus from.
     pub(super) async fn directory_cache(&self) -> Option<Hop> {
         let (answer, receiver) = oneshot::channel();
-        self.0.send(Command::DirectoryCache(answer)).await.ok()?;
+        self.queue.send(Command::DirectoryCache(answer)).await.ok()?;
         receiver.await.ok()?
     }
 }
@@ -168,7 +178,7 @@ impl Manager {
             tasks: JoinSet::new(),
             was_ready: false,
         };
-        (manager, ManagerHandle(sender))
+        (manager, ManagerHandle { queue: sender, identity: watch::Sender::new(0) })
     }
 
     /// Runs until nobody can ask any more.
@@ -311,6 +321,8 @@ impl Manager {
     fn forget(&mut self, id: CircuitId) {
         if let Some(live) = self.live.remove(&id) {
             live.watcher.abort();
+            // Somebody may have been given it in this moment, and would keep it where nobody sees it.
+            live.circuit.end();
         }
     }
 

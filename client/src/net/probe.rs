@@ -2,9 +2,9 @@
 //! pulled, ends no connection: who waits for it waits for good.
 //!
 //! The question is a directory stream to the last relay (docs/protocol.md §8.1), whose answer, whatever it is, comes from
-//! there and concerns nobody else. If none comes, the guard is asked for a circuit of one hop, which tells whether it is the
-//! guard or one of those behind it. Relays under suspicion are avoided for a while, and no circuit through them gets new
-//! streams.
+//! there and concerns nobody else. If none comes, the guard is asked for a circuit of one hop. If it answers, those behind it
+//! are suspected, otherwise the guard; a guard that mutes circuits on purpose is not found out this way
+//! (docs/threat-model.md). Relays under suspicion are avoided for a while, and no circuit through them gets new streams.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -57,8 +57,17 @@ impl Manager {
         if let Some(path) = self.live.get(&id).map(|live| live.path.clone()) {
             match health {
                 Health::Answers => {}
-                Health::SilentGuard => self.fell_silent(&path, 0..1),
-                Health::SilentCircuit => self.fell_silent(&path, 1..path.hops.len()),
+                Health::SilentGuard => {
+                    self.planner.guard_fell_silent(&path, now());
+                    self.leave(&path, 0..1);
+                }
+                Health::SilentCircuit => {
+                    let reason = DestroyReason::Timeout;
+                    let behind = 1..path.hops.len();
+                    let failed = |hop| BuildFailure::Hop { hop, reason };
+                    behind.clone().for_each(|hop| self.planner.failed(&path, failed(hop), now()));
+                    self.leave(&path, behind);
+                }
             }
         }
         if health != Health::Answers {
@@ -70,9 +79,7 @@ impl Manager {
     }
 
     /// Whatever goes or is being built through one of these hops is given up, so that the next path has others.
-    fn fell_silent(&mut self, path: &Path, hops: Range<usize>) {
-        let reason = DestroyReason::Timeout;
-        hops.clone().for_each(|hop| self.planner.failed(path, BuildFailure::Hop { hop, reason }, now()));
+    fn leave(&mut self, path: &Path, hops: Range<usize>) {
         let silent: Vec<RelayId> = path.hops[hops].iter().map(|hop| hop.id).collect();
         let through = |path: &Path| path.hops.iter().any(|hop| silent.contains(&hop.id));
         let live = self.live.iter().filter(|(_, live)| through(&live.path));

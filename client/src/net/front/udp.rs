@@ -101,8 +101,11 @@ impl Association {
     ) -> io::Result<()> {
         let mut buffer = vec![0; MAX_DATAGRAM];
         let mut ignored = [0; 64];
+        let mut identity = self.client.identity();
         loop {
             let happening = tokio::select! {
+                // The next circuit would carry on the same conversation. The application has to begin another one.
+                _ = identity.changed() => return Ok(()),
                 read = connection.read(&mut ignored) => match read? {
                     0 => return Ok(()),
                     _ => Happening::Nothing,

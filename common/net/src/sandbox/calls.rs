@@ -1,6 +1,7 @@
 //! Which system calls a daemon may make, by seccomp.
 //!
-//! 1. What only an intruder asks for — running a program, tracing, modules, mounts, namespaces — ends the process.
+//! 1. What only an intruder asks for — running a program, tracing, modules, mounts, entering namespaces — ends the process.
+//!    (New ones by way of `clone`, which threads need, are refused by the units' `RestrictNamespaces=` only.)
 //! 2. What a daemon needs is allowed, some of it with certain arguments only.
 //! 3. Everything else fails with `EPERM`. It does not end the process: a library that tries something new, and does
 //!    without when it is refused, must not become a way to stop relays from afar.

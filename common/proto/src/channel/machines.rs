@@ -27,7 +27,9 @@ const FREE_COVER: u32 = 16_384;
 /// half of the window that each circuit has reserved anyway.
 const FREE_ADDED: u32 = 32;
 /// The same for a circuit with machines, which has so much reserved in the budget of the process.
-const MAX_ADDED: u32 = 128;
+const MAX_ADDED: u32 = 160;
+/// What the states of machines take, in cells: FRONT has the most.
+const STATES: u32 = 256;
 /// A relay makes no padding while so many cells wait towards the client: what was added must never come near the bound above.
 const MAX_QUEUED: usize = 64;
 /// Circuits with machines that one client may have at a relay.
@@ -203,7 +205,8 @@ impl Channel {
         let made = spec.and_then(|spec| {
             let grant = self.padding.limits().ok_or(Refusal::NotOffered)?.grant(&spec)?;
             let grant = Some(grant).filter(|_| has_room).ok_or(Refusal::TooMuch)?;
-            let memory = Reservation::new(&self.config.budget, MAX_ADDED).ok_or(Refusal::Exhausted)?;
+            let memory =
+                Reservation::new(&self.config.budget, MAX_ADDED + STATES).ok_or(Refusal::Exhausted)?;
             let meter = Meter::with_spare(spec.forward, SPARE_CELLS);
             let runner = Runner::new(spec, End::Relay, seed, now).map_err(|_| Refusal::BadParameters)?;
             Ok(Padder::new(runner, Some((meter, grant, memory))))

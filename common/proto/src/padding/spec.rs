@@ -51,13 +51,14 @@ impl MachineKind {
         Self::ALL.into_iter().find(|kind| kind.name().as_bytes() == name)
     }
 
-    /// The parameters in order: name, smallest, usual and largest value.
+    /// The parameters in order: name, smallest, usual and largest value. No machine may ask a relay for more than 3,200 cells a second:
+    /// each is a decision that costs time even where a budget lets no cell go.
     pub fn parameters(self) -> &'static [Parameter] {
         match self {
             MachineKind::Tunic => &[
-                ("milliseconds of a backward tick", 5, 22, 200),
+                ("milliseconds of a backward tick", 20, 22, 200),
                 ("backward cells of a tick", 1, 5, 64),
-                ("milliseconds of a forward tick", 5, 60, 1_000),
+                ("milliseconds of a forward tick", 10, 60, 1_000),
                 ("forward cells of a tick", 1, 2, 16),
                 ("forward cells at once, with the first cell and once more with the next", 1, 2, 16),
                 ("backward cells of the smallest class", 10, 600, 20_000),
@@ -72,7 +73,7 @@ impl MachineKind {
                 ("longest window in milliseconds", 101, 14_000, 60_001),
             ],
             MachineKind::Regulator => &[
-                ("cells per second of a surge", 2, 277, 4_000),
+                ("cells per second of a surge", 2, 277, 3_200),
                 ("permille that is left of the rate after a second", 100, 940, 999),
                 ("permille of the rate that must queue for a new surge", 100, 3_550, 10_000),
                 ("most padding cells", 2, 3_550, 20_000),
@@ -81,7 +82,7 @@ impl MachineKind {
             ],
             MachineKind::Tamaraw => &[
                 ("microseconds between forward cells", 1_000, 16_000, 1_000_000),
-                ("microseconds between backward cells", 250, 4_000, 1_000_000),
+                ("microseconds between backward cells", 320, 4_000, 1_000_000),
                 ("milliseconds of silence that end a load", 50, 1_000, 10_000),
             ],
             MachineKind::Interspace | MachineKind::BreakPad => &[],
