@@ -180,7 +180,7 @@ testnet/compose/stack.sh | docker stack deploy --resolve-image never --compose-f
 page_on_swarm() {
     local found
     mapfile -t found < <(docker ps -q --filter label=com.docker.swarm.service.name=tunic_client)
-    docker exec "${found[0]}" /tunic-testnet node fetch --socks 127.0.0.1:9150 "$PAGE"
+    [ ${#found[@]} -gt 0 ] && docker exec "${found[0]}" /tunic-testnet node fetch --socks 127.0.0.1:9150 "$PAGE"
 }
 until_works 'a page comes on the swarm' page_on_swarm
 say 'the first page on a swarm'
