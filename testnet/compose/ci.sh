@@ -42,6 +42,8 @@ finish() {
     if [ -n "$engine" ]; then
         kill "$engine" 2>/dev/null || true
         tail --pid="$engine" -f /dev/null
+        # A swarm leaves the namespaces of its networks mounted.
+        umount "$engine_dir"/exec/netns/* 2>/dev/null || true
         rm -rf "$engine_dir"
     fi
     # The engine closes forwarding for everything else on this machine.
