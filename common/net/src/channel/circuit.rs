@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tunic_proto::channel::Inbox;
@@ -36,10 +36,13 @@ impl Channel {
     pub async fn create_circuit(&self, hops: Vec<HopSpec>) -> Result<Circuit, BuildError> {
         let started = clock::now();
         let handle = CircuitHandle::create(&self.inbox, hops);
-        let answered = watch_build(&handle, started).await;
-        match handle.status() {
+        match poll_fn(|cx| handle.poll_status(CircuitStatus::Building, cx)).await {
             CircuitStatus::Failed(error) => Err(error),
-            _ => Ok(Circuit(Arc::new(Built { handle, answered }))),
+            _ => {
+                let answered =
+                    handle.answered().iter().map(|at| at.saturating_duration_since(started)).collect();
+                Ok(Circuit(Arc::new(Built { handle, answered })))
+            }
         }
     }
 
@@ -57,19 +60,6 @@ impl Channel {
     pub async fn closed(&self) {
         // Nothing is ever sent: the error is that the sender, which the channel's task holds, is gone.
         let _ = self.closed.clone().changed().await;
-    }
-}
-
-/// Waits until the circuit is built or has failed, and notes when each hop answered, counted from the start.
-async fn watch_build(handle: &CircuitHandle, started: Instant) -> Vec<Duration> {
-    let mut answered = Vec::new();
-    loop {
-        let built = poll_fn(|cx| handle.poll_built(answered.len(), cx)).await;
-        let after = clock::now() - started;
-        answered.resize(built.max(answered.len()), after);
-        if handle.status() != CircuitStatus::Building {
-            return answered;
-        }
     }
 }
 

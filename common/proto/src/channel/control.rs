@@ -75,16 +75,23 @@ impl Channel {
         Ok(key)
     }
 
-    pub(super) fn handle_created(&mut self, id: CircId, cell: &Cell) -> Result<(), ChannelError> {
+    pub(super) fn handle_created(
+        &mut self,
+        now: Instant,
+        id: CircId,
+        cell: &Cell,
+    ) -> Result<(), ChannelError> {
         let illegal = ChannelError::State(Command::Created);
         let key = self.table.find(id).ok_or(illegal)?;
         let Some(circuit) = self.table.get_mut(key) else { return Err(illegal) };
         match &mut circuit.kind {
-            Kind::Origin(origin) => match origin.handle_created(cell::payload(cell), &mut self.config.rng) {
-                Ok(()) => self.table.activate(key),
-                Err(Violation::Fragment(_) | Violation::State) => return Err(illegal),
-                Err(violation) => self.violated(key, violation),
-            },
+            Kind::Origin(origin) => {
+                match origin.handle_created(now, cell::payload(cell), &mut self.config.rng) {
+                    Ok(()) => self.table.activate(key),
+                    Err(Violation::Fragment(_) | Violation::State) => return Err(illegal),
+                    Err(violation) => self.violated(key, violation),
+                }
+            }
             Kind::Asked { created, .. } => match created.push(cell::payload(cell)) {
                 Ok(None) => {}
                 Ok(Some(reply)) => self.extended(key, &reply),

@@ -286,7 +286,7 @@ impl Channel {
                 Command::Relay | Command::RelayBlocked => self.handle_relay(now, id, command, cell, at)?,
                 Command::Credit => self.handle_credit(cell)?,
                 Command::Create => self.handle_create(now, id, cell)?,
-                Command::Created => self.handle_created(id, cell)?,
+                Command::Created => self.handle_created(now, id, cell)?,
                 Command::Destroy => {
                     let cell = *cell;
                     // What came before it goes on before the circuit is gone.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use crate::channel::{CircKey, Inbox, Mail};
 use crate::circuit::{Cover, MAX_STREAMS};
@@ -57,8 +58,8 @@ pub(crate) struct CircuitShared {
 
 struct State {
     status: CircuitStatus,
-    /// Hops that have answered.
-    built: usize,
+    /// When each hop answered, as far as they have.
+    answered: Vec<Instant>,
     place: Option<CircKey>,
     released: bool,
     wakers: Vec<Waker>,
@@ -95,13 +96,9 @@ impl CircuitShared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// So many hops have answered.
-    pub(crate) fn set_built(&self, hops: usize) {
-        let mut state = lock(&self.state);
-        state.built = hops;
-        let wakers = std::mem::take(&mut state.wakers);
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+    /// One more hop has answered.
+    pub(crate) fn hop_answered(&self, now: Instant) {
+        lock(&self.state).answered.push(now);
     }
 
     pub(crate) fn stream_gone(&self) {
@@ -127,7 +124,7 @@ impl CircuitHandle {
             inbox: inbox.clone(),
             state: Mutex::new(State {
                 status: CircuitStatus::Building,
-                built: 0,
+                answered: Vec::new(),
                 place: None,
                 released: false,
                 wakers: Vec::new(),
@@ -156,15 +153,9 @@ impl CircuitHandle {
         Poll::Pending
     }
 
-    /// Ready with the number of hops that have answered once it is not `seen` any more, or once the circuit is no longer
-    /// being built.
-    pub fn poll_built(&self, seen: usize, cx: &mut Context<'_>) -> Poll<usize> {
-        let mut state = lock(&self.0.state);
-        if state.built != seen || state.status != CircuitStatus::Building {
-            return Poll::Ready(state.built);
-        }
-        state.park(cx);
-        Poll::Pending
+    /// When each hop answered, as far as they have.
+    pub fn answered(&self) -> Vec<Instant> {
+        lock(&self.0.state).answered.clone()
     }
 
     /// Ends the circuit and every stream on it, whoever holds them.

@@ -96,6 +96,7 @@ impl Origin {
     /// The next payload of `CREATED`.
     pub(crate) fn handle_created(
         &mut self,
+        now: Instant,
         fragment: &[u8; PAYLOAD_LEN],
         rng: &mut dyn CryptoRng,
     ) -> Result<(), Violation> {
@@ -103,7 +104,7 @@ impl Origin {
             return Err(Violation::State);
         };
         match fragments.push(fragment)? {
-            Some(reply) => self.add_hop(handshake, &reply, rng),
+            Some(reply) => self.add_hop(now, handshake, &reply, rng),
             None => {
                 self.waiting = Some(Waiting::Created(handshake, fragments));
                 Ok(())
@@ -111,12 +112,17 @@ impl Origin {
         }
     }
 
-    fn handle_extended(&mut self, fragment: &[u8], rng: &mut dyn CryptoRng) -> Result<(), Violation> {
+    fn handle_extended(
+        &mut self,
+        now: Instant,
+        fragment: &[u8],
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(), Violation> {
         let Some(Waiting::Extended(handshake, mut fragments)) = self.waiting.take() else {
             return Err(Violation::State);
         };
         match fragments.push(fragment)? {
-            Some(reply) => self.add_hop(handshake, &reply, rng),
+            Some(reply) => self.add_hop(now, handshake, &reply, rng),
             None => {
                 self.waiting = Some(Waiting::Extended(handshake, fragments));
                 Ok(())
@@ -126,6 +132,7 @@ impl Origin {
 
     fn add_hop(
         &mut self,
+        now: Instant,
         handshake: ClientHandshake,
         reply: &[u8; REPLY_LEN],
         rng: &mut dyn CryptoRng,
@@ -134,7 +141,7 @@ impl Origin {
         let hop = HopNum::new(self.built() as u8).ok_or(Violation::State)?;
         self.forward.push(HopSealer::new(&keys.forward, hop))?;
         self.backward.push(HopOpener::new(&keys.backward, hop))?;
-        self.shared.set_built(self.built());
+        self.shared.hop_answered(now);
         match self.hops.get(self.built()) {
             None => {
                 if let Some(machine) = self.machine.take() {
@@ -186,7 +193,7 @@ impl Origin {
         match message {
             Backward::Padded(answer) => self.asides.answered(hop, answer),
             _ if !from_last => Err(Violation::State),
-            Backward::Extended(fragment) => self.handle_extended(fragment, rng),
+            Backward::Extended(fragment) => self.handle_extended(now, fragment, rng),
             Backward::ExtendFailed(reason) => match (&self.waiting, self.failure) {
                 (Some(Waiting::Extended(..)), None) => {
                     self.failure = Some(reason);
