@@ -83,6 +83,8 @@ ROWS = [
     Row("round trip", "p95 ms", field("p95_ms"), at_most=1 / 40),
     Row("new circuit", "p50 ms", field("p50_ms"), at_most=1 / 10),
     Row("new circuit", "p95 ms", field("p95_ms"), at_most=1 / 10),
+    Row("new circuits at once", "p50 ms", field("p50_ms"), at_most=1 / 10),
+    Row("new circuits at once", "p95 ms", field("p95_ms"), at_most=1 / 10),
     Row("echo", "wall s", field("wall_seconds"), at_most=1 / 3),
     Row("start", "s", field("seconds"), at_most=1 / 5),
 ]
