@@ -31,6 +31,9 @@ const RATE: f64 = 22_000.0;
 const FALL: f64 = 0.75;
 /// The longest wait, for the lowest rates.
 const MAX_WAIT: Duration = Duration::from_millis(200);
+/// Cells that may queue at the start, however long they take: TCP below begins with few segments, and is not to be taken for a
+/// full queue.
+const START_QUEUE: u64 = 128;
 /// Rounds in which hardly anything queues, after which the window grows faster.
 const HUNGRY_ROUNDS: u8 = 2;
 /// Rounds after a dip in which nothing queues because of it.
@@ -64,8 +67,26 @@ pub(super) struct Rounds {
     /// The round is over when this cell comes, the first of a grant that was made in it.
     last: u64,
     held_up: bool,
+    /// The round trip of this round that waited least in queues: others have also waited for cells of their own burst, for a
+    /// processor, or for TCP.
+    quickest: Option<Trip>,
     shortest: Option<Shortest>,
     phase: Phase,
+}
+
+/// A round trip, and the cells that were under way, or could be, in it.
+#[derive(Debug, Clone, Copy)]
+struct Trip {
+    took: Duration,
+    window: u64,
+}
+
+impl Trip {
+    /// `most` is the highest rate that is believed.
+    fn shows(self, most: u64, shortest: Duration) -> Shown {
+        let rate = self.window * 1_000_000 / self.took.as_micros().max(1) as u64;
+        Shown { rate: rate.min(most), took: self.took, shortest }
+    }
 }
 
 #[derive(Debug)]
@@ -106,11 +127,6 @@ impl Shown {
         self.took.saturating_sub(self.shortest)
     }
 
-    /// What may queue at the start.
-    fn start_wait(self) -> Duration {
-        (TURN + WAIT).max(self.shortest / 4)
-    }
-
     /// Cells that arrive at this rate in so long.
     fn cells_in(self, time: Duration) -> u64 {
         self.rate.saturating_mul(time.as_micros() as u64) / 1_000_000
@@ -125,6 +141,7 @@ impl Rounds {
             round: None,
             last: 0,
             held_up: false,
+            quickest: None,
             shortest: None,
             phase: Phase::Starting,
         }
@@ -145,16 +162,21 @@ impl Rounds {
         }
         self.held_up |= held_up;
         let sample = self.samples.pop_front_if(|sample| sample.first <= number)?;
-        let took = now.saturating_duration_since(sample.began);
-        let shortest = self.shortest.get_or_insert(Shortest::new(now)).update(now, took);
+        let trip = Trip { took: now.saturating_duration_since(sample.began), window: sample.window };
+        let shortest = self.shortest.get_or_insert(Shortest::new(now)).update(now, trip.took);
+        let quickest = self.quickest.filter(|quickest| quickest.took <= trip.took).unwrap_or(trip);
+        self.quickest = Some(quickest);
         let (since, first) = *self.round.get_or_insert((sample.began, 0));
         let micros = now.saturating_duration_since(since).as_micros().max(1) as u64;
-        let rate = sample.window * 1_000_000 / took.as_micros().max(1) as u64;
-        let shown = Shown { rate: rate.min((number - first) * 2_000_000 / micros), took, shortest };
-        let too_fast = matches!(self.phase, Phase::Starting) && shown.queued() > shown.start_wait();
-        if number < self.last && !too_fast {
-            return None;
+        let most = (number - first) * 2_000_000 / micros;
+        let mut shown = trip.shows(most, shortest);
+        if !(matches!(self.phase, Phase::Starting) && self.is_too_fast(shown)) {
+            if number < self.last {
+                return None;
+            }
+            shown = quickest.shows(most, shortest);
         }
+        self.quickest = None;
         self.round = Some((now, number));
         self.last = self.samples.back().map_or(number, |sample| sample.first) + 1;
         if !std::mem::take(&mut self.held_up) {
@@ -166,9 +188,9 @@ impl Rounds {
 
     /// What the window should be after a round, in cells.
     fn size(&mut self, shown: Shown, window: u64) -> u64 {
-        let wait = self.wait(shown);
+        let (wait, too_fast) = (self.wait(shown), self.is_too_fast(shown));
         match &mut self.phase {
-            Phase::Starting if shown.queued() <= shown.start_wait() => window * 2,
+            Phase::Starting if !too_fast => window * 2,
             Phase::Starting => self.dip(shown, shown.cells_in(shown.shortest + wait)),
             Phase::Following { rounds, .. } if *rounds == STEADY_ROUNDS => self.dip(shown, window),
             Phase::Following { rounds, hungry } => {
@@ -179,7 +201,7 @@ impl Rounds {
                 if *hungry < HUNGRY_ROUNDS {
                     return next;
                 }
-                next.max(window * 5 / 4)
+                next.max(window * 4 / 3)
             }
             Phase::Dipping { rounds, before } => {
                 *rounds += 1;
@@ -197,6 +219,12 @@ impl Rounds {
     fn dip(&mut self, shown: Shown, before: u64) -> u64 {
         self.phase = Phase::Dipping { rounds: 0, before };
         shown.cells_in(shown.shortest) * 3 / 4
+    }
+
+    /// Whether more queues than a window may bring about at the start.
+    fn is_too_fast(&self, shown: Shown) -> bool {
+        let wait = self.wait(shown).min(2 * (TURN + WAIT)).max(shown.shortest / 4);
+        shown.queued() > wait && shown.cells_in(shown.queued()) > START_QUEUE
     }
 
     /// How long cells may wait in queues at this rate.

@@ -261,5 +261,5 @@ fn a_window_that_began_while_others_filled_the_queue_does_not_keep_their_share()
     let mut path = Path::shared(8, Span::EndToEnd, 100, 22, 1_000);
     path.run(8_000 + 10_000);
     let (least, most) = shares(&path.run_each(10_000));
-    assert!(least > 0.3 && most < 2.3, "{least} {most}");
+    assert!(least > 0.3 && most < 3.3, "{least} {most}");
 }
