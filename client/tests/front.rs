@@ -162,8 +162,11 @@ async fn silent_about_closing() -> std::net::SocketAddr {
 async fn an_application_is_told_that_one_request_travels_on_a_connection() {
     let net = TestNet::start(4).await;
     let (daemon, target) = (Daemon::start(net.config("a")).await, silent_about_closing().await);
-    let answer = ask(&daemon, format!("GET http://{target}/ HTTP/1.1\r\n\r\n").as_bytes(), false).await;
-    assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    for half_close in [false, true] {
+        let request = format!("GET http://{target}/ HTTP/1.1\r\n\r\n");
+        let answer = ask(&daemon, request.as_bytes(), half_close).await;
+        assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    }
     daemon.stop().await;
 }
 

@@ -5,15 +5,50 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use support::{Daemon, ECHO, PATIENCE, SILENT, TestNet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tunic_client::{Client, Isolation};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tunic_client::{Client, ConnectError, Isolation};
 use tunic_net::channel::CircuitStream;
 use tunic_net::daemon::RunOptions;
 use tunic_proto::message::Target;
+
+/// A port for applications, until it is dropped.
+struct Port {
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+impl Port {
+    async fn open(client: &Client) -> Port {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Port { address, serving: tokio::spawn(client.serve_applications(listener)) }
+    }
+
+    /// A connection that has sent this.
+    async fn send(&self, request: &[u8]) -> TcpStream {
+        let mut tcp = TcpStream::connect(self.address).await.unwrap();
+        tcp.write_all(request).await.unwrap();
+        tcp
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// Asks for the name over SOCKS5, with the greeting before it.
+fn socks5(name: &str) -> Vec<u8> {
+    [&[5, 1, 0, 5, 1, 0, 3, name.len() as u8][..], name.as_bytes(), &443_u16.to_be_bytes()].concat()
+}
 
 async fn client(net: &TestNet) -> Client {
     Client::start(net.config("a"), RunOptions::default()).await.unwrap()
@@ -44,8 +79,7 @@ async fn exit_vanishes(early: &[u8]) -> (usize, u8) {
     let net = TestNet::start(6).await;
     let daemon = Daemon::start(net.config("a")).await;
     let mut tcp = TcpStream::connect(daemon.socks).await.unwrap();
-    let name = [&[3, SILENT.len() as u8][..], SILENT.as_bytes(), &443_u16.to_be_bytes()].concat();
-    tcp.write_all(&[&[5, 1, 0, 5, 1, 0][..], &name, early].concat()).await.unwrap();
+    tcp.write_all(&[&socks5(SILENT)[..], early].concat()).await.unwrap();
     eventually("an exit was asked", || net.silent_count() == 1).await;
     net.break_silent_circuit().await;
     let mut answer = [0; 12];
@@ -71,21 +105,16 @@ async fn a_circuit_that_breaks_before_anything_was_sent_is_replaced() {
 async fn an_application_that_leaves_takes_its_stream_with_it() {
     let net = TestNet::start(4).await;
     let client = client(&net).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap();
-    let serving = tokio::spawn(client.serve_applications(listener));
-    for dialect in [
-        &b"\x05\x01\x00\x05\x01\x00\x03\x0bsilent.test\x01\xbb"[..],
-        b"GET http://silent.test:443/ HTTP/1.1\r\n\r\n",
-    ] {
+    let port = Port::open(&client).await;
+    for request in [socks5(SILENT), b"GET http://silent.test:443/ HTTP/1.1\r\n\r\n".to_vec()] {
         let asked = net.silent_count();
-        let mut tcp = TcpStream::connect(port).await.unwrap();
-        tcp.write_all(dialect).await.unwrap();
+        let tcp = port.send(&request).await;
         eventually("an exit was asked", || net.silent_count() == asked + 1).await;
+        // With a reset: otherwise whoever has asked for all it wants may only have ended its half.
+        sockopt::set_socket_linger(&tcp, Some(Duration::ZERO)).unwrap();
         drop(tcp);
         net.silent_stream_ends().await;
     }
-    serving.abort();
     client.shutdown().await;
 }
 
@@ -93,11 +122,8 @@ async fn an_application_that_leaves_takes_its_stream_with_it() {
 async fn an_application_that_leaves_before_there_is_a_circuit_is_not_waited_for() {
     let net = TestNet::start(2).await;
     let client = client(&net).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap();
-    let serving = tokio::spawn(client.serve_applications(listener));
-    let mut tcp = TcpStream::connect(port).await.unwrap();
-    tcp.write_all(b"\x05\x01\x00\x05\x01\x00\x03\x09echo.test\x01\xbb").await.unwrap();
+    let port = Port::open(&client).await;
+    let mut tcp = port.send(&socks5(ECHO)).await;
     tcp.read_exact(&mut [0; 2]).await.unwrap();
     let waiting = async |count: usize| {
         while client.report(false).await.streams.waiting != count {
@@ -107,7 +133,6 @@ async fn an_application_that_leaves_before_there_is_a_circuit_is_not_waited_for(
     tokio::time::timeout(PATIENCE, waiting(1)).await.expect("it waits for a circuit");
     drop(tcp);
     tokio::time::timeout(Duration::from_secs(20), waiting(0)).await.expect("it is noticed that it left");
-    serving.abort();
     client.shutdown().await;
 }
 
@@ -129,6 +154,26 @@ async fn a_new_identity_ends_every_circuit_and_keeps_the_guards() {
         assert!(guards.contains(&path.hops[0].id.to_string()), "of the same few");
     }
     assert_eq!(guards.matches("\"id\"").count(), 3, "{guards}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_identity_ends_streams_that_wait_for_an_exit() {
+    let net = TestNet::start(6).await;
+    let client = client(&net).await;
+    let port = Port::open(&client).await;
+    let lookup = client.clone();
+    let waits =
+        tokio::spawn(async move { lookup.connect(target(SILENT), Isolation::named("a")).await.err() });
+    let mut tcp = port.send(&socks5(SILENT)).await;
+    eventually("both exits were asked", || net.silent_count() == 2).await;
+    client.new_identity().await;
+    let error = tokio::time::timeout(PATIENCE, waits).await.expect("an end").unwrap();
+    assert!(matches!(error, Some(ConnectError::NewIdentity)), "{error:?}");
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, tcp.read_to_end(&mut answer)).await.expect("an end").unwrap();
+    assert_eq!(answer[2..4], [5, 1], "a general failure");
+    assert_eq!(net.silent_count(), 2, "no other exit is asked, over a circuit of the new identity");
+    client.shutdown().await;
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! 1. A circuit is asked for, the stream begun, and what the application has sent so far goes out with it: the exit hands
 //!    it over as soon as it has connected, which saves a round trip.
 //! 2. While the exit's answer is awaited, more from the application is sent as the stream's window allows. An application
-//!    that leaves while it waits ends the attempt.
+//!    that leaves while it waits ends the attempt, and so does one that ends its half before it has said anything.
 //! 3. When the exit says that it did not connect, all of it is sent again over another circuit, three times at most. When
 //!    the circuit breaks, or turns out to be silent (`probe`), before the exit has answered, that is done only if nothing of it had been sent: the target may
 //!    have got it. What the target itself refuses is final.
@@ -134,7 +134,7 @@ impl<'a> Early<'a> {
     ///
     /// # Errors
     /// The application has left. Whoever has sent something and then ends its half may still wait for the answer, and
-    /// the end is left to whoever reads on to see it again; whoever has sent nothing has left.
+    /// the end is left to whoever reads on to see it again; whoever has nothing to send has left.
     async fn read_more(&mut self) -> io::Result<()> {
         let room = MAX_EARLY.saturating_sub(self.bytes.len()).min(READ_LEN);
         let source = match &mut self.source {
@@ -145,7 +145,11 @@ impl<'a> Early<'a> {
         let mut buffer = [0; READ_LEN];
         match source.read(&mut buffer[..room]).await? {
             0 if self.bytes.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
-            0 => self.source = Source::None,
+            0 => {
+                if let Source::Reads(application) = std::mem::replace(&mut self.source, Source::None) {
+                    self.source = Source::Watches(application);
+                }
+            }
             count => self.bytes.extend_from_slice(&buffer[..count]),
         }
         Ok(())
@@ -380,8 +384,8 @@ mod tests {
         writer.abort();
     }
 
-    /// An application that has sent this and then closes; whether it is taken to have left.
-    async fn leaves(sends: &[u8], watched: bool) -> bool {
+    /// An application that has sent this and then ends its half, or goes away; whether it is taken to have left.
+    async fn leaves(sends: &[u8], watched: bool, goes_away: bool) -> bool {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut accepted = Application::Tcp(listener.accept().await.unwrap().0);
@@ -392,15 +396,24 @@ mod tests {
         };
         assert!(timeout(Duration::from_millis(20), early.left()).await.is_err(), "it is still there");
         application.shutdown().await.unwrap();
-        timeout(Duration::from_millis(200), early.left()).await.is_ok()
+        if !goes_away {
+            return timeout(Duration::from_millis(200), early.left()).await.is_ok();
+        }
+        // With a reset, as when something that came for it was not read.
+        rustix::net::sockopt::set_socket_linger(&application, Some(Duration::ZERO)).unwrap();
+        drop(application);
+        timeout(Duration::from_secs(60), early.left()).await.is_ok()
     }
 
     #[tokio::test]
     async fn an_application_that_leaves_while_it_waits_is_noticed() {
-        assert!(leaves(b"", false).await);
-        assert!(leaves(b"", true).await);
-        assert!(!leaves(b"a request that may still be answered", false).await);
-        assert!(!leaves(b"the body of a request", true).await);
+        assert!(leaves(b"", false, false).await);
+        assert!(!leaves(b"", true, false).await, "it has asked, and may wait for the answer");
+        assert!(!leaves(b"a request that may still be answered", false, false).await);
+        assert!(!leaves(b"the body of a request", true, false).await);
+        for sends in [&b""[..], b"a request"] {
+            assert!(leaves(sends, false, true).await && leaves(sends, true, true).await, "{sends:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 pub mod http;
 pub mod leaks;
+pub mod quiet;
 pub mod socks4;
 pub mod socks5;
 

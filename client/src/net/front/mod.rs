@@ -2,6 +2,7 @@
 
 mod accept;
 mod application;
+mod passing;
 mod pending;
 mod udp;
 mod warnings;
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use self::accept::InHandshake;
 pub(super) use self::accept::{Listener, accept_all};
 pub(super) use self::application::Application;
+use self::passing::{forward, keep_alive, tunnel};
 use self::udp::Association;
 use self::warnings::Warnings;
 use super::client::Client;
@@ -83,7 +85,7 @@ impl FrontServer {
 
     async fn handle(&self, mut application: Application, in_handshake: InHandshake) -> io::Result<()> {
         let tcp = application.as_tcp();
-        tcp.map_or(Ok(()), |tcp| tcp.set_nodelay(true))?;
+        tcp.map_or(Ok(()), |tcp| tcp.set_nodelay(true).and_then(|()| keep_alive(tcp)))?;
         let local = tcp.map(|tcp| tcp.local_addr()).transpose()?;
         let settings = Settings { password: self.password.clone(), local };
         let greeted = timeout(HANDSHAKE_TIMEOUT, handshake(&mut application, settings, &self.warnings)).await;
@@ -120,8 +122,8 @@ impl FrontServer {
                 listed.opened(lease.id, &stream);
                 application.write_all(&request.dialect.opened()).await?;
                 match request.dialect {
-                    Dialect::HttpForward { body } => application.forward(stream, body).await,
-                    _ => application.splice(stream).await,
+                    Dialect::HttpForward { body } => forward(&application, stream, body).await,
+                    _ => tunnel(&application, stream).await,
                 }
             }
             Err(error) => {

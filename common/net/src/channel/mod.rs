@@ -29,7 +29,7 @@ pub use datagrams::CircuitDatagrams;
 pub use limits::Limits;
 pub use node::Node;
 pub use open::ConnectError;
-pub use stream::{CircuitStream, IncomingStream, splice};
+pub use stream::{CircuitStream, IncomingStream, splice, splice_counted};
 pub use tls::Tls;
 pub use tunic_proto::circuit::{BuildError, CircuitStatus, HopSpec};
 

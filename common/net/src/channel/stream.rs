@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -179,22 +180,33 @@ impl AsyncWrite for CircuitStream {
 ///
 /// # Errors
 /// The side that broke; the other one is reset.
-pub async fn splice(mut stream: CircuitStream, tcp: TcpStream) -> io::Result<()> {
+pub async fn splice(stream: CircuitStream, tcp: TcpStream) -> io::Result<()> {
+    splice_counted(stream, &tcp, &AtomicU64::new(0)).await
+}
+
+/// As [`splice`], adding what was read from and written to `tcp` to `moved`, for whoever wants to see that it goes on.
+/// Dropping the future resets the stream.
+///
+/// # Errors
+/// As [`splice`].
+pub async fn splice_counted(mut stream: CircuitStream, tcp: &TcpStream, moved: &AtomicU64) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let Some(io) = stream.io.take() else { return Ok(()) };
-    let mut splice = Splice { io, tcp, received: Vec::new(), received_at: 0, down: true, up: true };
+    let mut splice = Splice { io, tcp, moved, received: Vec::new(), received_at: 0, down: true, up: true };
     let result = poll_fn(|cx| splice.poll(cx)).await;
     if result.is_err() {
         splice.io.end(EndReason::Reset);
         // Unsent bytes must not look like an orderly end.
-        let _ = SockRef::from(&splice.tcp).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
     }
     result
 }
 
-struct Splice {
+struct Splice<'a> {
     io: StreamIo,
-    tcp: TcpStream,
+    tcp: &'a TcpStream,
+    /// Bytes read from and written to TCP.
+    moved: &'a AtomicU64,
     /// Bytes on their way from the stream to TCP.
     received: Vec<u8>,
     received_at: usize,
@@ -207,7 +219,11 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SEND_BUFFER_LEN]);
 }
 
-impl Splice {
+impl Splice<'_> {
+    fn moved(&self, count: usize) {
+        self.moved.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         for _ in 0..ROUNDS {
             let mut moved = false;
@@ -232,7 +248,10 @@ impl Splice {
         while self.received_at < self.received.len() {
             ready!(self.tcp.poll_write_ready(cx))?;
             match self.tcp.try_write(&self.received[self.received_at..]) {
-                Ok(count) => self.received_at += count,
+                Ok(count) => {
+                    self.received_at += count;
+                    self.moved(count);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -247,7 +266,7 @@ impl Splice {
             Ok(None) => {
                 self.down = false;
                 // A connection that is gone already needs no half-close.
-                let _ = SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Write);
+                let _ = SockRef::from(self.tcp).shutdown(std::net::Shutdown::Write);
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err(broken(error))),
@@ -264,6 +283,7 @@ impl Splice {
                 Poll::Ready(Ok(()))
             }
             Ok(count) => {
+                self.moved(count);
                 // There is room for all of it: nobody else writes.
                 self.io.poll_write(cx, &buffer[..count]).map_ok(|_| ()).map_err(broken)
             }
