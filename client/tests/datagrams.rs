@@ -23,7 +23,7 @@ const TO_LEAKY_PORT: &[u8] = b"\x03\x09echo.test\x00\x89";
 struct Application {
     client: Client,
     serving: JoinHandle<()>,
-    _connection: TcpStream,
+    connection: TcpStream,
     udp: UdpSocket,
     relay: SocketAddr,
 }
@@ -42,7 +42,7 @@ impl Application {
         let ip: [u8; 4] = answer[6..10].try_into().unwrap();
         let relay = SocketAddr::from((ip, u16::from_be_bytes([answer[10], answer[11]])));
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        Application { client, serving, _connection: connection, udp, relay }
+        Application { client, serving, connection, udp, relay }
     }
 
     async fn send(&self, target: &[u8], payload: &[u8]) {
@@ -89,5 +89,52 @@ async fn datagrams_to_bare_addresses_and_leaky_ports_are_refused_where_streams_a
     let application = Application::start(net.config("b"), "127.0.0.1:0").await;
     application.send(TO_ADDRESS, b"to an address").await;
     assert_eq!(application.receive().await, b"to an address");
+    application.stop().await;
+}
+
+/// Datagrams that are not the application's: garbage of its own address, and what would do if it came from there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stray_datagrams_do_not_take_an_association_from_its_application() {
+    let net = TestNet::start(4).await;
+    let application = Application::start(net.config("a"), "127.0.0.1:0").await;
+    let fragment = [&[0, 0, 1], TO_NAME, b"a fragment"].concat();
+    let no_port = b"\0\0\0\x03\x09echo.test\0\0no port";
+    for stray in [&b""[..], b"garbage", b"\0\0\0", &fragment, no_port] {
+        let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        stranger.send_to(stray, application.relay).await.unwrap();
+    }
+    let elsewhere = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    elsewhere.send_to(&[&[0, 0, 0], TO_NAME, b"stolen"].concat(), application.relay).await.unwrap();
+    application.send(TO_NAME, b"mine").await;
+    assert_eq!(application.receive().await, b"mine");
+    application.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_identity_ends_associations() {
+    let net = TestNet::start(6).await;
+    let mut application = Application::start(net.config("a"), "127.0.0.1:0").await;
+    application.send(TO_NAME, b"before").await;
+    assert_eq!(application.receive().await, b"before");
+    let carrying = application.client.report(false).await.streams;
+    assert_eq!((carrying.total, carrying.shown[0].kind.as_str()), (1, "datagrams"));
+    application.client.new_identity().await;
+    // Its connection is closed, so that the application knows, and nothing is carried any more.
+    let end = timeout(PATIENCE, application.connection.read(&mut [0])).await.expect("an end");
+    assert_eq!(end.unwrap(), 0);
+    let ended = async {
+        while application.client.report(false).await.streams.total > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, ended).await.expect("it is no longer listed");
+    // The socket is gone: a connected one learns that.
+    application.udp.connect(application.relay).await.unwrap();
+    let refused = async {
+        while application.udp.send(&[&[0, 0, 0], TO_NAME, b"after"].concat()).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("nobody takes its datagrams");
     application.stop().await;
 }

@@ -21,7 +21,7 @@ use crate::core::isolation::{IsolateBy, Isolation};
 
 /// Queries at a time; more over UDP are dropped, as on any way that is too narrow, and more over TCP wait.
 const MAX_QUERIES: usize = 512;
-/// Connections at a time.
+/// TCP connections at a time, each with one query at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
 /// How long a program may take over TCP to ask, to ask again, or to take an answer.
 const TCP_IDLE: Duration = Duration::from_secs(10);

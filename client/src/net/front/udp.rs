@@ -64,7 +64,7 @@ enum Happening {
 
 impl Association {
     /// Binds beside the port at `local`. `application` is where its connection comes from, with the port that it said it
-    /// would send from; with 0, the first datagram tells.
+    /// would send from; with 0, the first datagram that can be understood tells.
     pub(super) async fn bind(
         client: Client,
         isolation: Isolation,
@@ -129,11 +129,7 @@ impl Association {
     }
 
     fn take(&mut self, bytes: &[u8], from: SocketAddr, allowed: impl Fn(&Datagram) -> bool) {
-        let known = SocketAddr::new(from.ip().to_canonical(), from.port());
-        if self.application.port() == 0 && known.ip() == self.application.ip() {
-            self.application = known;
-        }
-        let datagram = udp::decode(bytes).filter(|_| known == self.application).filter(allowed);
+        let datagram = udp::decode(bytes).filter(|_| self.is_from_application(from)).filter(allowed);
         let Some(datagram) = datagram else {
             self.counts.refused += 1;
             return;
@@ -146,6 +142,17 @@ impl Association {
             Link::None => self.connect(datagram),
             Link::Connecting(_) => self.keep(datagram),
         }
+    }
+
+    /// An application that did not say where it would send from is known by its first datagram, which has to be a whole one
+    /// and to come from the address of its connection. Another program at that address can be the first
+    /// (docs/threat-model.md); a stray datagram cannot.
+    fn is_from_application(&mut self, from: SocketAddr) -> bool {
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        if self.application.port() == 0 && from.ip() == self.application.ip() {
+            self.application = from;
+        }
+        from == self.application
     }
 
     fn connect(&mut self, first: Datagram) {
