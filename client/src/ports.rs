@@ -1,35 +1,31 @@
 //! Where the daemon can be reached: the port for applications and what goes with it, the status page, the control socket.
 
-use std::fs::Permissions;
+mod unix;
+
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use tokio::net::{TcpListener, UdpSocket, UnixListener, UnixSocket};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tunic_net::daemon::{RunOptions, Status, listen};
 
+use self::unix::{Lock, open_unix};
 use crate::config::Config;
 use crate::net::Client;
 
 /// The socket in the state directory by which `tunic-client status` and its kin reach the daemon.
 pub const CONTROL_SOCKET: &str = "control.sock";
 
-/// Connections that may wait to be accepted at a Unix socket.
-const BACKLOG: u32 = 1_024;
-
 /// What is open.
 pub(crate) struct Ports {
     applications: TcpListener,
     /// Where applications reach it.
     pub(crate) address: SocketAddr,
-    unix: Option<UnixListener>,
+    unix: Option<(UnixListener, Lock)>,
     dns: Option<(UdpSocket, TcpListener)>,
     page: Option<TcpListener>,
-    control: Option<UnixListener>,
+    control: Option<(UnixListener, Lock)>,
 }
 
 impl Ports {
@@ -84,12 +80,14 @@ impl Ports {
 
     /// Serves all of them for ever.
     pub(crate) async fn serve(self, client: &Client) {
+        let (unix, _unix_lock) = self.unix.unzip();
+        let (control, _control_lock) = self.control.unzip();
         tokio::select! {
             () = client.serve_applications(self.applications) => {}
-            () = if_there(self.unix.map(|listener| client.serve_unix(listener))) => {}
+            () = if_there(unix.map(|listener| client.serve_unix(listener))) => {}
             () = if_there(self.dns.map(|(udp, tcp)| client.serve_dns(udp, tcp))) => {}
             () = if_there(self.page.map(|listener| client.serve_status(listener))) => {}
-            () = if_there(self.control.map(|listener| client.serve_control(listener))) => {}
+            () = if_there(control.map(|listener| client.serve_control(listener))) => {}
         }
     }
 }
@@ -121,24 +119,4 @@ async fn open_dns(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener
     // Where the port was left open, both get the same one.
     let udp = UdpSocket::bind(tcp.local_addr()?).await.with_context(context)?;
     Ok((udp, tcp))
-}
-
-/// Opens a Unix socket that only this user can connect to. One that a client left behind is replaced.
-fn open_unix(path: &Path) -> anyhow::Result<UnixListener> {
-    let context = || format!("cannot open the socket {}", path.display());
-    let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && is_abandoned(path) {
-        std::fs::remove_file(path).with_context(context)?;
-    }
-    let socket = UnixSocket::new_stream().with_context(context)?;
-    socket.bind(path).with_context(context)?;
-    // Before it listens: nobody can have connected while the mode was another one.
-    std::fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(context)?;
-    socket.listen(BACKLOG).with_context(context)
-}
-
-/// Whether nobody listens there any more. One that is only too busy is somebody's.
-fn is_abandoned(path: &Path) -> bool {
-    let connected = StdUnixStream::connect(path);
-    connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

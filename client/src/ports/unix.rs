@@ -1,0 +1,119 @@
+//! Unix sockets that belong to one client at a time.
+//!
+//! A lock on a file beside the socket says whose it is, as long as that client runs: two that start at once cannot both take
+//! what a third one left behind. The lock file stays, because removing it would let two clients lock two files of one name.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use tokio::net::{UnixListener, UnixSocket};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1_024;
+
+/// Held as long as the socket is ours.
+pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
+
+/// Opens a socket that only this user can connect to. One that a client left behind is replaced.
+///
+/// # Errors
+/// If another client has it, if anything else is in its place, or if the system refuses.
+pub(super) fn open_unix(path: &Path) -> anyhow::Result<(UnixListener, Lock)> {
+    let context = || format!("cannot open the socket {}", path.display());
+    let lock = lock(path).with_context(context)?;
+    let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket && is_abandoned(path) {
+        std::fs::remove_file(path).with_context(context)?;
+    }
+    let socket = UnixSocket::new_stream().with_context(context)?;
+    socket.bind(path).with_context(context)?;
+    // Before it listens: nobody can have connected while the mode was another one.
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(context)?;
+    Ok((socket.listen(BACKLOG).with_context(context)?, lock))
+}
+
+fn lock(socket: &Path) -> anyhow::Result<Lock> {
+    let mut name = OsString::from(socket);
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    let file = options.open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock(file)),
+        Err(TryLockError::WouldBlock) => anyhow::bail!("another client that is running has it"),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Whether nobody listens there any more. One that is only too busy is somebody's: it is not waited for.
+fn is_abandoned(path: &Path) -> bool {
+    let connected = SocketAddrUnix::new(path).and_then(|address| {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        rustix::net::connect(&socket, &address)
+    });
+    connected == Err(Errno::CONNREFUSED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener as StdListener;
+
+    fn why_not(path: &Path) -> String {
+        format!("{:#}", open_unix(path).err().expect("a refusal"))
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_one_clients_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = open_unix(&path).unwrap();
+        let told = why_not(&path);
+        assert!(told.contains("another client that is running") && told.contains("/s:"), "{told}");
+        // Between its bind and its listen, the socket of one looks abandoned to the other: only the lock tells.
+        let (listener, lock) = first;
+        drop(listener);
+        why_not(&path);
+        drop(lock);
+        open_unix(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_clients_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _somebodys = StdListener::bind(&path).unwrap();
+        why_not(&path);
+        let file = dir.path().join("f");
+        std::fs::write(&file, b"a file").unwrap();
+        why_not(&file);
+        assert_eq!(std::fs::read(&file).unwrap(), b"a file");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_too_busy_to_answer_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let _busy = socket.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        // A blocking one would never come back from this.
+        while let Ok(connected) = tokio::net::UnixStream::connect(&path).await {
+            waiting.push(connected);
+            assert!(waiting.len() < 1_000, "its queue never fills");
+        }
+        assert!(!is_abandoned(&path));
+        why_not(&path);
+    }
+}
