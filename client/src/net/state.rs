@@ -1,5 +1,6 @@
 //! What the client keeps on disk: its guards and the last consensus.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,12 +9,34 @@ use tokio::task::JoinHandle;
 use tunic_net::keyfile::{KeyFileError, ensure_private_dir, read_private, read_state, write_private};
 use tunic_proto::dir::Kind;
 
-use crate::core::guards::GuardSet;
+use crate::core::guards::{GuardSet, GuardsError};
 
 const GUARDS_FILE: &str = "guards.json";
 const CONSENSUS_FILE: &str = "consensus";
 /// Files that wait to be written; beyond it they are not written.
 const MAX_QUEUED: usize = 16;
+
+/// The guards of the last run cannot be used. What a person can do about it is their choice.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GuardFileError {
+    /// It is there, and the system or its mode is in the way.
+    #[error("{0}. {NO_NEW_GUARDS}")]
+    Unreadable(KeyFileError),
+    /// It is no guard set.
+    #[error(
+        "{} is damaged ({cause}): put back a copy of it, if there is one. {NO_NEW_GUARDS}",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: GuardsError,
+    },
+}
+
+const NO_NEW_GUARDS: &str = "It says over which relays this client enters the network, and new ones are not chosen \
+    without need, since some may be hostile. If it is lost, move it away: then they are.";
 
 /// The state directory, private to this user.
 #[derive(Debug, Clone)]
@@ -31,21 +54,20 @@ impl State {
         Ok(State { dir: dir.to_path_buf() })
     }
 
-    /// The guards of the last run. A file that cannot be understood is put aside, because guards that change without need
-    /// cost anonymity: somebody may want to mend it.
+    /// The guards of the last run; none if there is no file. New guards are never chosen in place of a file that is there:
+    /// whoever changes them without need meets a bad one sooner, and may have been made to.
     ///
     /// # Errors
-    /// If others can access the file, or it cannot be read.
-    pub(super) fn load_guards(&self) -> Result<GuardSet, KeyFileError> {
+    /// If others can access the file, or it cannot be read or understood.
+    pub(super) fn load_guards(&self) -> Result<GuardSet, GuardFileError> {
         let path = self.dir.join(GUARDS_FILE);
-        if !path.exists() {
-            return Ok(GuardSet::default());
+        match read_private(&path) {
+            Ok(bytes) => GuardSet::from_json(&bytes).map_err(|cause| GuardFileError::Damaged { path, cause }),
+            Err(KeyFileError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+                Ok(GuardSet::default())
+            }
+            Err(cause) => Err(GuardFileError::Unreadable(cause)),
         }
-        GuardSet::from_json(&read_private(&path)?).or_else(|error| {
-            tracing::warn!(%error, "the guard file is damaged: it is kept as guards.json.bad, and new guards are chosen");
-            let _ = std::fs::rename(&path, self.dir.join("guards.json.bad"));
-            Ok(GuardSet::default())
-        })
     }
 
     /// The consensus of the last run as it was stored: unchecked.
@@ -128,14 +150,29 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_guard_file_is_put_aside() {
+    fn only_where_there_is_no_guard_file_are_guards_chosen_anew() {
         let base = tempfile::tempdir().unwrap();
         let dir = base.path().join("state");
-        let state = State::open(&dir).unwrap();
-        write_private(&dir.join("guards.json"), b"{").unwrap();
+        let (state, file) = (State::open(&dir).unwrap(), dir.join("guards.json"));
+        let refused = |state: &State| {
+            let told = state.load_guards().unwrap_err().to_string();
+            assert!(told.contains(&file.display().to_string()) && told.contains("move it away"), "{told}");
+        };
         state.load_guards().unwrap();
-        assert_eq!(std::fs::read(dir.join("guards.json.bad")).unwrap(), b"{");
-        assert!(!dir.join("guards.json").exists());
+        for damaged in [&b""[..], b"{", b"{\"sample\": 1}"] {
+            write_private(&file, damaged).unwrap();
+            refused(&state);
+            assert_eq!(std::fs::read(&file).unwrap(), damaged, "somebody may want to mend it");
+        }
+        std::fs::remove_file(&file).unwrap();
+        // It is there, though nothing can be read, and `exists` would say that it is not.
+        std::os::unix::fs::symlink(dir.join("nowhere"), &file).unwrap();
+        refused(&state);
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        refused(&state);
+        std::fs::remove_dir(&file).unwrap();
+        state.load_guards().unwrap();
     }
 
     #[test]
