@@ -157,7 +157,6 @@ mod tests {
             circuits: CircuitList { total: 3, shown: vec![shown], ..CircuitList::default() },
             streams: StreamList {
                 total: 1,
-                waiting: 0,
                 shown: vec![StreamReport {
                     id: 2,
                     kind: "stream".into(),
@@ -165,6 +164,7 @@ mod tests {
                     destination: Some("example.com:443".into()),
                     ..StreamReport::default()
                 }],
+                ..StreamList::default()
             },
             findings: vec![Finding {
                 severity: Severity::Error,

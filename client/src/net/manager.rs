@@ -194,7 +194,7 @@ impl Manager {
             };
             tokio::select! {
                 command = self.queue.recv() => match command {
-                    Some(command) => self.handle(command),
+                    Some(command) => self.handle_queued(command),
                     None => return,
                 },
                 Some(event) = self.tasks.join_next() => self.finish(event),
@@ -231,6 +231,15 @@ impl Manager {
             Output::Use(want, id) => self.lease(want, id),
             Output::Refuse(want, failure) => self.answer(want, Err(failure)),
             Output::Close(id) => self.forget(id),
+        }
+    }
+
+    /// All that wait at once: what the pool then decides costs as much for one as for many.
+    fn handle_queued(&mut self, first: Command) {
+        self.handle(first);
+        for _ in 0..MAX_QUEUED {
+            let Ok(command) = self.queue.try_recv() else { return };
+            self.handle(command);
         }
     }
 

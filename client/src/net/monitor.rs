@@ -186,7 +186,8 @@ impl Monitor {
         (class, padding): (Class, PaddingTotals),
         destinations: bool,
     ) -> Report {
-        let streams = StreamList { waiting: view.waiting, ..self.streams(destinations) };
+        let StreamList { total, shown, .. } = self.streams(destinations);
+        let streams = StreamList { total, waiting: view.waiting, held_back: view.held_back, shown };
         let count = count(node);
         let noted = lock(&self.noted);
         let held = node.budget().used_cells() * CELL_LEN;
@@ -216,7 +217,7 @@ impl Monitor {
         let streams = lock(&self.streams);
         let shown = streams.iter().take(MAX_STREAMS_SHOWN);
         let shown = shown.map(|(id, entry)| entry.report(*id, destinations)).collect();
-        StreamList { total: streams.len(), waiting: 0, shown }
+        StreamList { total: streams.len(), shown, ..StreamList::default() }
     }
 }
 
@@ -235,6 +236,7 @@ impl Noted {
             failing: view.failing,
             failing_hop: view.failing_hop,
             waiting: view.waiting,
+            holding_back: view.holding_back,
             ports: self.ports.clone(),
             leaks: self.leaks.iter().map(|port| port.map_or(Leak::BareAddress, Leak::Port)).collect(),
             memory,

@@ -16,6 +16,9 @@ pub(super) struct View {
     pub(super) open: usize,
     /// Streams that wait for a circuit.
     pub(super) waiting: usize,
+    /// How many had to because circuits are begun at a rate only, and whether some do now.
+    pub(super) held_back: u64,
+    pub(super) holding_back: bool,
     pub(super) was_ready: bool,
     /// Builds that failed since one succeeded, and how the last one did.
     pub(super) failing: Option<(u32, BuildFailure)>,
@@ -36,6 +39,8 @@ impl Manager {
             circuits: CircuitList { total: ids.len(), building: self.building.len(), spare, shown },
             open: self.live.len(),
             waiting: self.pool.waiting(),
+            held_back: self.pool.held_back(),
+            holding_back: self.pool.is_holding_back(now()),
             was_ready: self.was_ready,
             failing: (failures > 0).then(|| (failures, self.pool.last_failure())),
             failing_hop: self.streak.hop(),

@@ -6,6 +6,8 @@
 //!    wanted in the last hour.
 //! 3. Ten minutes after its first use a circuit is **dirty** and gets no new streams; without streams it is closed.
 //! 4. Failed builds are repeated, after the third in a row with growing pauses, until the want's time is over.
+//! 5. Builds begin at a rate, with a burst, whatever applications ask for: each circuit is one more chance for a hostile relay
+//!    to be next to the guard. Wants beyond it wait, and are counted.
 //!
 //! Call [`Pool::settle`] after every input, then [`Pool::poll_output`] until it has none, and again at
 //! [`Pool::poll_timeout`].
@@ -17,6 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use tunic_proto::ids::RelayId;
+use tunic_proto::limits::{Pace, Rate};
 
 use self::circuit::{Circuit, Usage, Waiting};
 pub use self::types::{Build, BuildFailure, CircuitId, Output, Standing, Want, WantId};
@@ -29,6 +32,10 @@ pub const MAX_WANTS: usize = 4_096;
 pub const MAX_CIRCUITS: usize = 1_024;
 /// Circuits being built at a time.
 pub const MAX_BUILDS: usize = 8;
+/// Circuits that are begun. The burst is for a page of many sites or a program with an identity for each of fifty tasks, and
+/// the spares that are made up for. Below what a relay grants an address with several channels, lest it refuses all of them for
+/// an hour (docs/protocol.md §12).
+pub const BUILD_RATE: Rate = Rate { per_second: 2, burst: 80 };
 /// Spare circuits at a time.
 pub const MAX_SPARES: usize = 16;
 /// New streams go to another circuit from this on; the protocol's limit is 1,024 (docs/protocol.md §6.6).
@@ -64,6 +71,10 @@ pub struct Pool {
     failures_in_a_row: u32,
     last_failure: BuildFailure,
     pause_until: Option<Instant>,
+    pace: Pace,
+    /// Wants that waited because of the pace, and the last of them.
+    held_back: u64,
+    held_up_to: WantId,
     next_id: u64,
     next_timeout: Option<Instant>,
 }
@@ -85,6 +96,9 @@ impl Pool {
             failures_in_a_row: 0,
             last_failure: PathError::NoConsensus.into(),
             pause_until: None,
+            pace: Pace::default(),
+            held_back: 0,
+            held_up_to: WantId(0),
             next_id: 0,
             next_timeout: None,
         }
@@ -184,6 +198,17 @@ impl Pool {
         self.wants.len()
     }
 
+    /// Wants that have waited because circuits are begun at a rate only.
+    pub fn held_back(&self) -> u64 {
+        self.held_back
+    }
+
+    /// Whether such wants wait now.
+    pub fn is_holding_back(&self, now: Instant) -> bool {
+        let waits = self.wants.first_key_value().is_some_and(|(id, _)| *id <= self.held_up_to);
+        waits && !self.pace.has_room(BUILD_RATE, now)
+    }
+
     /// Builds that failed since one succeeded, those that failed together counted once.
     pub fn failures_in_a_row(&self) -> u32 {
         self.failures_in_a_row
@@ -215,7 +240,10 @@ impl Pool {
             self.wants.iter().filter(|(_, waiting)| waiting.deadline <= now).map(|(id, _)| *id).collect();
         for id in over {
             self.wants.remove(&id);
-            self.outputs.push_back(Output::Refuse(id, self.last_failure));
+            // Where nothing has failed, others were before it.
+            let held = id <= self.held_up_to && self.failures_in_a_row == 0;
+            let why = if held { BuildFailure::Busy } else { self.last_failure };
+            self.outputs.push_back(Output::Refuse(id, why));
         }
         let over = |(id, circuit): (&CircuitId, &Circuit)| {
             (circuit.ends(now).is_some_and(|end| end <= now) && load(*id) == 0).then_some(*id)
@@ -275,6 +303,9 @@ impl Pool {
             let circuit = match promise.map(|build| build.circuit) {
                 Some(circuit) => circuit,
                 None => {
+                    if !self.pace.has_room(BUILD_RATE, now) {
+                        return self.hold_back_from(id);
+                    }
                     let Some(circuit) = self.start(want.need, want.not_exits, Some(id), now, load) else {
                         return;
                     };
@@ -283,6 +314,13 @@ impl Pool {
             };
             promised.insert(circuit, want.isolation);
         }
+    }
+
+    /// Counts this want and those behind it, each once.
+    fn hold_back_from(&mut self, id: WantId) {
+        let first = id.max(WantId(self.held_up_to.0 + 1));
+        self.held_back += self.wants.range(first..).count() as u64;
+        self.held_up_to = self.wants.last_key_value().map_or(self.held_up_to, |(last, _)| *last);
     }
 
     fn build_spares(&mut self, now: Instant, load: Load<'_>) {
@@ -323,9 +361,11 @@ impl Pool {
         now: Instant,
         load: Load<'_>,
     ) -> Option<CircuitId> {
-        if self.building().count() >= MAX_BUILDS || !self.make_room(now, load) {
+        let may_begin = self.building().count() < MAX_BUILDS && self.pace.has_room(BUILD_RATE, now);
+        if !may_begin || !self.make_room(now, load) {
             return None;
         }
+        self.pace.take(BUILD_RATE, now);
         let circuit = CircuitId(self.fresh_id());
         let build = Build { circuit, need, not_exits, for_want, started: now };
         self.circuits.insert(circuit, Circuit::Building(build.clone()));
@@ -380,7 +420,9 @@ impl Pool {
         let circuits = self.circuits.values().filter_map(|circuit| circuit.ends(now));
         let circuits = circuits.map(|end| if end <= now { now + IDLE_CHECK } else { end });
         let pause = self.pause_until.filter(|until| now < *until);
-        wants.chain(circuits).chain(pause).min()
+        let paced = !self.pace.has_room(BUILD_RATE, now);
+        let paced = paced.then(|| now + Duration::from_secs(1) / BUILD_RATE.per_second);
+        wants.chain(circuits).chain(pause).chain(paced).min()
     }
 
     fn fresh_id(&mut self) -> u64 {

@@ -172,6 +172,47 @@ fn wants_of_many_isolations_start_a_bounded_number_of_builds() {
 }
 
 #[test]
+fn fifty_new_isolations_are_served_at_once_and_a_flood_at_a_rate() {
+    let mut bench = Bench::new(2);
+    bench.build_all();
+    let ask = |bench: &mut Bench, name: &str, count: usize| -> Vec<WantId> {
+        (0..count).map(|number| bench.want(&format!("{name} {number}"), "example.com", 443)).collect()
+    };
+    let served = |outputs: &[Output], wants: &[WantId]| {
+        let used = |want: &&WantId| outputs.iter().any(|it| matches!(it, Output::Use(id, _) if id == *want));
+        wants.iter().filter(used).count()
+    };
+    let first = ask(&mut bench, "a person", 50);
+    assert_eq!(served(&bench.build_all(), &first), 50);
+    assert_eq!((bench.pool.held_back(), bench.pool.is_holding_back(bench.now)), (0, false));
+
+    let flood = ask(&mut bench, "a page", 400);
+    let at_once = served(&bench.build_all(), &flood);
+    assert!(at_once <= BUILD_RATE.burst as usize - 50 + MAX_SPARES, "{at_once}");
+    assert_eq!(bench.pool.held_back(), 400 - at_once as u64);
+    assert!(bench.pool.is_holding_back(bench.now));
+    for _ in 0..10 {
+        bench.settle();
+        bench.now = bench.pool.poll_timeout().unwrap();
+        assert_eq!(served(&bench.build_all(), &flood), 1, "each time that the rate lets one more begin");
+    }
+    assert_eq!(bench.pool.held_back(), 400 - at_once as u64, "each counted once");
+    assert_eq!(
+        bench.circuit_for("a person 0"),
+        bench.circuit_for("a person 0"),
+        "who has one is not held back"
+    );
+    let end = bench.now + WANT_TIMEOUT;
+    let mut over = Vec::new();
+    while bench.now < end {
+        bench.now = bench.pool.poll_timeout().unwrap();
+        over.extend(bench.build_all());
+    }
+    assert!(over.contains(&Output::Refuse(flood[399], BuildFailure::Busy)));
+    assert_eq!(bench.pool.waiting(), 0);
+}
+
+#[test]
 fn spares_follow_demand_up_to_their_bound_and_back() {
     let mut bench = Bench::new(2);
     for number in 0..40 {
@@ -399,7 +440,7 @@ fn circuits_are_bounded_and_the_longest_idle_one_makes_room() {
     let mut bench = Bench::new(0);
     let circuits: Vec<_> = (0..MAX_CIRCUITS)
         .map(|number| {
-            bench.advance(Duration::from_millis(1));
+            bench.advance(Duration::from_secs(1) / BUILD_RATE.per_second);
             bench.pool.taken.clear();
             bench.circuit_for(&format!("{number}"))
         })

@@ -94,6 +94,8 @@ pub struct Facts {
     pub failing_hop: Option<usize>,
     /// Streams that wait for a circuit.
     pub waiting: usize,
+    /// Whether some of them do because circuits are begun at a rate only.
+    pub holding_back: bool,
     /// The ports.
     pub ports: Vec<PortReport>,
     /// What applications do that gives a person away.
@@ -107,7 +109,7 @@ pub struct Facts {
 /// Everything that is wrong, the worst first.
 pub fn diagnose(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
-        [clock(facts), list(facts), circuits(facts), memory(facts), cover(facts)]
+        [clock(facts), list(facts), circuits(facts), pace(facts), memory(facts), cover(facts)]
             .into_iter()
             .flatten()
             .collect();
@@ -181,6 +183,14 @@ fn circuits(facts: &Facts) -> Option<Finding> {
         (None, _) => ("circuits-failing", format!("{in_a_row}: {failure}.")),
     };
     Some(finding(severity, code, what, advice(failure)))
+}
+
+fn pace(facts: &Facts) -> Option<Finding> {
+    let what = "Programs ask for more circuits of their own than are built in a time: some connections wait."
+        .to_owned();
+    let advice = "Use the same credentials for what may share a circuit, or set `isolate_destinations = false`. If you know of no \
+                  program that needs so many, look for the one that asks.";
+    facts.holding_back.then(|| finding(Severity::Warning, "circuit-rate", what, advice))
 }
 
 fn memory(facts: &Facts) -> Option<Finding> {

@@ -155,6 +155,9 @@ pub struct StreamList {
     pub total: usize,
     /// How many wait for a circuit.
     pub waiting: usize,
+    /// How many have waited since the start because circuits are begun at a rate only.
+    #[serde(default)]
+    pub held_back: u64,
     /// The oldest.
     pub shown: Vec<StreamReport>,
 }

@@ -22,13 +22,13 @@ fn full() -> Report {
         },
         streams: StreamList {
             total: 1,
-            waiting: 0,
             shown: vec![StreamReport {
                 id: 9,
                 kind: "stream".into(),
                 circuit: Some(4),
                 ..StreamReport::default()
             }],
+            ..StreamList::default()
         },
         findings: vec![Finding {
             severity: Severity::Warning,
