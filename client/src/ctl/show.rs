@@ -35,8 +35,9 @@ pub(super) fn status(report: &Report) -> String {
         (
             "Cover",
             format!(
-                "class {}: {} received, {} sent",
+                "class {}: {}/s, {} received, {} sent",
                 cover.class,
+                bytes(cover.sent_bytes_per_s.saturating_add(cover.received_bytes_per_s)),
                 bytes(cover.received_bytes),
                 bytes(cover.sent_bytes)
             ),

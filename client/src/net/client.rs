@@ -229,7 +229,7 @@ impl Client {
     }
 
     pub(super) fn sample(&self) {
-        self.inner.monitor.sample(&self.inner.node);
+        self.inner.monitor.sample(&self.inner.node, &self.inner.padding.totals());
     }
 
     pub(super) fn list_stream(&self, kind: StreamKind, destination: Option<Target>) -> Listed {

@@ -19,7 +19,7 @@ use crate::core::front::leaks::Leak;
 use crate::core::pool::CircuitId;
 use crate::core::status::diagnose::{Facts, FetchTrouble, ListState, bootstrap, diagnose};
 use crate::core::status::journal::{Journal, Mishap};
-use crate::core::status::rates::{CellCount, Rates, cover};
+use crate::core::status::rates::{CellCount, Rates};
 use crate::core::status::report::{
     API, MAX_STREAMS_SHOWN, NetworkReport, PortReport, Report, StreamList, StreamReport,
 };
@@ -169,12 +169,12 @@ impl Monitor {
     }
 
     /// A second has passed. Whoever else says so for the same second is not counted.
-    pub(super) fn sample(&self, node: &Node) {
+    pub(super) fn sample(&self, node: &Node, padding: &PaddingTotals) {
         let mut noted = lock(&self.noted);
         let recent = |at: Instant| now().saturating_duration_since(at) < SAMPLE_GAP;
         if !noted.sampled.is_some_and(recent) {
             noted.sampled = Some(now());
-            noted.rates.sample(count(node));
+            noted.rates.sample(count(node), padding);
         }
     }
 
@@ -205,7 +205,7 @@ impl Monitor {
             },
             ports: noted.ports.clone(),
             traffic: noted.rates.report(count),
-            cover: cover(class, &padding),
+            cover: noted.rates.cover(class, &padding),
             circuits: view.circuits,
             streams,
             findings: diagnose(&facts),

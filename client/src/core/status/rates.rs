@@ -24,19 +24,25 @@ pub struct CellCount {
 #[derive(Debug, Clone, Default)]
 pub struct Rates {
     last: CellCount,
+    last_cover: (u64, u64),
     /// Bytes sent and received in each second, oldest first.
     seconds: VecDeque<(u64, u64)>,
+    /// Those of padding in the last second.
+    cover: (u64, u64),
 }
 
 impl Rates {
-    /// A second has passed, and this is the count now.
-    pub fn sample(&mut self, now: CellCount) {
+    /// A second has passed, and these are the counts now.
+    pub fn sample(&mut self, now: CellCount, padding: &PaddingTotals) {
         if self.seconds.len() == HISTORY {
             self.seconds.pop_front();
         }
         let since = |now: u64, before: u64| bytes(now.saturating_sub(before));
         self.seconds.push_back((since(now.sent, self.last.sent), since(now.received, self.last.received)));
         self.last = now;
+        let cover = (padding.padding_sent_bytes(), padding.padding_received_bytes());
+        self.cover = (cover.0.saturating_sub(self.last_cover.0), cover.1.saturating_sub(self.last_cover.1));
+        self.last_cover = cover;
     }
 
     /// What to tell, with the count now.
@@ -50,14 +56,16 @@ impl Rates {
             history: self.seconds.iter().copied().collect(),
         }
     }
-}
 
-/// What padding of this class has cost.
-pub fn cover(class: Class, totals: &PaddingTotals) -> CoverReport {
-    CoverReport {
-        class: class.name().to_owned(),
-        sent_bytes: totals.padding_sent_bytes(),
-        received_bytes: totals.padding_received_bytes(),
+    /// What padding of this class costs, and has cost.
+    pub fn cover(&self, class: Class, totals: &PaddingTotals) -> CoverReport {
+        CoverReport {
+            class: class.name().to_owned(),
+            sent_bytes: totals.padding_sent_bytes(),
+            received_bytes: totals.padding_received_bytes(),
+            sent_bytes_per_s: self.cover.0,
+            received_bytes_per_s: self.cover.1,
+        }
     }
 }
 
@@ -76,8 +84,8 @@ mod tests {
     #[test]
     fn rates_are_differences_between_seconds() {
         let mut rates = Rates::default();
-        rates.sample(count(1, 2));
-        rates.sample(count(3, 2));
+        rates.sample(count(1, 2), &PaddingTotals::default());
+        rates.sample(count(3, 2), &PaddingTotals::default());
         let report = rates.report(count(4, 2));
         assert_eq!((report.sent_bytes, report.received_bytes), (4 * 512, 2 * 512));
         assert_eq!((report.sent_bytes_per_s, report.received_bytes_per_s), (2 * 512, 0));
@@ -85,9 +93,24 @@ mod tests {
     }
 
     #[test]
+    fn cover_has_a_rate_of_its_own() {
+        let padding = |sent, received| PaddingTotals {
+            link_sent: sent,
+            link_received: received,
+            ..PaddingTotals::default()
+        };
+        let mut rates = Rates::default();
+        rates.sample(count(0, 0), &padding(1, 5));
+        rates.sample(count(0, 0), &padding(4, 7));
+        let report = rates.cover(Class::Normal, &padding(5, 8));
+        assert_eq!((report.sent_bytes, report.received_bytes), (5 * 512, 8 * 512));
+        assert_eq!((report.sent_bytes_per_s, report.received_bytes_per_s), (3 * 512, 2 * 512));
+    }
+
+    #[test]
     fn no_more_than_a_minute_is_remembered() {
         let mut rates = Rates::default();
-        (0..200).for_each(|cells| rates.sample(count(cells, 0)));
+        (0..200).for_each(|cells| rates.sample(count(cells, 0), &PaddingTotals::default()));
         assert_eq!(rates.report(count(200, 0)).history.len(), HISTORY);
     }
 }

@@ -100,6 +100,12 @@ pub struct CoverReport {
     pub sent_bytes: u64,
     /// Since the start.
     pub received_bytes: u64,
+    /// Over the last whole second.
+    #[serde(default)]
+    pub sent_bytes_per_s: u64,
+    /// Over the last whole second.
+    #[serde(default)]
+    pub received_bytes_per_s: u64,
 }
 
 /// The circuits, or the first of them.

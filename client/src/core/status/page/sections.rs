@@ -70,8 +70,9 @@ pub(super) fn traffic(out: &mut String, report: &Report) {
     let spent = cover.sent_bytes.saturating_add(cover.received_bytes);
     let all = traffic.sent_bytes.saturating_add(traffic.received_bytes).max(1);
     let share = 100.0 * spent as f64 / all as f64;
-    let class = format!("class {}: {share:.1} % of all", Plain(&cover.class));
-    figure(out, "cover", "Cover traffic", bytes(spent), class);
+    let rate = cover.sent_bytes_per_s.saturating_add(cover.received_bytes_per_s);
+    let class = format!("{} in all, {share:.1} % of everything; class {}", bytes(spent), Plain(&cover.class));
+    figure(out, "cover", "Cover traffic", format!("{}/s", bytes(rate)), class);
     out.push_str("</dl>\n");
     chart::throughput(out, &traffic.history);
     out.push_str("</section>\n");
@@ -80,11 +81,7 @@ pub(super) fn traffic(out: &mut String, report: &Report) {
 /// The circuits with their hops.
 pub(super) fn circuits(out: &mut String, report: &Report) {
     let circuits = &report.circuits;
-    let _ = writeln!(
-        out,
-        "<section id=\"circuits\"><h2>Circuits <span class=\"quiet\">{}</span></h2>",
-        circuits.total
-    );
+    counted(out, "circuits", "Circuits", circuits.total);
     if circuits.shown.is_empty() {
         out.push_str("<p class=\"quiet\">There are none yet.</p>\n");
     }
@@ -148,11 +145,7 @@ fn hop(out: &mut String, number: usize, hop: &HopReport) {
 /// The streams, without saying where they lead unless the report does.
 pub(super) fn streams(out: &mut String, report: &Report) {
     let streams = &report.streams;
-    let _ = writeln!(
-        out,
-        "<section id=\"streams\"><h2>Streams <span class=\"quiet\">{}</span></h2>",
-        streams.total
-    );
+    counted(out, "streams", "Streams", streams.total);
     if streams.shown.is_empty() {
         out.push_str("<p class=\"quiet\">No application is using Tunic at the moment.</p>\n</section>\n");
         return;
@@ -236,6 +229,11 @@ pub(super) fn ports(out: &mut String, report: &Report) {
         );
     }
     out.push_str("</dl></section>\n");
+}
+
+/// The beginning of a section that lists so many things.
+fn counted(out: &mut String, id: &str, title: &str, total: usize) {
+    let _ = writeln!(out, "<section id=\"{id}\"><h2>{title} <span class=\"quiet\">{total}</span></h2>");
 }
 
 fn more(out: &mut String, total: usize, shown: usize) {

@@ -73,6 +73,27 @@ fn the_page_is_whole_without_a_script() {
 }
 
 #[test]
+fn cover_is_told_by_the_second_and_in_all() {
+    let mut report = full();
+    report.traffic =
+        TrafficReport { sent_bytes: 300_000, received_bytes: 100_000, ..TrafficReport::default() };
+    report.cover = CoverReport {
+        class: "normal".into(),
+        sent_bytes: 30_000,
+        received_bytes: 10_000,
+        sent_bytes_per_s: 1_000,
+        received_bytes_per_s: 500,
+    };
+    let live = live(&report);
+    let expect = format!(
+        "<dt>Cover traffic</dt><dd><b>{}/s</b><span class=\"quiet\">{} in all, 10.0 % of everything; class normal</span>",
+        bytes(1_500),
+        bytes(40_000)
+    );
+    assert!(live.contains(&expect), "{live}");
+}
+
+#[test]
 fn nothing_on_the_page_is_inline_or_from_elsewhere() {
     let page = page(&full(), &Token::new([1; 32]));
     assert!(!page.contains("<b>two") && page.contains("&lt;b&gt;two"));
