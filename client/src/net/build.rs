@@ -30,24 +30,28 @@ pub(super) async fn build(
     let channel = connect(&node, guard).await.ok_or(BuildFailure::Guard)?;
     monitor.guard_reached(channel.clock_ahead_s());
     let started = now();
-    let hops = path.hops.iter().map(spec).collect();
-    match timeout(limit, channel.create_circuit(hops)).await {
-        Ok(Ok(circuit)) => Ok(Built { circuit, took: now() - started }),
-        Ok(Err(BuildError { hop, reason })) => Err(BuildFailure::Hop { hop, reason }),
-        Err(_) => Err(BuildFailure::TooSlow),
-    }
+    let circuit = create(&channel, path.hops.iter().map(spec).collect(), limit).await?;
+    Ok(Built { circuit, took: now() - started })
 }
 
-/// A circuit of one hop, for the directory.
+/// A circuit of one hop, for the directory, or to learn whether the relay answers.
 pub(super) async fn build_one_hop(
     node: &Node,
     hop: &Hop,
     limit: Duration,
     monitor: &Monitor,
-) -> Option<Circuit> {
-    let channel = connect(node, hop).await?;
+) -> Result<Circuit, BuildFailure> {
+    let channel = connect(node, hop).await.ok_or(BuildFailure::Guard)?;
     monitor.clock_seen(channel.clock_ahead_s());
-    timeout(limit, channel.create_circuit(vec![spec(hop)])).await.ok()?.ok()
+    create(&channel, vec![spec(hop)], limit).await
+}
+
+async fn create(channel: &Channel, hops: Vec<HopSpec>, limit: Duration) -> Result<Circuit, BuildFailure> {
+    match timeout(limit, channel.create_circuit(hops)).await {
+        Ok(Ok(circuit)) => Ok(circuit),
+        Ok(Err(BuildError { hop, reason })) => Err(BuildFailure::Hop { hop, reason }),
+        Err(_) => Err(BuildFailure::TooSlow),
+    }
 }
 
 async fn connect(node: &Node, hop: &Hop) -> Option<Channel> {

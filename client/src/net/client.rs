@@ -16,8 +16,9 @@ use tunic_proto::message::{Begin, Target};
 use tunic_proto::padding::{PaddingRole, PaddingStats, PaddingTotals};
 use tunic_proto::resolve::{Answer, MAX_ANSWER_LEN, Query};
 
+use super::connect_error::ConnectError;
 use super::cover::keep_dummy;
-use super::dial::{ConnectError, Early, dial};
+use super::dial::{Early, dial};
 use super::directory::Directory;
 use super::dns::DnsServer;
 use super::front::{FrontServer, Listener};

@@ -20,11 +20,11 @@ use tunic_net::channel::{CircuitStatus, CircuitStream};
 use tunic_proto::ids::RelayId;
 use tunic_proto::message::{Begin, DestroyReason, EndReason};
 
+use super::connect_error::ConnectError;
 use super::front::Application;
 use super::manager::{Lease, ManagerHandle};
 use super::monitor::Monitor;
-use super::probe::SUSPICIOUS_AFTER;
-use crate::core::front::socks5::ReplyCode;
+use super::probe::{Health, SUSPICIOUS_AFTER};
 use crate::core::isolation::Isolation;
 use crate::core::path::{Need, PathError};
 use crate::core::pool::{BuildFailure, CircuitId, Want};
@@ -37,65 +37,6 @@ const MAX_EARLY: usize = 64 * 1024;
 const READ_LEN: usize = 4 * 1024;
 /// How long the exit may take to answer. Longer than its own limit for connecting, so that its reason arrives.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Why there is no stream.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// No circuit: the network, or this machine's connection to it, is to blame.
-    #[error("no circuit: {0}")]
-    Circuit(#[from] BuildFailure),
-    /// The exit, or the target, refused.
-    #[error("the exit could not connect: {0}")]
-    Stream(EndReason),
-    /// The circuit broke before the exit had answered, and so did others, or what the application had sent by then may have
-    /// arrived and is not sent again.
-    #[error("the circuit broke{} before the exit had answered; what was sent may have arrived", at_hop(*hop))]
-    Broken {
-        /// The position in the path of the relay that it broke at, where that is known; 0 is the guard.
-        hop: Option<usize>,
-    },
-    /// The exit answered what is no answer.
-    #[error("the exit's answer cannot be understood")]
-    BadAnswer,
-    /// The application went away while it was waiting.
-    #[error("the application went away: {0}")]
-    Application(io::Error),
-    /// A new identity was begun meanwhile; what belongs to the one before is not asked for over its circuits.
-    #[error("a new identity was begun before the exit had answered")]
-    NewIdentity,
-    /// The client was shut down.
-    #[error("the client is shutting down")]
-    ShutDown,
-}
-
-fn at_hop(hop: Option<usize>) -> String {
-    hop.map_or_else(String::new, |hop| format!(" at relay {}", hop + 1))
-}
-
-impl ConnectError {
-    /// What SOCKS calls it (RFC 1928 §6).
-    pub fn reply_code(&self) -> ReplyCode {
-        match self {
-            ConnectError::Stream(reason) => (*reason).into(),
-            ConnectError::Circuit(failure) => match failure {
-                BuildFailure::Path(PathError::NoExit | PathError::NoExitForPort(_)) => ReplyCode::NotAllowed,
-                BuildFailure::Path(PathError::NoConsensus) | BuildFailure::Guard => {
-                    ReplyCode::NetworkUnreachable
-                }
-                BuildFailure::Path(PathError::NoGuard | PathError::NoMiddle) | BuildFailure::Busy => {
-                    ReplyCode::GeneralFailure
-                }
-                BuildFailure::Hop { reason, .. } => (*reason).into(),
-                BuildFailure::TooSlow => ReplyCode::TimedOut,
-            },
-            ConnectError::Broken { .. }
-            | ConnectError::Application(_)
-            | ConnectError::BadAnswer
-            | ConnectError::NewIdentity
-            | ConnectError::ShutDown => ReplyCode::GeneralFailure,
-        }
-    }
-}
 
 /// The application, as long as it waits.
 enum Source<'a> {
@@ -191,8 +132,7 @@ pub(super) async fn dial(
 ) -> Result<(CircuitStream, Lease), ConnectError> {
     let mut not_exits: Vec<RelayId> = Vec::new();
     let mut circuit_broke = false;
-    let mut failure = None;
-    let mut broken = None;
+    let mut failed = None;
     let mut identity = manager.identity();
     for _ in 0..MAX_TRIES {
         let want = Want {
@@ -208,13 +148,12 @@ pub(super) async fn dial(
         };
         let lease = match answer.ok_or(ConnectError::ShutDown)? {
             Ok(lease) => lease,
-            // Another exit was wanted because of this failure; that there is none explains less.
             Err(refused) => {
                 monitor.note(Mishap::no_circuit(refused));
-                return Err(failure.map_or(ConnectError::Circuit(refused), ConnectError::Stream));
+                return Err(no_circuit(failed, refused));
             }
         };
-        let Refusal { reason, sent } = match attempt(manager, &lease, &begin, &mut early).await? {
+        let Refusal { reason, sent, hop } = match attempt(manager, &lease, &begin, &mut early).await? {
             Ok(stream) => return Ok((stream, lease)),
             Err(refusal) => refusal,
         };
@@ -222,7 +161,7 @@ pub(super) async fn dial(
         if identity.has_changed().unwrap_or(true) {
             return Err(ConnectError::NewIdentity);
         }
-        let hop = broke_at(lease.circuit.status());
+        let hop = hop.or(broke_at(lease.circuit.status()));
         monitor.note(match reason {
             EndReason::Reset => Mishap::broke(hop, sent > 0, &lease.path),
             reason => Mishap::refused(reason, &lease.path),
@@ -233,17 +172,41 @@ pub(super) async fn dial(
                 manager.retire(lease.id).await;
                 // Any other reason came from the exit: it did not connect.
                 if sent > 0 && reason == EndReason::Reset {
-                    return Err(ConnectError::Broken { hop });
+                    return Err(ConnectError::Broken { hop, sent: true });
                 }
                 circuit_broke = true;
-                broken = hop;
-                continue;
+                failed = Some(Failed::Circuit { hop });
             }
-            Verdict::OtherExit => not_exits.extend(lease.path.exit()),
+            Verdict::OtherExit => {
+                not_exits.extend(lease.path.exit());
+                failed = Some(Failed::Exit(reason));
+            }
         }
-        failure = Some(reason);
     }
-    Err(failure.map_or(ConnectError::Broken { hop: broken }, ConnectError::Stream))
+    Err(match failed {
+        Some(Failed::Exit(reason)) => ConnectError::Stream(reason),
+        Some(Failed::Circuit { hop }) => ConnectError::Broken { hop, sent: false },
+        None => ConnectError::Circuit(BuildFailure::Busy),
+    })
+}
+
+/// Who was to blame for the last attempt.
+#[derive(Debug, Clone, Copy)]
+enum Failed {
+    Exit(EndReason),
+    Circuit { hop: Option<usize> },
+}
+
+/// What the application is told when there is no circuit for an attempt, after an earlier one or without.
+fn no_circuit(before: Option<Failed>, refused: BuildFailure) -> ConnectError {
+    match (before, refused) {
+        // Another exit was wanted because of this; that there is none explains less.
+        (Some(Failed::Exit(reason)), BuildFailure::Path(PathError::NoExit | PathError::NoExitForPort(_))) => {
+            ConnectError::Stream(reason)
+        }
+        (Some(Failed::Circuit { hop }), failure) => ConnectError::NotReplaced { hop, failure },
+        (_, failure) => ConnectError::Circuit(failure),
+    }
 }
 
 /// The hop that a circuit broke at: what a relay sends when it ends a circuit does not say why.
@@ -260,6 +223,8 @@ struct Refusal {
     reason: EndReason,
     /// Bytes of the application that had left by then.
     sent: u64,
+    /// The hop that fell silent, if that was found out.
+    hop: Option<usize>,
 }
 
 /// One stream over one circuit. The outer error is the application's.
@@ -272,15 +237,19 @@ async fn attempt(
     early.sent = 0;
     let mut stream = match lease.circuit.begin_any(begin.clone()) {
         Ok(stream) => stream,
-        Err(reason) => return Ok(Err(Refusal { reason, sent: 0 })),
+        Err(reason) => return Ok(Err(Refusal { reason, sent: 0, hop: None })),
     };
     let mut silence = pin!(silence(manager, lease.id));
+    let mut hop = None;
     let answer = timeout(ANSWER_TIMEOUT, async {
         loop {
             early.send_now(&mut stream).await;
             tokio::select! {
                 answer = stream.connected() => return Ok(answer),
-                () = &mut silence => return Ok(Err(EndReason::Reset)),
+                silent = &mut silence => {
+                    hop = silent;
+                    return Ok(Err(EndReason::Reset));
+                }
                 read = early.read_more() => read?,
             }
         }
@@ -292,15 +261,17 @@ async fn attempt(
             let _ = early.send_rest(&mut stream).await;
             Ok(Ok(stream))
         }
-        Err(reason) => Ok(Err(Refusal { reason, sent: stream.totals().sent })),
+        Err(reason) => Ok(Err(Refusal { reason, sent: stream.totals().sent, hop })),
     }
 }
 
-/// Completes if it turns out that nothing comes over the circuit any more.
-async fn silence(manager: &ManagerHandle, circuit: CircuitId) {
+/// Completes if it turns out that nothing comes over the circuit any more, with the hop that is silent if it is known.
+async fn silence(manager: &ManagerHandle, circuit: CircuitId) -> Option<usize> {
     sleep(SUSPICIOUS_AFTER).await;
-    if !manager.is_silent(circuit).await {
-        std::future::pending().await
+    match manager.health(circuit).await {
+        Health::Answers => std::future::pending().await,
+        Health::SilentCircuit => None,
+        Health::SilentGuard => Some(0),
     }
 }
 
@@ -345,24 +316,6 @@ mod tests {
         assert_eq!(verdict(EndReason::Resources, true), Verdict::OtherExit);
         assert_eq!(verdict(EndReason::Reset, true), Verdict::OtherCircuit);
         assert_eq!(verdict(EndReason::HostUnreachable, false), Verdict::OtherCircuit);
-    }
-
-    #[test]
-    fn every_error_has_a_reply_code() {
-        let check = |error: ConnectError, code: u8| assert_eq!(error.reply_code() as u8, code, "{error}");
-        let circuit = ConnectError::Circuit;
-        check(circuit(PathError::NoExitForPort(25).into()), 2);
-        check(circuit(PathError::NoExit.into()), 2);
-        check(circuit(PathError::NoConsensus.into()), 3);
-        check(circuit(PathError::NoGuard.into()), 1);
-        check(circuit(PathError::NoMiddle.into()), 1);
-        check(circuit(BuildFailure::Guard), 3);
-        check(circuit(BuildFailure::TooSlow), 6);
-        check(circuit(BuildFailure::Busy), 1);
-        check(circuit(BuildFailure::Hop { hop: 1, reason: DestroyReason::Timeout }), 6);
-        check(ConnectError::Stream(EndReason::ConnectionRefused), 5);
-        check(ConnectError::ShutDown, 1);
-        check(ConnectError::Application(io::ErrorKind::BrokenPipe.into()), 1);
     }
 
     #[tokio::test]
@@ -417,13 +370,29 @@ mod tests {
     }
 
     #[test]
-    fn what_broke_is_named_where_it_is_known() {
-        let message = |hop| ConnectError::Broken { hop }.to_string();
-        assert!(message(Some(0)).starts_with("the circuit broke at relay 1 before"), "{}", message(Some(0)));
-        assert!(message(None).starts_with("the circuit broke before"));
-        let not_built = BuildFailure::Hop { hop: 1, reason: DestroyReason::Timeout };
-        let told = ConnectError::Circuit(not_built).to_string();
-        assert!(told.starts_with("no circuit: relay 2 of the circuit: ti"), "{told}");
+    fn whoever_gets_no_other_circuit_is_told_both_failures() {
+        let slow = BuildFailure::Hop { hop: 1, reason: DestroyReason::Timeout };
+        let check = |before: Option<Failed>, refused: BuildFailure, code: u8, told: &str| {
+            let error = no_circuit(before, refused);
+            assert_eq!((error.reply_code() as u8, error.to_string().as_str()), (code, told));
+        };
+        let guard_broke = Some(Failed::Circuit { hop: Some(0) });
+        let broke = "the circuit broke at relay 1 before the exit had answered, and there is no other one:";
+        check(guard_broke, slow, 6, &format!("{broke} relay 2 of the circuit: timed out"));
+        check(guard_broke, BuildFailure::Guard, 3, &format!("{broke} the guard could not be reached"));
+        let full = Some(Failed::Exit(EndReason::Resources));
+        check(
+            full,
+            PathError::NoExit.into(),
+            1,
+            &format!("the exit could not connect: {}", EndReason::Resources),
+        );
+        check(full, BuildFailure::Guard, 3, "no circuit: the guard could not be reached");
+        check(None, slow, 6, "no circuit: relay 2 of the circuit: timed out");
+    }
+
+    #[test]
+    fn where_it_broke_is_known_of_the_guard_and_of_tampering() {
         assert_eq!(broke_at(CircuitStatus::Tampered(2)), Some(2));
         assert_eq!(broke_at(CircuitStatus::Closed(DestroyReason::ChannelLost)), Some(0));
         assert_eq!(broke_at(CircuitStatus::Closed(DestroyReason::None)), None);

@@ -227,7 +227,7 @@ async fn request(
     monitor: &Monitor,
 ) -> Result<Arc<[u8]>, FetchError> {
     let circuit =
-        build_one_hop(node, source, CIRCUIT_TIMEOUT, monitor).await.ok_or(FetchError::Unreachable)?;
+        build_one_hop(node, source, CIRCUIT_TIMEOUT, monitor).await.map_err(|_| FetchError::Unreachable)?;
     match dirstream::request(&circuit, &Request::GetConsensus { have }).await? {
         Response::Ok(bytes) => Ok(bytes),
         Response::NotModified => Err(FetchError::NotNewer),

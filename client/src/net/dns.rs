@@ -15,11 +15,11 @@ use tokio::time::{sleep, timeout};
 use tunic_proto::message::EndReason;
 
 use super::client::Client;
-use super::dial::ConnectError;
+use super::connect_error::ConnectError;
 use crate::core::dns::{Code, MAX_QUERY, Question, Transport};
 use crate::core::isolation::{IsolateBy, Isolation};
 
-/// Queries at a time; more over UDP are dropped, as on any way that is too narrow, and more over TCP wait.
+/// Queries over UDP at a time; more are dropped, as on any way that is too narrow.
 const MAX_QUERIES: usize = 512;
 /// TCP connections at a time, each with one query at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;

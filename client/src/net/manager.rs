@@ -14,7 +14,7 @@ use tunic_proto::message::DestroyReason;
 
 use super::build::{Built, build};
 use super::monitor::Monitor;
-use super::probe::Health;
+use super::probe::{Health, Suspect};
 use super::state::Writer;
 use super::view::View;
 use super::{new_rng, now};
@@ -40,7 +40,7 @@ type Answer = oneshot::Sender<Result<Lease, BuildFailure>>;
 enum Command {
     Want(Want, Answer),
     Retire(CircuitId),
-    Suspect(CircuitId, oneshot::Sender<bool>),
+    Suspect(CircuitId, oneshot::Sender<Health>),
     StartOver(oneshot::Sender<usize>),
     Look(oneshot::Sender<View>),
     Network(Arc<Network>),
@@ -69,11 +69,12 @@ impl ManagerHandle {
         let _ = self.queue.send(Command::Retire(id)).await;
     }
 
-    /// A stream waits for its answer: whether nothing comes over its circuit any more. If so, the circuit gets no new streams,
+    /// A stream waits for its answer: whether anything still comes over its circuit. If not, the circuit gets no new streams,
     /// also if nobody waits for this answer any longer.
-    pub(super) async fn is_silent(&self, id: CircuitId) -> bool {
+    pub(super) async fn health(&self, id: CircuitId) -> Health {
         let (answer, receiver) = oneshot::channel();
-        self.queue.send(Command::Suspect(id, answer)).await.is_ok() && receiver.await.unwrap_or(false)
+        let _ = self.queue.send(Command::Suspect(id, answer)).await;
+        receiver.await.unwrap_or(Health::Answers)
     }
 
     /// Ends every circuit and begins anew; returns how many there were.
@@ -146,8 +147,8 @@ pub(super) struct Manager {
     answers: HashMap<WantId, Answer>,
     pub(super) building: HashMap<CircuitId, Building>,
     pub(super) live: HashMap<CircuitId, Live>,
-    /// Circuits that are being asked whether they answer, and the streams that want to know; those of a circuit are limited.
-    pub(super) suspects: HashMap<CircuitId, Vec<oneshot::Sender<bool>>>,
+    /// Circuits that are being asked whether they answer.
+    pub(super) suspects: HashMap<CircuitId, Suspect>,
     pub(super) tasks: JoinSet<Event>,
     pub(super) was_ready: bool,
 }
@@ -335,7 +336,7 @@ impl Manager {
         }
     }
 
-    fn finish(&mut self, event: Result<Event, JoinError>) {
+    pub(super) fn finish(&mut self, event: Result<Event, JoinError>) {
         match event {
             Ok(Event::Built(id, Ok(built))) => self.built(id, built),
             Ok(Event::Built(id, Err(failure))) => {
@@ -350,8 +351,12 @@ impl Manager {
                 self.live.remove(&id);
             }
             Ok(Event::Probed(id, health)) => self.probed(id, health),
-            Err(error) if error.is_panic() => self.crashed(&error),
-            Err(_) => {}
+            Err(error) => {
+                if error.is_panic() {
+                    self.crashed(&error);
+                }
+                self.probe_lost(error.id());
+            }
         }
     }
 
@@ -411,5 +416,15 @@ impl Manager {
 
     fn store_guards(&self) {
         self.writer.guards(self.planner.guards().to_json());
+    }
+
+    /// One that knows no network and stores nothing.
+    #[cfg(test)]
+    pub(super) fn for_testing() -> Manager {
+        const BUDGET: usize = 64 << 20;
+        let config = tunic_net::channel::NodeConfig { signer: None, responder: None, memory_budget: BUDGET };
+        let parts = (Writer::to_nowhere(), RunOptions::default(), Monitor::new(BUDGET));
+        let planner = Planner::new(Default::default(), Default::default());
+        Manager::new(Node::new(config).unwrap(), parts, planner, 0).0
     }
 }

@@ -2,6 +2,7 @@
 
 mod build;
 mod client;
+mod connect_error;
 mod cover;
 mod dial;
 mod directory;
@@ -20,7 +21,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 
 pub use client::Client;
-pub use dial::ConnectError;
+pub use connect_error::ConnectError;
 
 #[expect(clippy::disallowed_methods, reason = "the shell's clock")]
 fn now() -> Instant {

@@ -106,6 +106,11 @@ impl Writer {
         self.queue(CONSENSUS_FILE, bytes);
     }
 
+    #[cfg(test)]
+    pub(super) fn to_nowhere() -> Writer {
+        Writer(mpsc::channel(1).0)
+    }
+
     fn queue(&self, name: &'static str, bytes: Bytes) {
         if self.0.try_send((name, bytes)).is_err() {
             tracing::warn!("cannot store {name}: the disk is too slow");

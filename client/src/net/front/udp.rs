@@ -19,7 +19,7 @@ use super::pending::Pending;
 use crate::core::front::socks5::{reply_with, udp};
 use crate::core::isolation::Isolation;
 use crate::net::client::Client;
-use crate::net::dial::ConnectError;
+use crate::net::connect_error::ConnectError;
 use crate::net::monitor::Listed;
 
 /// Longest datagram that UDP has.
