@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, ConfigError, Place, authority_problems};
-use tunic_net::daemon::{ServiceConfig, Settings};
+use tunic_net::daemon::{Port, ServiceConfig, Settings};
+use tunic_net::sandbox::folder_of;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::AuthoritySet;
 
@@ -183,9 +184,13 @@ impl Settings for Config {
         Config::state_dir(self)
     }
 
-    fn other_dirs(&self) -> Vec<PathBuf> {
-        let dir = self.unix_socket.as_ref().and_then(|path| path.parent());
-        dir.map(PathBuf::from).into_iter().collect()
+    fn socket_dirs(&self) -> Vec<PathBuf> {
+        self.unix_socket.iter().map(|path| folder_of(path)).collect()
+    }
+
+    fn other_ports(&self) -> Vec<Port> {
+        let dns = self.dns.map(|address| Port { address, setting: "dns", datagrams: true });
+        dns.into_iter().collect()
     }
 
     fn problems(&self) -> Vec<String> {
@@ -246,18 +251,22 @@ impl Config {
         tunic_net::config::load(file, EXAMPLE)
     }
 
-    /// Where state is kept: as configured, else where the XDG Base Directory Specification says.
+    /// Where state is kept: as configured, else where the service manager says (systemd.exec(5), `StateDirectory=`), else
+    /// where the XDG Base Directory Specification does.
     ///
     /// # Errors
     /// [`ConfigError`] if neither the configuration nor the environment tells.
     pub fn state_dir(&self) -> Result<PathBuf, ConfigError> {
         let absolute =
             |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let service = || absolute("STATE_DIRECTORY");
         let xdg = || absolute("XDG_STATE_HOME").map(|base| base.join("tunic"));
         let home = || absolute("HOME").map(|home| home.join(".local/state/tunic"));
-        self.state_dir.clone().or_else(xdg).or_else(home).ok_or_else(|| ConfigError::Invalid {
-            place: Place { key: Some("state_dir".to_owned()), ..Place::default() },
-            message: "neither `state_dir` nor the environment's HOME says where to keep state".to_owned(),
+        self.state_dir.clone().or_else(service).or_else(xdg).or_else(home).ok_or_else(|| {
+            ConfigError::Invalid {
+                place: Place { key: Some("state_dir".to_owned()), ..Place::default() },
+                message: "neither `state_dir` nor the environment's HOME says where to keep state".to_owned(),
+            }
         })
     }
 

@@ -35,7 +35,7 @@ impl Ports {
         let address = applications.local_addr().context("the SOCKS listener has no address")?;
         let unix = config.unix_socket.as_deref().map(open_unix).transpose()?;
         let dns = match config.dns {
-            Some(address) => Some(open_dns(address).await?),
+            Some(address) => Some(open_dns(address, options).await?),
             None => None,
         };
         Ok(Ports { applications, address, unix, dns, page: None, control: None })
@@ -113,8 +113,11 @@ async fn if_there(serving: Option<impl Future<Output = ()>>) {
     }
 }
 
-async fn open_dns(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
+async fn open_dns(address: SocketAddr, options: &RunOptions) -> anyhow::Result<(UdpSocket, TcpListener)> {
     let context = || format!("cannot open the DNS port {address} (setting `dns`)");
+    if let (Some(udp), Some(tcp)) = (options.early.udp(address)?, options.early.tcp(address)?) {
+        return Ok((UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?));
+    }
     let tcp = TcpListener::bind(address).await.with_context(context)?;
     // Where the port was left open, both get the same one.
     let udp = UdpSocket::bind(tcp.local_addr()?).await.with_context(context)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, ConfigError, authority_problems};
-use tunic_net::daemon::{ServiceConfig, Settings};
+use tunic_net::daemon::{Port, ServiceConfig, Settings};
 use tunic_net::metrics::MetricsConfig;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::ids::RelayId;
@@ -78,7 +78,7 @@ impl Default for Config {
             address: Vec::new(),
             nickname: "unnamed".to_owned(),
             contact: None,
-            data_dir: PathBuf::from("/var/lib/tunic"),
+            data_dir: PathBuf::from("/var/lib/tunic-relay"),
             bandwidth: 12_500_000,
             memory_budget: 512 * MIB,
             max_incoming_channels: 8_192,
@@ -128,6 +128,15 @@ impl Settings for Config {
 
     fn state_dir(&self) -> Result<PathBuf, ConfigError> {
         Ok(self.data_dir.clone())
+    }
+
+    fn other_ports(&self) -> Vec<Port> {
+        let notice = self.exit.notice.filter(|_| self.exit.effective_policy().is_exit());
+        let metrics = self.metrics.listen;
+        [(notice, "exit.notice"), (metrics, "metrics.listen")]
+            .into_iter()
+            .filter_map(|(at, setting)| at.map(|address| Port { address, setting, datagrams: false }))
+            .collect()
     }
 
     fn drain(&self) -> Duration {

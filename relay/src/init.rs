@@ -4,10 +4,10 @@
 //! 2. `render` writes the answers into the commented example.
 //! 3. The file is made, then the directory with the keys. Nothing that is there is overwritten.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -79,7 +79,7 @@ pub fn init(flags: &Flags) -> anyhow::Result<Made> {
     let authorities = flags.authorities.as_deref().map(authority_tables).transpose()?.unwrap_or_default();
     let text = render(flags, &authorities)?;
     let config: Config = tunic_net::config::parse(&text, EXAMPLE)?;
-    let left = Settings::problems(&config);
+    let mut left = Settings::problems(&config);
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -87,12 +87,23 @@ pub fn init(flags: &Flags) -> anyhow::Result<Made> {
         .open(&flags.config)
         .with_context(|| format!("{} is not written", flags.config.display()))?;
     file.write_all(text.as_bytes()).context("the configuration cannot be written")?;
+    // Whatever the umask of whoever is at the keyboard.
+    file.set_permissions(Permissions::from_mode(CONFIG_MODE))
+        .context("the configuration cannot be written")?;
     if let Some(user) = &flags.user {
         sandbox::become_user(user, &config.data_dir)?;
+        left.extend(hidden_from(user, &flags.config));
     }
     keyfile::ensure_private_dir(&config.data_dir)?;
     let keys = NodeKeys::load_or_create(&config.key_dir(), unix_now())?;
     Ok(Made { identity: keys.signer.id(), left })
+}
+
+/// What keeps the user that this process has become from reading the configuration.
+fn hidden_from(user: &str, file: &Path) -> Option<String> {
+    let error = fs::File::open(file).err()?;
+    let folder = sandbox::folder_of(file);
+    Some(format!("{user} cannot read it ({error}): chmod 755 {}", folder.display()))
 }
 
 /// Asks for what the command line left out. An empty answer takes what is in brackets.
@@ -252,7 +263,6 @@ fn authority_tables(path: &Path) -> anyhow::Result<Vec<AuthorityConfig>> {
 mod tests {
     use super::*;
     use crate::config::tests::sound;
-    use std::os::unix::fs::PermissionsExt;
 
     fn flags(dir: &Path) -> Flags {
         Flags {

@@ -96,8 +96,8 @@ fn what_is_wrong_is_named_and_has_its_exit_code() {
 fn the_printed_configuration_only_lacks_what_a_default_cannot_know() {
     let dir = tempfile::tempdir().unwrap();
     let printed = Command::new(RELAY).arg("--print-config").output().unwrap();
-    let text =
-        check(printed, 0, "[exit]").replace("/var/lib/tunic", dir.path().join("data").to_str().unwrap());
+    let text = check(printed, 0, "[exit]")
+        .replace("/var/lib/tunic-relay", dir.path().join("data").to_str().unwrap());
     let file = dir.path().join("relay.toml");
     std::fs::write(&file, text.replace("0.0.0.0:9001", "0.0.0.0:0")).unwrap();
     let text = check(relay("check", &file).output().unwrap(), 78, "[[authority]]");

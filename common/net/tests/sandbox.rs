@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed setup is a failed test")]
 
 use std::fs;
+use std::io;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -17,10 +20,12 @@ const DIR: &str = "TUNIC_TEST_DIR";
 
 fn folders() -> tempfile::TempDir {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    for name in ["config", "data", "elsewhere"] {
+    for name in ["config", "data", "elsewhere", "sockets"] {
         ensure_private_dir(&dir.path().join(name)).unwrap();
         fs::write(dir.path().join(name).join("file"), "x").unwrap();
     }
+    fs::write(dir.path().join("elsewhere/target"), "y").unwrap();
+    std::os::unix::fs::symlink("../elsewhere/target", dir.path().join("config/link")).unwrap();
     dir
 }
 
@@ -39,21 +44,21 @@ fn check_works(act: &str) {
 
 #[test]
 fn what_a_daemon_does_works_inside() {
-    for act in ["keys", "config", "resolve", "connect", "threads", "look at itself"] {
+    for act in ["keys", "config", "link", "socket", "resolve", "connect", "threads", "look at itself"] {
         check_works(act);
     }
 }
 
 #[test]
 fn a_file_outside_is_refused() {
-    for act in ["read elsewhere", "write elsewhere", "write config"] {
+    for act in ["read elsewhere", "write elsewhere", "write config", "files beside a socket"] {
         check_works(act);
     }
 }
 
 #[test]
 fn a_call_outside_the_list_is_refused() {
-    for act in ["raw socket", "change of user"] {
+    for act in ["raw socket", "netlink socket", "change of user", "namespace"] {
         check_works(act);
     }
 }
@@ -67,7 +72,11 @@ fn running_a_program_ends_the_process() {
 #[ignore = "is started by the other tests, with what it has to try"]
 fn the_process_inside() {
     let dir = PathBuf::from(std::env::var_os(DIR).unwrap());
-    let paths = Paths { read: vec![dir.join("config")], write: vec![dir.join("data")] };
+    let paths = Paths {
+        read: vec![dir.join("config"), dir.join("config/link")],
+        write: vec![dir.join("data")],
+        sockets: vec![dir.join("sockets")],
+    };
     let confined = sandbox::enter(&paths);
     assert_ne!(confined.files, Hold::None(String::new()));
     assert_eq!(confined.calls, Hold::Full, "{confined}");
@@ -76,6 +85,26 @@ fn the_process_inside() {
         return;
     }
     act(&std::env::var(ACT).unwrap(), &dir);
+}
+
+/// How the kernel refuses a process with these flags.
+#[expect(unsafe_code, reason = "no safe function asks for a process in a namespace of its own")]
+fn clone(flags: i32) -> i32 {
+    // SAFETY: as fork(2) where it succeeds, and then the child ends at once.
+    let made = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
+    if made == 0 {
+        std::process::exit(0);
+    }
+    if made > 0 { 0 } else { io::Error::last_os_error().raw_os_error().unwrap() }
+}
+
+/// How the kernel refuses a process that is described nowhere.
+#[expect(unsafe_code, reason = "no safe function calls clone3")]
+fn clone3() -> i32 {
+    // SAFETY: a description of no bytes at no address makes nothing.
+    let made = unsafe { libc::syscall(libc::SYS_clone3, 0, 0) };
+    assert_eq!(made, -1);
+    io::Error::last_os_error().raw_os_error().unwrap()
 }
 
 fn act(what: &str, dir: &Path) {
@@ -91,6 +120,21 @@ fn act(what: &str, dir: &Path) {
             fs::remove_file(&file).unwrap();
         }
         "config" => assert_eq!(fs::read_to_string(dir.join("config/file")).unwrap(), "x"),
+        "link" => assert_eq!(fs::read_to_string(dir.join("config/link")).unwrap(), "y"),
+        "socket" => {
+            let path = dir.join("sockets/new.sock");
+            for _ in 0..2 {
+                let listener = UnixListener::bind(&path).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+                drop(listener);
+                fs::remove_file(&path).unwrap();
+            }
+        }
+        "files beside a socket" => {
+            refused(fs::read(dir.join("sockets/file")).map(|_| ()));
+            refused(fs::write(dir.join("sockets/file"), "y"));
+            refused(fs::write(dir.join("sockets/new"), "y"));
+        }
         "resolve" => {
             let mut found = std::net::ToSocketAddrs::to_socket_addrs("localhost:1").unwrap();
             assert!(found.next().is_some());
@@ -120,6 +164,20 @@ fn act(what: &str, dir: &Path) {
         "raw socket" => {
             let packet = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None);
             refused(packet.map(|_| ()));
+        }
+        "netlink socket" => {
+            let netlink = socket2::Domain::from(libc::AF_NETLINK);
+            let open = |protocol: i32| {
+                socket2::Socket::new(netlink, socket2::Type::RAW, Some(protocol.into())).map(|_| ())
+            };
+            open(libc::NETLINK_ROUTE).unwrap();
+            refused(open(libc::NETLINK_KOBJECT_UEVENT));
+            refused(open(libc::NETLINK_NETFILTER));
+        }
+        "namespace" => {
+            assert_eq!(clone(libc::CLONE_NEWUSER), libc::EPERM);
+            assert_eq!(clone(libc::CLONE_NEWNET), libc::EPERM);
+            assert_eq!(clone3(), libc::ENOSYS);
         }
         "change of user" => {
             // Not among the calls that end the process: it is merely not on the list.

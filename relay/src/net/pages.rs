@@ -1,7 +1,10 @@
 //! What a relay shows beside its channels: an exit's notice, metrics.
 
+use std::net::SocketAddr;
+
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tunic_net::daemon::RunOptions;
 use tunic_net::{http, metrics};
 
 use super::metrics::Sources;
@@ -19,16 +22,15 @@ impl Pages {
     ///
     /// # Errors
     /// The one that could not be opened, and what to do about it.
-    pub(super) fn bind(config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn bind(config: &Config, options: &RunOptions) -> anyhow::Result<Self> {
         let is_exit = config.exit.effective_policy().is_exit();
+        let open = |at: SocketAddr, setting| match options.early.tcp(at)? {
+            Some(listener) => Ok(TcpListener::from_std(listener)?),
+            None => http::bind(at, setting),
+        };
         Ok(Pages {
-            notice: config
-                .exit
-                .notice
-                .filter(|_| is_exit)
-                .map(|at| http::bind(at, "exit.notice"))
-                .transpose()?,
-            metrics: config.metrics.listen.map(|at| http::bind(at, "metrics.listen")).transpose()?,
+            notice: config.exit.notice.filter(|_| is_exit).map(|at| open(at, "exit.notice")).transpose()?,
+            metrics: config.metrics.listen.map(|at| open(at, "metrics.listen")).transpose()?,
         })
     }
 

@@ -71,7 +71,7 @@ pub async fn run_with(
     if let Some(message) = config.problems(Some(listening)).into_iter().next() {
         return Err(ConfigError::Invalid { place: Place::default(), message }.into());
     }
-    let pages = Pages::bind(&config)?;
+    let pages = Pages::bind(&config, &options)?;
     let relay = Relay::new(settings, options, listening)?;
     let mut tasks = relay.start();
     pages.serve(relay.sources(), &mut tasks);

@@ -2,6 +2,8 @@
 
 use std::process::{ExitCode, Termination};
 
+use crate::sandbox::UserError;
+
 /// How a daemon ended, as its exit code tells it (sysexits.h where there is one).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -30,7 +32,11 @@ impl Exit {
     /// The code that fits an error, by looking for the known kinds in its chain of causes.
     pub fn of(error: &anyhow::Error) -> Exit {
         for cause in error.chain() {
-            if cause.is::<crate::config::ConfigError>() {
+            let is_no_user = matches!(
+                cause.downcast_ref(),
+                Some(UserError::Unknown(_) | UserError::Root(_) | UserError::NotRoot(_))
+            );
+            if cause.is::<crate::config::ConfigError>() || is_no_user {
                 return Exit::Config;
             }
             if cause.is::<crate::keyfile::KeyFileError>() || cause.is::<crate::keys::KeysError>() {
@@ -63,6 +69,7 @@ mod tests {
     #[test]
     fn exit_codes_follow_the_cause() {
         check(crate::config::parse::<u8>("x", "").unwrap_err(), Exit::Config);
+        check(UserError::Root("root".to_owned()), Exit::Config);
         let missing = std::path::Path::new("/nonexistent/key");
         check(crate::keyfile::read_private(missing).unwrap_err(), Exit::KeyFile);
         check(crate::keys::NodeKeys::load(missing, UnixTime(0)).unwrap_err(), Exit::KeyFile);

@@ -8,6 +8,7 @@
 //! 4. [`Exit`] says how it ended.
 
 pub mod command;
+mod early;
 mod exit;
 mod notify;
 mod process;
@@ -26,6 +27,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tunic_proto::time::UnixTime;
 
+pub use early::{Early, Port};
 pub use exit::Exit;
 pub use process::{open_file_limit, run_file, run_to_end};
 pub use service::{ServiceConfig, Switch};
@@ -66,8 +68,13 @@ pub trait Settings: Serialize + DeserializeOwned {
     /// If nothing says where.
     fn state_dir(&self) -> Result<PathBuf, ConfigError>;
 
-    /// Other directories in which files or sockets are made.
-    fn other_dirs(&self) -> Vec<PathBuf> {
+    /// Other directories, in which Unix sockets are made.
+    fn socket_dirs(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// Where else it listens.
+    fn other_ports(&self) -> Vec<Port> {
         Vec::new()
     }
 
@@ -111,6 +118,8 @@ pub type StatusSink = Arc<dyn Fn(Status) + Send + Sync>;
 pub struct RunOptions {
     /// A socket that listens already, in place of the configured address.
     pub listener: Option<Arc<std::net::TcpListener>>,
+    /// Sockets that need rights which the process no longer has.
+    pub early: Arc<Early>,
     /// Who is told how far the daemon is.
     pub status: Option<StatusSink>,
     /// Tells when there is no time for an orderly end.

@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use tokio::sync::watch;
 
+use super::early::Early;
 use super::signals::{Shutdown, Signals};
 use super::{RunOptions, Settings, Switch, notify, reload, socket};
 use crate::sandbox::{self, Hold, Paths};
@@ -37,6 +38,7 @@ pub fn run_file<S: Settings, F: Future<Output = anyhow::Result<()>>>(
         settings.check_before_listening()?;
         options.listener = Some(Arc::new(listener(&settings)?));
     }
+    options.early = Arc::new(Early::open(&settings.other_ports())?);
     confine(path, &settings)?;
     notify::start(&mut options);
     let ended = run_to_end(async {
@@ -83,10 +85,12 @@ fn confine<S: Settings>(path: &Path, settings: &S) -> anyhow::Result<()> {
         tracing::warn!("the sandbox is off: set sandbox = \"on\" in [service]");
         return Ok(());
     }
-    // The directory and not the file alone: editors replace files.
-    let read = path.parent().map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
-    let write = std::iter::once(state_dir).chain(settings.other_dirs()).collect();
-    let confined = sandbox::enter(&Paths { read: read.map(Path::to_path_buf).into_iter().collect(), write });
+    let confined = sandbox::enter(&Paths {
+        // Also the directory, as editors replace files; and the file, as it may be a link to somewhere else.
+        read: vec![sandbox::folder_of(path), path.to_path_buf()],
+        write: vec![state_dir],
+        sockets: settings.socket_dirs(),
+    });
     match (&confined.files, &confined.calls) {
         (Hold::None(_), _) | (_, Hold::None(_)) => tracing::warn!("sandbox: {confined}"),
         _ => tracing::info!("sandbox: {confined}"),

@@ -1,9 +1,9 @@
 //! Which system calls a daemon may make, by seccomp.
 //!
 //! 1. What only an intruder asks for — running a program, tracing, modules, mounts, entering namespaces — ends the process.
-//!    (New ones by way of `clone`, which threads need, are refused by the units' `RestrictNamespaces=` only.)
 //! 2. What a daemon needs is allowed, some of it with certain arguments only.
-//! 3. Everything else fails with `EPERM`. It does not end the process: a library that tries something new, and does
+//! 3. `clone3` fails with `ENOSYS`: its arguments lie in memory, where no filter looks, and libraries do with `clone`.
+//! 4. Everything else fails with `EPERM`. It does not end the process: a library that tries something new, and does
 //!    without when it is refused, must not become a way to stop relays from afar.
 
 use std::collections::BTreeMap;
@@ -29,11 +29,19 @@ pub(super) fn confine() -> Result<(), CallsError> {
     let arch = std::env::consts::ARCH.try_into().map_err(|_| CallsError::Architecture)?;
     let deadly = DEADLY.iter().map(|call| (*call, Vec::new())).collect();
     let deadly = compile(deadly, SeccompAction::Allow, SeccompAction::KillProcess, arch)?;
-    let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
-    let allowed = compile(allowed().map_err(CallsError::Filter)?, refused, SeccompAction::Allow, arch)?;
-    // The kernel asks both filters and takes the stricter answer. Once the second one holds, there is no third.
-    apply_filter(&deadly).map_err(CallsError::Kernel)?;
-    apply_filter(&allowed).map_err(CallsError::Kernel)
+    let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let unknown = compile(unknown, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;
+    let allowed =
+        compile(allowed().map_err(CallsError::Filter)?, errno(libc::EPERM), SeccompAction::Allow, arch)?;
+    // The kernel asks all filters and takes the strictest answer. Once the last one holds, there is no further one.
+    for filter in [&deadly, &unknown, &allowed] {
+        apply_filter(filter).map_err(CallsError::Kernel)?;
+    }
+    Ok(())
+}
+
+fn errno(error: i32) -> SeccompAction {
+    SeccompAction::Errno(error.cast_unsigned())
 }
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
@@ -54,12 +62,16 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     let one_of = |argument, values: &[u64]| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
         values.iter().map(|value| SeccompRule::new(vec![equals(argument, *value)?])).collect()
     };
-    rules.insert(libc::SYS_socket, one_of(0, &SOCKETS.map(i64::from).map(i64::cast_unsigned))?);
+    let mut sockets = one_of(0, &SOCKETS.map(i64::from).map(i64::cast_unsigned))?;
+    sockets.push(SeccompRule::new(vec![equals(0, NETLINK.0)?, equals(2, NETLINK.1)?])?);
+    rules.insert(libc::SYS_socket, sockets);
     rules.insert(libc::SYS_ioctl, one_of(1, &IOCTLS)?);
     // Never writable and executable at once, and nothing that was written becomes executable.
     let without = |bits: i32| SeccompRule::new(vec![lacks(2, bits.cast_unsigned().into())?]);
     rules.insert(libc::SYS_mmap, vec![without(libc::PROT_WRITE)?, without(libc::PROT_EXEC)?]);
     rules.insert(libc::SYS_mprotect, vec![without(libc::PROT_EXEC)?]);
+    // Threads, but no namespaces.
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![lacks(0, NAMESPACES)?])?]);
     Ok(rules)
 }
 
@@ -71,9 +83,21 @@ fn lacks(argument: u8, bits: u64) -> Result<SeccompCondition, seccompiler::Backe
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(bits), 0)
 }
 
-/// Unix sockets for the service manager and applications, IP for the network, netlink for the resolver's view of
-/// which addresses this machine has.
-const SOCKETS: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+/// Unix sockets for the service manager and applications, IP for the network.
+const SOCKETS: [i32; 3] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
+
+/// The family and protocol of the netlink sockets by which the resolver learns which addresses this machine has. (The
+/// other protocols are ways into more of the kernel.)
+const NETLINK: (u64, u64) = (libc::AF_NETLINK as u64, libc::NETLINK_ROUTE as u64);
+
+/// The flags by which `clone` makes namespaces; that of a new time namespace is no flag of `clone`.
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
 
 /// Blocking or not, bytes to read, close on exec, and whether this is a terminal and how wide.
 const IOCTLS: [u64; 5] = [libc::FIONBIO, libc::FIONREAD, libc::FIOCLEX, libc::TCGETS, libc::TIOCGWINSZ];
@@ -199,7 +223,7 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_mincore,
     libc::SYS_membarrier,
     // Threads.
-    libc::SYS_clone,
+    // Refused by a filter of its own; this one must not be stricter.
     libc::SYS_clone3,
     libc::SYS_set_tid_address,
     libc::SYS_set_robust_list,

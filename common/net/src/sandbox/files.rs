@@ -14,6 +14,8 @@ const VERSION: ABI = ABI::V6;
 /// this process's own figures.
 const SYSTEM: &[&str] = &[
     "/etc",
+    // Often a link to somewhere else, such as what the folders of /run below hold; a link is followed when it is opened.
+    "/etc/resolv.conf",
     "/usr",
     "/lib",
     "/lib32",
@@ -45,6 +47,7 @@ pub(super) fn confine(paths: &Paths) -> Result<Hold, RulesetError> {
         .add_rules(path_beneath_rules(["/dev/null"], AccessFs::ReadFile | AccessFs::WriteFile))?
         .add_rules(path_beneath_rules(&paths.read, read))?
         .add_rules(path_beneath_rules(&paths.write, write))?
+        .add_rules(path_beneath_rules(&paths.sockets, AccessFs::MakeSock | AccessFs::RemoveFile))?
         .restrict_self()?;
     Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => Hold::Full,

@@ -11,7 +11,7 @@ mod files;
 mod user;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
@@ -20,10 +20,20 @@ pub use user::{UserError, become_user};
 /// The files that a confined daemon may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Paths {
-    /// Files, and directories with all that is in them, that it reads besides the system's.
+    /// Files, and directories with all that is in them, that it reads besides the system's. Links are followed now.
     pub read: Vec<PathBuf>,
     /// Directories in which it reads, writes, makes and removes files.
     pub write: Vec<PathBuf>,
+    /// Directories in which it makes sockets, and removes what an earlier run left; it reads and writes no file there.
+    pub sockets: Vec<PathBuf>,
+}
+
+/// The directory that holds this file; a bare name is in the current one.
+pub fn folder_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
 }
 
 /// How far one of the two confinements holds.
@@ -77,5 +87,17 @@ pub fn no_core_dumps() {
     let refused = setrlimit(Resource::Core, none).is_err();
     if set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() || refused {
         tracing::warn!("core dumps cannot be turned off: after a crash, keys may lie on the disk");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_lies_in_the_current_directory() {
+        let folders = ["/run/tunic/client.sock", "client.sock", "/client.sock", "sub/client.sock"];
+        let expect = ["/run/tunic", ".", "/", "sub"];
+        assert_eq!(folders.map(|file| folder_of(Path::new(file))), expect.map(PathBuf::from));
     }
 }

@@ -13,6 +13,11 @@ pub enum UserError {
     /// There is no such user.
     #[error("`user` = {0:?}: this machine has no such user")]
     Unknown(String),
+    /// The user is the one that a daemon must not be.
+    #[error(
+        "`user` = {0:?} is root: name a user that may do nothing else, such as one that `useradd --system` makes"
+    )]
+    Root(String),
     /// This process is another user, and not root.
     #[error(
         "`user` = {0:?}, but only root can become another user: start as root, or as {0:?}, or leave `user` out"
@@ -45,6 +50,9 @@ pub enum UserError {
 /// [`UserError`]. After [`UserError::Refused`] the process is in between two users and has to end.
 pub fn become_user(name: &str, data_dir: &Path) -> Result<(), UserError> {
     let user = User::from_name(name).ok().flatten().ok_or_else(|| UserError::Unknown(name.to_owned()))?;
+    if user.uid.is_root() {
+        return Err(UserError::Root(name.to_owned()));
+    }
     if geteuid() == user.uid {
         return Ok(());
     }
@@ -94,8 +102,16 @@ mod tests {
     }
 
     #[test]
+    fn root_is_not_whom_to_become() {
+        let root = User::from_uid(Uid::from_raw(0)).unwrap().unwrap();
+        let error = become_user(&root.name, Path::new("/nonexistent")).unwrap_err();
+        assert!(matches!(&error, UserError::Root(_)), "{error}");
+    }
+
+    #[test]
     fn whoever_is_that_user_already_stays_so() {
         let own = User::from_uid(geteuid()).unwrap().unwrap();
-        become_user(&own.name, Path::new("/nonexistent")).unwrap();
+        let became = become_user(&own.name, Path::new("/nonexistent"));
+        assert!(matches!((own.uid.is_root(), became), (false, Ok(())) | (true, Err(UserError::Root(_)))));
     }
 }
