@@ -14,40 +14,60 @@ import sys
 import tempfile
 import tomllib
 
-# What "$auto" stands for: what programs of Rust link to.
+# What "$auto" stands for where nothing on this machine can look: what programs of Rust link to.
 AUTO = "libc6, libgcc-s1"
+
+
+def said(*command, cwd=None):
+    """What a program prints; nothing where it is missing or fails."""
+    try:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def install(crate, root, source, target, mode):
     """Copies the files that `source` names below `root`. A target that ends in a slash is a folder."""
-    if source.startswith("target/release/"):
-        files = [source]
-    else:
-        files = sorted(glob.glob(str(crate / source)))
+    is_program = source.startswith("target/release/")
+    files = [source] if is_program else sorted(glob.glob(str(crate / source)))
     if not files:
         raise SystemExit(f"{crate}: there is no {source}")
     for file in files:
         place = root / target / os.path.basename(file) if target.endswith("/") else root / target
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)
+        if is_program:
+            subprocess.run(["strip", "--strip-unneeded", place], check=True)
         place.chmod(int(mode, 8))
+
+
+def linked(root):
+    """The packages whose libraries the programs below `root` need, in versions that are new enough."""
+    programs = sorted(str(file) for file in root.glob("usr/bin/*"))
+    with tempfile.TemporaryDirectory() as folder:
+        control = pathlib.Path(folder, "debian", "control")
+        control.parent.mkdir()
+        control.touch()
+        found = said("dpkg-shlibdeps", "-O", *programs, cwd=folder)
+    return found.removeprefix("shlibs:Depends=") or AUTO
 
 
 def control(package, workspace, deb, root):
     """The text of the control file."""
-    size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) // 1024
-    machine = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True)
+    size = sum(-(-file.stat().st_size // 1024) for file in root.rglob("*") if file.is_file())
     short, *rest = deb["extended-description"].strip().splitlines()
     lines = [
         f"Package: {package['name']}",
         f"Version: {workspace['version']}-1",
-        f"Architecture: {machine.stdout.strip()}",
+        f"Architecture: {said('dpkg', '--print-architecture')}",
         f"Maintainer: {deb['maintainer']}",
         f"Section: {deb['section']}",
-        "Priority: optional",
-        f"Depends: {deb['depends'].replace('$auto', AUTO)}",
+        f"Priority: {deb['priority']}",
+        f"Depends: {deb['depends'].replace('$auto', linked(root))}",
         f"Installed-Size: {size}",
-        f"Description: {short.rstrip('.')}",
+        f"Description: {package['description']}",
+        f" {short}",
         *(f" {line.strip()}" for line in rest),
     ]
     return "\n".join(lines) + "\n"
@@ -63,9 +83,6 @@ def main(daemon, output):
         root.mkdir(mode=0o755)
         for asset in deb["assets"]:
             install(crate, root, *asset)
-        copyright = root / "usr/share/doc" / package["name"] / "copyright"
-        shutil.copyfile(crate / deb["license-file"][0], copyright)
-        copyright.chmod(0o644)
         text = control(package, workspace, deb, root)
         about = root / "DEBIAN"
         about.mkdir(mode=0o755)
@@ -76,7 +93,7 @@ def main(daemon, output):
         for place in [root, *root.rglob("*")]:
             if place.is_dir():
                 place.chmod(0o755)
-        subprocess.run(["dpkg-deb", "--root-owner-group", "--build", root, output], check=True)
+        subprocess.run(["dpkg-deb", "-Zxz", "-z3", "--root-owner-group", "--build", root, output], check=True)
 
 
 if __name__ == "__main__":
