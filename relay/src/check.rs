@@ -69,6 +69,7 @@ pub fn findings(config: &Config, now: UnixTime) -> Vec<Finding> {
     let problems = config.problems(None).into_iter().map(|text| Finding::problem(Exit::Config, text));
     let mut found: Vec<Finding> = problems.chain(keys(config, now)).chain(ports(config)).collect();
     found.extend(files(config, open_file_limit()));
+    found.extend(bandwidth(config));
     found
 }
 
@@ -108,6 +109,15 @@ fn ports(config: &Config) -> Vec<Finding> {
     ];
     let refused = wanted.into_iter().filter_map(|(at, setting)| bind(at?, setting).err());
     refused.map(|error| Finding::problem(Exit::Unavailable, error.to_string())).collect()
+}
+
+fn bandwidth(config: &Config) -> Option<Finding> {
+    let rate = config.bandwidth_rate.filter(|rate| *rate < config.bandwidth)?;
+    Some(Finding::warning(format!(
+        "`bandwidth` is {} bytes per second, `bandwidth_rate` {rate}: the relay states that it can carry {rate}. Lower the first or \
+         raise the second",
+        config.bandwidth
+    )))
 }
 
 fn files(config: &Config, limit: Option<u64>) -> Option<Finding> {
@@ -224,6 +234,15 @@ mod tests {
         assert_eq!(found.weight, Weight::Warning);
         assert!(found.text.contains("LimitNOFILE=28736"), "{}", found.text);
         assert_eq!(files(&config, Some(28_736)), None);
+    }
+
+    #[test]
+    fn more_stated_than_may_be_moved_is_a_warning() {
+        let Fixture { mut config, dir: _dir } = fixture();
+        assert_eq!(bandwidth(&config), None);
+        config.bandwidth_rate = Some(config.bandwidth - 1);
+        let found = bandwidth(&config).unwrap();
+        assert!(found.weight == Weight::Warning && found.text.contains("12499999"), "{}", found.text);
     }
 
     #[test]

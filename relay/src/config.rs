@@ -10,9 +10,10 @@ use tunic_net::daemon::{Port, ServiceConfig, Settings};
 use tunic_net::metrics::MetricsConfig;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::ids::RelayId;
-use tunic_proto::limits::Overrides;
+use tunic_proto::limits::{Overrides, Throughput};
 use tunic_proto::special;
 
+use crate::bytes;
 use crate::core::files::Shares;
 pub use crate::exit_config::{ExitConfig, Ipv6};
 use crate::padding::PaddingConfig;
@@ -25,6 +26,8 @@ const MIB: usize = 1 << 20;
 const MIN_MEMORY_BUDGET: usize = 16 * MIB;
 /// The most addresses that a descriptor may list, and the most that make sense: a few of each family.
 const MAX_ADDRESSES: usize = 8;
+/// Bytes per second below which a relay serves nobody well.
+const MIN_BANDWIDTH_RATE: u64 = 64 << 10;
 
 /// Everything that an operator can set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,9 +43,17 @@ pub struct Config {
     pub contact: Option<String>,
     /// Where keys and state are kept, mode 0700.
     pub data_dir: PathBuf,
-    /// Bytes per second that the relay states it can carry.
+    /// Bytes per second that the relay states it can carry; never more than [`Config::bandwidth_rate`].
+    #[serde(with = "bytes")]
     pub bandwidth: u64,
+    /// Bytes per second that its sockets may move in each direction, in the long run; without limit if not set.
+    #[serde(with = "bytes::optional")]
+    pub bandwidth_rate: Option<u64>,
+    /// Bytes that they may move at once after a pause; as much as in a second if not set.
+    #[serde(with = "bytes::optional")]
+    pub bandwidth_burst: Option<u64>,
     /// Bytes of queued cells and stream data that the relay may hold.
+    #[serde(with = "bytes::length")]
     pub memory_budget: usize,
     /// Channels at a time that others open. Each takes an open file.
     pub max_incoming_channels: usize,
@@ -80,6 +91,8 @@ impl Default for Config {
             contact: None,
             data_dir: PathBuf::from("/var/lib/tunic-relay"),
             bandwidth: 12_500_000,
+            bandwidth_rate: None,
+            bandwidth_burst: None,
             memory_budget: 512 * MIB,
             max_incoming_channels: 8_192,
             max_outgoing_channels: 4_096,
@@ -103,6 +116,8 @@ impl Settings for Config {
         "nickname",
         "contact",
         "bandwidth",
+        "bandwidth_rate",
+        "bandwidth_burst",
         "family",
         "max_incoming_channels",
         "max_outgoing_channels",
@@ -164,6 +179,16 @@ impl Config {
         }
     }
 
+    /// What the relay's sockets may move in each direction.
+    pub fn throughput(&self) -> Option<Throughput> {
+        self.bandwidth_rate.map(|rate| Throughput::new(rate, self.bandwidth_burst.unwrap_or(rate)))
+    }
+
+    /// What the descriptor states.
+    pub fn stated_bandwidth(&self) -> u64 {
+        self.bandwidth.min(self.bandwidth_rate.unwrap_or(u64::MAX))
+    }
+
     /// What is wrong with the settings, each with what to do about it. `listening` is the address that a socket was
     /// bound to, if one was.
     pub fn problems(&self, listening: Option<SocketAddr>) -> Vec<String> {
@@ -184,6 +209,14 @@ impl Config {
             ),
             (!is_nickname(&self.nickname), "`nickname` must be 1 to 19 letters and digits"),
             (self.bandwidth == 0, "`bandwidth` is 0: nobody would use this relay"),
+            (
+                self.bandwidth_rate.is_some_and(|rate| rate < MIN_BANDWIDTH_RATE),
+                "`bandwidth_rate` is below 64 KiB per second: a relay so slow serves nobody",
+            ),
+            (
+                self.bandwidth_burst.is_some_and(|burst| burst < self.bandwidth_rate.unwrap_or(u64::MAX)),
+                "`bandwidth_burst` must be `bandwidth_rate` or more, and needs one",
+            ),
             (self.memory_budget < MIN_MEMORY_BUDGET, "`memory_budget` is below 16777216 bytes (16 MiB)"),
             (
                 self.max_incoming_channels == 0 || self.max_outgoing_channels == 0,
@@ -302,6 +335,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn sizes_are_written_as_people_write_them() {
+        let config =
+            parse("bandwidth = \"12.5 MB\"\nbandwidth_rate = \"10 MiB\"\nmemory_budget = \"1GiB\"").unwrap();
+        assert_eq!((config.bandwidth, config.memory_budget), (12_500_000, 1 << 30));
+        assert_eq!(config.stated_bandwidth(), 10 << 20);
+        assert_eq!(config.throughput(), Some(Throughput::new(10 << 20, 10 << 20)));
+        assert_eq!(Config::default().throughput(), None);
+        let error = parse("bandwidth_rate = \"10 apples\"").unwrap_err().to_string();
+        assert!(error.contains("apples"), "{error}");
+        assert!(parse("bandwidth_rate = -1").is_err());
+    }
+
+    #[test]
     fn problems_are_named() {
         check(|config| config.address.clear(), "`address`");
         check(|config| config.address[0].set_port(0), "`address`");
@@ -309,6 +355,8 @@ pub(crate) mod tests {
         check(|config| config.address = vec![config.address[0]; 9], "more than 8");
         check(|config| config.nickname = "a b".into(), "`nickname`");
         check(|config| config.bandwidth = 0, "`bandwidth`");
+        check(|config| config.bandwidth_rate = Some(65_535), "`bandwidth_rate`");
+        check(|config| config.bandwidth_burst = Some(1 << 30), "`bandwidth_burst`");
         check(|config| config.memory_budget = 1, "`memory_budget`");
         check(|config| config.max_outgoing_channels = 0, "`max_outgoing_channels`");
         check(|config| config.limits.subnet_factor = Some(0), "`subnet_factor`");

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, bail, ensure};
+use bytesize::ByteSize;
 use clap::Args;
 use serde::Deserialize;
 use tunic_net::config::{AuthorityConfig, ConfigError};
@@ -42,9 +43,15 @@ pub struct Flags {
     /// Where others reach the relay, such as 198.51.100.7:9001; may be repeated
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub address: Vec<SocketAddr>,
-    /// Bytes per second that the relay may carry
-    #[arg(long, value_name = "BYTES")]
-    pub bandwidth: Option<u64>,
+    /// Bytes per second that the relay states it can carry, such as 12500000 or "12.5 MB"
+    #[arg(long, value_name = "SIZE")]
+    pub bandwidth: Option<ByteSize>,
+    /// Bytes per second that it may move in each direction at the most, such as "10 MB"
+    #[arg(long, value_name = "SIZE")]
+    pub bandwidth_rate: Option<ByteSize>,
+    /// Bytes that it may move at once after a pause; a second's worth if not given
+    #[arg(long, value_name = "SIZE")]
+    pub bandwidth_burst: Option<ByteSize>,
     /// Be an exit, with the reduced policy
     #[arg(long)]
     pub exit: bool,
@@ -126,8 +133,12 @@ pub fn ask(mut flags: Flags, answers: &mut impl BufRead, out: &mut impl Write) -
         flags.address = questions.ask::<Addresses>(text, "")?.0;
     }
     if flags.bandwidth.is_none() {
-        let text = "Bytes per second that the relay may carry";
+        let text = "Bytes per second that the relay states it can carry, such as 12.5 MB";
         flags.bandwidth = Some(questions.ask(text, &example.bandwidth.to_string())?);
+    }
+    if flags.bandwidth_rate.is_none() {
+        let text = "Bytes per second that it may move in each direction at the most, such as 10 MB; or no";
+        flags.bandwidth_rate = questions.ask::<Limit>(text, "no")?.0;
     }
     if !flags.exit {
         flags.exit = questions.ask::<YesOrNo>("Be an exit: connect to sites for others? yes or no", "no")?.0;
@@ -172,6 +183,16 @@ impl FromStr for Addresses {
     }
 }
 
+struct Limit(Option<ByteSize>);
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "no" { Ok(Limit(None)) } else { text.parse().map(|size| Limit(Some(size))) }
+    }
+}
+
 struct YesOrNo(bool);
 
 impl FromStr for YesOrNo {
@@ -202,7 +223,12 @@ fn render(flags: &Flags, authorities: &[AuthorityConfig]) -> anyhow::Result<Stri
         let any = if flags.address.iter().any(SocketAddr::is_ipv6) { "[::]" } else { "0.0.0.0" };
         settings.push(("", "listen", text(&format!("{any}:{}", first.port()))));
     }
-    settings.extend(flags.bandwidth.map(|bandwidth| ("", "bandwidth", bandwidth.to_string())));
+    let sizes = [
+        ("bandwidth", flags.bandwidth),
+        ("bandwidth_rate", flags.bandwidth_rate),
+        ("bandwidth_burst", flags.bandwidth_burst),
+    ];
+    settings.extend(sizes.iter().filter_map(|(name, size)| Some(("", *name, (*size)?.0.to_string()))));
     if let Some(dir) = &flags.data_dir {
         settings.push(("", "data_dir", path(dir)?));
     }
@@ -279,7 +305,8 @@ mod tests {
         let all = Flags {
             contact: Some("a \"quoted\" contact".into()),
             address: vec!["8.8.8.8:443".parse().unwrap(), "[2001:4860::8]:443".parse().unwrap()],
-            bandwidth: Some(7_000_000),
+            bandwidth: Some(ByteSize(7_000_000)),
+            bandwidth_rate: Some(ByteSize(8_000_000)),
             exit: true,
             user: Some("somebody".into()),
             ..flags(Path::new("/nowhere"))
@@ -289,6 +316,7 @@ mod tests {
         assert_eq!((config.nickname.as_str(), config.contact), ("flags", all.contact));
         assert_eq!((config.address, config.listen), (all.address, "[::]:443".parse().unwrap()));
         assert_eq!((config.bandwidth, config.data_dir), (7_000_000, "/nowhere/data".into()));
+        assert_eq!((config.bandwidth_rate, config.bandwidth_burst), (Some(8_000_000), None));
         assert!(config.exit.effective_policy().is_exit());
         assert_eq!(config.service.user.as_deref(), Some("somebody"));
         assert_eq!(config.authorities, sound().authorities);
@@ -336,13 +364,16 @@ mod tests {
 
     #[test]
     fn what_the_command_line_left_out_is_asked() {
-        let (flags, said) = dialogue("bob\nme@example.org\n8.8.8.8\n8.8.8.8:1, [::1]:2\n\nperhaps\nyes\n");
+        let (flags, said) =
+            dialogue("bob\nme@example.org\n8.8.8.8\n8.8.8.8:1, [::1]:2\n\n10 apples\n10 MB\nperhaps\nyes\n");
         let flags = flags.unwrap();
         assert_eq!(
             (flags.nickname.as_deref(), flags.contact.as_deref()),
             (Some("bob"), Some("me@example.org"))
         );
-        assert_eq!((flags.address.len(), flags.bandwidth, flags.exit), (2, Some(12_500_000), true));
+        assert_eq!((flags.address.len(), flags.bandwidth, flags.exit), (2, Some(ByteSize(12_500_000)), true));
+        assert_eq!(flags.bandwidth_rate, Some(ByteSize::mb(10)));
+        assert!(said.contains("\"10 apples\": "), "{said}");
         assert!(said.contains("\"perhaps\": say yes or no") && said.contains("\"8.8.8.8\": "), "{said}");
         assert!(dialogue("bob\n").0.unwrap_err().to_string().contains("the answers end"));
     }

@@ -5,6 +5,7 @@
 //! [`config::Config`] and calls [`run`].
 #![forbid(unsafe_code)]
 
+pub mod bytes;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -69,7 +69,7 @@ fn describe(
         onion_key,
         exit: config.exit.effective_policy(),
         family: config.family.iter().copied().filter(|id| *id != identity).collect(),
-        bandwidth: config.bandwidth,
+        bandwidth: config.stated_bandwidth(),
         version: VERSION.to_owned(),
         protocols: vec![1],
     }
@@ -110,6 +110,14 @@ mod tests {
         assert_eq!((signed.onion_key, signed.exit.clone()), (ONION, config.exit.policy));
         // A relay is of its own family without saying so.
         assert_eq!(signed.family, [RelayId([8; 32])]);
+    }
+
+    #[test]
+    fn no_more_is_stated_than_the_relay_may_move() {
+        let config = Config { bandwidth_rate: Some(70_000), ..Config::default() };
+        let bytes = write(&mut DescriptorWriter::default(), &config, ONION, NOW);
+        let parsed = UncheckedDescriptor::parse(&bytes).unwrap().check_time(NOW).unwrap();
+        assert_eq!(parsed.check_signature(NOW).unwrap().bandwidth, 70_000);
     }
 
     #[test]

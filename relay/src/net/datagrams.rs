@@ -161,6 +161,9 @@ impl Association {
                 *slot = bind(to).await.ok();
             }
             let Some(socket) = slot else { continue };
+            if !self.circuit.admit_write(payload.len()) {
+                break;
+            }
             match socket.try_send_to(payload, to) {
                 Ok(_) => return self.peers.sent_to(to),
                 // What the system has no room for is dropped, as everywhere on the way of a datagram.
@@ -174,6 +177,10 @@ impl Association {
     /// Passes on what came from a peer.
     fn backward(&mut self, payload: &[u8], from: SocketAddr) -> Result<(), ()> {
         self.names.answered(from);
+        if !self.circuit.admit_read(payload.len()) {
+            count(&self.counters.datagrams_dropped);
+            return Ok(());
+        }
         let datagram = Datagram { peer: peer(from.ip(), from.port()), payload: payload.to_vec() };
         match self.circuit.try_send(&datagram) {
             Ok(true) => {}

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tunic_net::channel::Node;
 use tunic_net::daemon::{unix_now, watch};
-use tunic_net::metrics::{self, Kind, PEOPLE, Text, up};
+use tunic_net::metrics::{self, BYTES, Kind, PEOPLE, Text, up};
 use tunic_proto::time::UnixTime;
 
 use super::counters::Counters;
@@ -29,6 +29,7 @@ impl Sources {
         let (mut text, memory_budget) = (Text::default(), self.settings.borrow().memory_budget);
         self.about(&mut text);
         metrics::node(&mut text, "tunic_relay", &self.node, memory_budget);
+        self.traffic(&mut text);
         self.services(&mut text);
         self.names(&mut text);
         self.standing(&mut text);
@@ -42,7 +43,23 @@ impl Sources {
         let labels = [("version", env!("CARGO_PKG_VERSION")), ("exit", exit)];
         text.family("tunic_relay_info", "What runs here.", Kind::Gauge).sample(&labels, 1);
         text.family("tunic_relay_bandwidth_bytes", "Bytes per second that the relay states.", Kind::Gauge)
-            .sample(&[], config.bandwidth);
+            .sample(&[], config.stated_bandwidth());
+    }
+
+    /// What goes over sockets, and how much may.
+    fn traffic(&self, text: &mut Text) {
+        let (moved, (read_waits, write_waits)) = (self.node.traffic().moved(), self.node.traffic().waits());
+        let limit = self.settings.borrow().bandwidth_rate.unwrap_or(0);
+        let help = "Bytes per second that sockets may move in each direction; 0 without a limit.";
+        text.family("tunic_relay_bandwidth_limit_bytes", help, Kind::Gauge).sample(&[], limit);
+        let help = "Bytes over sockets by direction, in MiB steps.";
+        text.family("tunic_relay_wire_bytes_total", help, Kind::Counter)
+            .sample(&[("direction", "in")], up(moved.read, BYTES))
+            .sample(&[("direction", "out")], up(moved.written, BYTES));
+        let help = "Times that a socket had to wait for the limit, in multiples of 8.";
+        text.family("tunic_relay_bandwidth_waits_total", help, Kind::Counter)
+            .sample(&[("direction", "in")], up(read_waits, PEOPLE))
+            .sample(&[("direction", "out")], up(write_waits, PEOPLE));
     }
 
     fn services(&self, text: &mut Text) {

@@ -165,6 +165,7 @@ impl Relay {
         node.set_padding(PaddingRole::Relay(Arc::clone(&padding), Arc::default()));
         node.limits().set_channels(shares.incoming, shares.outgoing);
         node.limits().set_overrides(config.limits.clone());
+        node.traffic().set_limit(config.throughput());
         if let Some(consensus) = view.read().current(unix_now()) {
             node.limits().set_consensus(&consensus.params);
         }
@@ -299,6 +300,7 @@ impl Reloads {
         self.places.set_limit(shares.streams);
         self.node.limits().set_channels(shares.incoming, shares.outgoing);
         self.node.limits().set_overrides(config.limits.clone());
+        self.node.traffic().set_limit(config.throughput());
     }
 }
 

@@ -2,25 +2,43 @@
 
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tunic_proto::datagram::{Datagram, DatagramIo, DatagramsEnded};
 use tunic_proto::message::EndReason;
 use tunic_proto::stream::{StreamEnded, StreamIo};
 
-use super::Circuit;
+use super::{Circuit, Traffic};
 
 /// One end of an association. Dropping it ends the association.
 pub struct CircuitDatagrams {
     /// `None` where the stream under it was taken already.
     io: Option<DatagramIo>,
     circuit: Option<Circuit>,
+    traffic: Option<Arc<Traffic>>,
 }
 
 const GONE: StreamEnded = StreamEnded(EndReason::Reset);
 
 impl CircuitDatagrams {
     pub(super) fn new(io: Option<StreamIo>, circuit: Option<Circuit>) -> CircuitDatagrams {
-        CircuitDatagrams { io: io.map(DatagramIo::new), circuit }
+        CircuitDatagrams { io: io.map(DatagramIo::new), circuit, traffic: None }
+    }
+
+    /// Of an association that others began: its datagrams count as this node's traffic.
+    pub(super) fn counted(mut self, traffic: Arc<Traffic>) -> CircuitDatagrams {
+        self.traffic = Some(traffic);
+        self
+    }
+
+    /// Counts a datagram that came from outside. False: the node's limit has no room for it, and it has to be dropped.
+    pub fn admit_read(&self, bytes: usize) -> bool {
+        self.traffic.as_ref().is_none_or(|traffic| traffic.admit_read(bytes))
+    }
+
+    /// The same for one that is to go out.
+    pub fn admit_write(&self, bytes: usize) -> bool {
+        self.traffic.as_ref().is_none_or(|traffic| traffic.admit_write(bytes))
     }
 
     /// Waits for the exit's answer.

@@ -18,11 +18,17 @@ use tunic_proto::channel::{Channel, ChannelError, Event};
 use super::limits::Guest;
 use super::node::NodeInner;
 use super::open::NonBlocking;
+use super::traffic::Turn;
 use crate::clock;
 
 /// Bytes of one read, and cells of one write: 64 KiB.
 const READ_LEN: usize = 64 * 1024;
 const WRITE_CELLS: usize = 128;
+/// What TLS adds to each record, and how much a record holds (RFC 8446 §5.2).
+const RECORD_OVERHEAD: usize = 22;
+const RECORD_LEN: usize = 16 * 1024;
+/// Bytes on the wire of one write.
+const WRITE_LEN: usize = wire_len(WRITE_CELLS * CELL_LEN);
 /// Rounds before other tasks have their turn.
 const ROUNDS: usize = 16;
 
@@ -62,6 +68,8 @@ pub(super) struct Driver {
     /// TLS may hold plaintext that came with the handshake.
     unread: bool,
     sleep: Pin<Box<Sleep>>,
+    reads: Turn,
+    writes: Turn,
 }
 
 impl Driver {
@@ -74,7 +82,8 @@ impl Driver {
     ) -> Driver {
         tls.set_buffer_limit(None);
         let sleep = Box::pin(tokio::time::sleep_until(Instant::from_std(clock::now())));
-        Driver { tcp, tls, core, node, guest, partial: Vec::new(), unread: true, sleep }
+        let (reads, writes) = (Turn::new(Some(&node.traffic.reads)), Turn::new(Some(&node.traffic.writes)));
+        Driver { tcp, tls, core, node, guest, partial: Vec::new(), unread: true, sleep, reads, writes }
     }
 
     /// Runs until the channel ends.
@@ -156,12 +165,15 @@ impl Driver {
             return Ok(true);
         }
         buffers.wire.resize(READ_LEN, 0);
-        let count = match self.tcp.poll_read_ready(cx)? {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(()) => match self.tcp.try_read(&mut buffers.wire) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                result => result?,
-            },
+        if self.tcp.poll_read_ready(cx)?.is_pending() {
+            return Ok(false);
+        }
+        let Poll::Ready(room) = self.reads.poll_take(cx, READ_LEN) else { return Ok(false) };
+        let read = self.tcp.try_read(&mut buffers.wire[..room]);
+        self.reads.settle(room, *read.as_ref().unwrap_or(&0));
+        let count = match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            result => result?,
         };
         if count == 0 {
             return Err(DriverError::Closed);
@@ -203,10 +215,13 @@ impl Driver {
                 }
             }
             if !self.core.has_output() {
+                self.writes.forget();
                 return Ok(moved);
             }
+            let Poll::Ready(room) = self.writes.poll_take(cx, WRITE_LEN) else { return Ok(moved) };
             buffers.out.clear();
-            self.core.poll_output(clock::now(), &mut buffers.out, WRITE_CELLS);
+            self.core.poll_output(clock::now(), &mut buffers.out, cells_within(room));
+            self.writes.settle(room, wire_len(buffers.out.len()));
             self.tls.writer().write_all(&buffers.out)?;
         }
     }
@@ -232,6 +247,17 @@ impl Driver {
     }
 }
 
+/// What these bytes of cells are on the wire.
+const fn wire_len(plain: usize) -> usize {
+    plain + plain.div_ceil(RECORD_LEN) * RECORD_OVERHEAD
+}
+
+/// How many whole cells so many bytes on the wire have room for; one at the least.
+fn cells_within(wire: usize) -> usize {
+    let overhead = wire.div_ceil(RECORD_LEN + RECORD_OVERHEAD) * RECORD_OVERHEAD;
+    (wire.saturating_sub(overhead) / CELL_LEN).max(1)
+}
+
 /// Appends what TLS has decrypted: `available` bytes.
 fn take_plaintext(tls: &mut Connection, available: usize, plain: &mut Vec<u8>) -> io::Result<()> {
     let mut left = available;
@@ -244,4 +270,17 @@ fn take_plaintext(tls: &mut Connection, available: usize, plain: &mut Vec<u8>) -
         left = left.saturating_sub(count.max(1));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_keeps_within_what_it_took() {
+        assert_eq!(cells_within(WRITE_LEN), WRITE_CELLS);
+        for wire in 534..WRITE_LEN {
+            assert!(wire_len(cells_within(wire) * CELL_LEN) <= wire, "{wire}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ mod node;
 mod open;
 mod stream;
 mod tls;
+mod traffic;
 mod way;
 
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ pub use node::Node;
 pub use open::ConnectError;
 pub use stream::{CircuitStream, IncomingStream, splice, splice_counted};
 pub use tls::Tls;
+pub use traffic::{Moved, Traffic};
 pub use tunic_proto::circuit::{BuildError, CircuitStatus, HopSpec};
 
 /// What a node answers to the circuits that reach it. Calls must not block: spawn what takes time.

@@ -33,6 +33,7 @@ use super::ledger::Ledger;
 use super::limits::{Guest, Limits, Place, Places, Visit};
 use super::open::{OPEN_TIMEOUT, configure, open};
 use super::tls::Tls;
+use super::traffic::Traffic;
 use super::way::{Failure, Slot};
 use super::{Caller, Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
 use crate::clock;
@@ -78,6 +79,7 @@ pub(super) struct NodeInner {
     pub(super) replays: Mutex<ReplayCache>,
     pub(super) limits: Arc<Limits>,
     pub(super) handshakes: Handshakes,
+    pub(super) traffic: Arc<Traffic>,
     free_extends: Arc<Semaphore>,
     /// What later channels do about padding.
     padding: Mutex<PaddingRole>,
@@ -103,6 +105,7 @@ impl Node {
             replays: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
             limits: Arc::new(Limits::new(MAX_INCOMING, MAX_OUTGOING)),
             handshakes: Handshakes::new(),
+            traffic: Arc::default(),
             free_extends: Arc::new(Semaphore::new(MAX_PENDING_EXTENDS)),
             padding: Mutex::default(),
             drain: Arc::default(),
@@ -143,6 +146,11 @@ impl Node {
     /// What neighbours may ask for.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// What goes over its sockets, and how much may.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.0.traffic
     }
 
     /// How long circuit handshakes have waited for a core.
@@ -427,7 +435,7 @@ impl NodeInner {
         let Some(responder) = &self.responder else { return };
         let before = guest.caller;
         let in_time = io.circuit().is_none_or(|circuit| guest.admit_stream(circuit, &self.limits.params()));
-        let stream = IncomingStream::new(io, before);
+        let stream = IncomingStream::new(io, before, self.traffic.clone());
         if !in_time {
             self.counters.count(Incident::StreamRate);
             return stream.reject(EndReason::Resources);

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tunic_proto::message::EndReason;
 use tunic_proto::resolve::Answer;
 use tunic_proto::stream::{SEND_BUFFER_LEN, StreamEnded, StreamIo, StreamMeter, StreamTotals};
 
+use super::traffic::{Traffic, Turn};
 use super::{Caller, Circuit, CircuitDatagrams};
 
 /// Rounds of copying before other tasks have their turn.
@@ -27,11 +29,12 @@ pub struct IncomingStream {
     /// `None` once it is answered.
     io: Option<StreamIo>,
     caller: Caller,
+    traffic: Arc<Traffic>,
 }
 
 impl IncomingStream {
-    pub(super) fn new(io: StreamIo, caller: Caller) -> IncomingStream {
-        IncomingStream { io: Some(io), caller }
+    pub(super) fn new(io: StreamIo, caller: Caller, traffic: Arc<Traffic>) -> IncomingStream {
+        IncomingStream { io: Some(io), caller, traffic }
     }
 
     /// Who is at the other end of the channel that the stream came over: whoever wants it, or the relay before us.
@@ -45,7 +48,7 @@ impl IncomingStream {
         if let Some(io) = &io {
             io.accept(address);
         }
-        CircuitStream { io, circuit: None }
+        CircuitStream { io, circuit: None, traffic: Some(self.traffic.clone()) }
     }
 
     /// Accepts, says what was found and no more.
@@ -64,7 +67,7 @@ impl IncomingStream {
         if let Some(io) = &io {
             io.accept(None);
         }
-        CircuitDatagrams::new(io, None)
+        CircuitDatagrams::new(io, None).counted(self.traffic.clone())
     }
 
     /// Says `END`.
@@ -96,6 +99,8 @@ pub struct CircuitStream {
     /// `None` only once [`CircuitStream::reset`] has taken it.
     io: Option<StreamIo>,
     circuit: Option<Circuit>,
+    /// Of the node, where the stream was begun by others.
+    traffic: Option<Arc<Traffic>>,
 }
 
 fn broken(error: StreamEnded) -> io::Error {
@@ -104,7 +109,7 @@ fn broken(error: StreamEnded) -> io::Error {
 
 impl CircuitStream {
     pub(super) fn new(io: StreamIo, circuit: Option<Circuit>) -> CircuitStream {
-        CircuitStream { io: Some(io), circuit }
+        CircuitStream { io: Some(io), circuit, traffic: None }
     }
 
     fn io(&self) -> io::Result<&StreamIo> {
@@ -176,7 +181,8 @@ impl AsyncWrite for CircuitStream {
     }
 }
 
-/// Moves bytes between a stream and a TCP connection in both directions, half-close included, until both have ended.
+/// Moves bytes between a stream and a TCP connection in both directions, half-close included, until both have ended. For a
+/// stream that others began, the connection counts as the node's traffic.
 ///
 /// # Errors
 /// The side that broke; the other one is reset.
@@ -192,7 +198,11 @@ pub async fn splice(stream: CircuitStream, tcp: TcpStream) -> io::Result<()> {
 pub async fn splice_counted(mut stream: CircuitStream, tcp: &TcpStream, moved: &AtomicU64) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let Some(io) = stream.io.take() else { return Ok(()) };
-    let mut splice = Splice { io, tcp, moved, received: Vec::new(), received_at: 0, down: true, up: true };
+    let turn =
+        |gate: fn(&Traffic) -> &Arc<super::traffic::Gate>| Turn::new(stream.traffic.as_deref().map(gate));
+    let (reads, writes) = (turn(|traffic| &traffic.reads), turn(|traffic| &traffic.writes));
+    let mut splice =
+        Splice { io, tcp, moved, reads, writes, received: Vec::new(), received_at: 0, down: true, up: true };
     let result = poll_fn(|cx| splice.poll(cx)).await;
     if result.is_err() {
         splice.io.end(EndReason::Reset);
@@ -207,6 +217,8 @@ struct Splice<'a> {
     tcp: &'a TcpStream,
     /// Bytes read from and written to TCP.
     moved: &'a AtomicU64,
+    reads: Turn,
+    writes: Turn,
     /// Bytes on their way from the stream to TCP.
     received: Vec<u8>,
     received_at: usize,
@@ -247,7 +259,10 @@ impl Splice<'_> {
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.received_at < self.received.len() {
             ready!(self.tcp.poll_write_ready(cx))?;
-            match self.tcp.try_write(&self.received[self.received_at..]) {
+            let room = ready!(self.writes.poll_take(cx, self.received.len() - self.received_at));
+            let written = self.tcp.try_write(&self.received[self.received_at..][..room]);
+            self.writes.settle(room, *written.as_ref().unwrap_or(&0));
+            match written {
                 Ok(count) => {
                     self.received_at += count;
                     self.moved(count);
@@ -276,19 +291,24 @@ impl Splice<'_> {
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let room = ready!(self.io.poll_room(cx)).map_err(broken)?;
         ready!(self.tcp.poll_read_ready(cx))?;
-        BUFFER.with_borrow_mut(|buffer| match self.tcp.try_read(&mut buffer[..room.min(SEND_BUFFER_LEN)]) {
-            Ok(0) => {
-                self.io.finish();
-                self.up = false;
-                Poll::Ready(Ok(()))
+        let room = ready!(self.reads.poll_take(cx, room.min(SEND_BUFFER_LEN)));
+        BUFFER.with_borrow_mut(|buffer| {
+            let read = self.tcp.try_read(&mut buffer[..room]);
+            self.reads.settle(room, *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => {
+                    self.io.finish();
+                    self.up = false;
+                    Poll::Ready(Ok(()))
+                }
+                Ok(count) => {
+                    self.moved(count);
+                    // There is room for all of it: nobody else writes.
+                    self.io.poll_write(cx, &buffer[..count]).map_ok(|_| ()).map_err(broken)
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(())),
+                Err(error) => Poll::Ready(Err(error)),
             }
-            Ok(count) => {
-                self.moved(count);
-                // There is room for all of it: nobody else writes.
-                self.io.poll_write(cx, &buffer[..count]).map_ok(|_| ()).map_err(broken)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(error)),
         })
     }
 }

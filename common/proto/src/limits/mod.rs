@@ -6,10 +6,12 @@
 //! 2. [`HandshakeQueue`] orders the circuit handshakes that wait for a core: neighbours take turns, and where there are
 //!    too many, the oldest of whoever has the most waiting is given up.
 //! 3. [`StreamRates`] holds each circuit to a rate of new streams.
-//! 4. [`Params`] says how much of each, from the consensus or from the operator.
+//! 4. [`Bucket`] holds all of them together to a rate of bytes.
+//! 5. [`Params`] says how much of each, from the consensus or from the operator.
 //!
 //! Time comes in as an argument, and nothing here knows what it protects.
 
+mod bucket;
 mod door;
 mod handshakes;
 mod latency;
@@ -18,6 +20,7 @@ mod params;
 mod rate;
 mod streams;
 
+pub use bucket::{Bucket, Throughput};
 pub use door::{Door, MAX_NETWORKS, Refusal, Ticket};
 pub use handshakes::{HandshakeQueue, Source};
 pub use latency::Latency;
