@@ -231,7 +231,9 @@ impl RelayTable {
     /// What a vote says of the running relays, sorted by identity.
     pub(super) fn vote_entries(&self, now: Moment) -> Vec<VoteEntry> {
         let running = |relay: &Relay| relay.up_since.map(|since| now.since(since));
-        let up = self.relays.values().filter_map(|r| Some((credible(r.descriptor.bandwidth), running(r)?)));
+        // Whoever states no bandwidth rests, and wants nobody to come.
+        let offering = || self.relays.values().filter(|relay| relay.descriptor.bandwidth > 0);
+        let up = offering().filter_map(|r| Some((credible(r.descriptor.bandwidth), running(r)?)));
         let thresholds = Thresholds::of(&up.collect::<Vec<_>>());
         let entry = |relay: &Relay| {
             let flags = thresholds.flags(&relay.descriptor, running(relay)?);
@@ -239,7 +241,7 @@ impl RelayTable {
             let entry = RelayEntry { flags, bandwidth, ..relay.descriptor.entry() };
             Some(VoteEntry { published: relay.descriptor.published, entry })
         };
-        self.relays.values().filter_map(entry).collect()
+        offering().filter_map(entry).collect()
     }
 }
 
@@ -387,5 +389,22 @@ mod tests {
         let entries = table.vote_entries(START);
         assert_eq!(entries.len(), 1);
         assert_eq!(entries[0].entry.bandwidth, crate::core::MAX_CREDIBLE_BANDWIDTH);
+    }
+
+    #[test]
+    fn a_relay_that_rests_is_not_listed_and_comes_back_when_it_says_so() {
+        let mut table = RelayTable::default();
+        table.insert(signed(1, |_| ()), START).unwrap();
+        probe_all(&mut table, START);
+        table.handle_probe_result(signer(1).id(), true, START);
+        let mut state = |seconds, bandwidth| {
+            let change = |d: &mut Descriptor| {
+                d.published.0 += seconds;
+                d.bandwidth = bandwidth;
+            };
+            table.insert(signed(1, change), START).unwrap();
+            table.vote_entries(START).len()
+        };
+        assert_eq!([state(1, 0), state(2, 1_000_000)], [0, 1]);
     }
 }
