@@ -14,6 +14,7 @@ use tunic_proto::time::UnixTime;
 
 use crate::config::Config;
 use crate::core::files::Shares;
+use crate::net::memory::available;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,7 @@ pub fn findings(config: &Config, now: UnixTime) -> Vec<Finding> {
     let mut found: Vec<Finding> = problems.chain(keys(config, now)).chain(ports(config)).collect();
     found.extend(files(config, open_file_limit()));
     found.extend(bandwidth(config));
+    found.extend(memory(config, available()));
     found
 }
 
@@ -118,6 +120,17 @@ fn bandwidth(config: &Config) -> Option<Finding> {
          raise the second",
         config.bandwidth
     )))
+}
+
+fn memory(config: &Config, available: Option<u64>) -> Option<Finding> {
+    let (max, available) = (config.memory_max?, available?);
+    (max > available).then(|| {
+        Finding::warning(format!(
+            "`memory_max` is {} MiB, and there are {} MiB here: the system would end the relay before it lets anything go. Lower it",
+            max >> 20,
+            available >> 20
+        ))
+    })
 }
 
 fn files(config: &Config, limit: Option<u64>) -> Option<Finding> {
@@ -243,6 +256,16 @@ mod tests {
         config.bandwidth_rate = Some(config.bandwidth - 1);
         let found = bandwidth(&config).unwrap();
         assert!(found.weight == Weight::Warning && found.text.contains("12499999"), "{}", found.text);
+    }
+
+    #[test]
+    fn more_memory_than_there_is_is_a_warning() {
+        let Fixture { mut config, dir: _dir } = fixture();
+        assert_eq!(memory(&config, Some(1)), None);
+        config.memory_max = Some(2 << 30);
+        assert_eq!(memory(&config, Some(2 << 30)), None);
+        let found = memory(&config, Some(1 << 30)).unwrap();
+        assert!(found.weight == Weight::Warning && found.text.contains("1024 MiB"), "{}", found.text);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tunic_proto::limits::{Overrides, Throughput};
 use tunic_proto::special;
 
 use crate::bytes;
+use crate::core::accounting::{Allowance, Rule, Start};
 use crate::core::files::Shares;
 pub use crate::exit_config::{ExitConfig, Ipv6};
 use crate::padding::PaddingConfig;
@@ -24,6 +25,8 @@ pub const EXAMPLE: &str = include_str!("../relay.example.toml");
 const MIB: usize = 1 << 20;
 /// Below this a relay cannot hold the credit of a few busy circuits.
 const MIN_MEMORY_BUDGET: usize = 16 * MIB;
+/// Below this there is little left for circuits.
+const MIN_MEMORY_MAX: u64 = 64 << 20;
 /// The most addresses that a descriptor may list, and the most that make sense: a few of each family.
 const MAX_ADDRESSES: usize = 8;
 /// Bytes per second below which a relay serves nobody well.
@@ -55,6 +58,16 @@ pub struct Config {
     /// Bytes of queued cells and stream data that the relay may hold.
     #[serde(with = "bytes::length")]
     pub memory_budget: usize,
+    /// Bytes that the process may hold, as its resident set; if not set, a share of the machine's memory.
+    #[serde(with = "bytes::optional")]
+    pub memory_max: Option<u64>,
+    /// Bytes that may be moved in an interval; without limit if not set.
+    #[serde(with = "bytes::optional")]
+    pub accounting_max: Option<u64>,
+    /// When intervals begin.
+    pub accounting_start: Start,
+    /// Which bytes count.
+    pub accounting_rule: Rule,
     /// Channels at a time that others open. Each takes an open file.
     pub max_incoming_channels: usize,
     /// Channels at a time that the relay opens to others. Each takes an open file.
@@ -94,6 +107,10 @@ impl Default for Config {
             bandwidth_rate: None,
             bandwidth_burst: None,
             memory_budget: 512 * MIB,
+            memory_max: None,
+            accounting_max: None,
+            accounting_start: Start::default(),
+            accounting_rule: Rule::default(),
             max_incoming_channels: 8_192,
             max_outgoing_channels: 4_096,
             family: Vec::new(),
@@ -118,6 +135,9 @@ impl Settings for Config {
         "bandwidth",
         "bandwidth_rate",
         "bandwidth_burst",
+        "accounting_max",
+        "accounting_start",
+        "accounting_rule",
         "family",
         "max_incoming_channels",
         "max_outgoing_channels",
@@ -184,6 +204,12 @@ impl Config {
         self.bandwidth_rate.map(|rate| Throughput::new(rate, self.bandwidth_burst.unwrap_or(rate)))
     }
 
+    /// What the relay may move in an interval.
+    pub fn allowance(&self) -> Option<Allowance> {
+        let (rule, start) = (self.accounting_rule, self.accounting_start);
+        self.accounting_max.map(|max| Allowance { max, rule, start })
+    }
+
     /// What the descriptor states.
     pub fn stated_bandwidth(&self) -> u64 {
         self.bandwidth.min(self.bandwidth_rate.unwrap_or(u64::MAX))
@@ -218,6 +244,11 @@ impl Config {
                 "`bandwidth_burst` must be `bandwidth_rate` or more, and needs one",
             ),
             (self.memory_budget < MIN_MEMORY_BUDGET, "`memory_budget` is below 16777216 bytes (16 MiB)"),
+            (self.memory_max.is_some_and(|max| max < MIN_MEMORY_MAX), "`memory_max` is below 64 MiB"),
+            (
+                self.accounting_max == Some(0),
+                "`accounting_max` is 0: the relay would never be awake; leave it out for no limit",
+            ),
             (
                 self.max_incoming_channels == 0 || self.max_outgoing_channels == 0,
                 "`max_incoming_channels` and `max_outgoing_channels` must be 1 or more: a relay that may open no \
@@ -345,6 +376,14 @@ pub(crate) mod tests {
         let error = parse("bandwidth_rate = \"10 apples\"").unwrap_err().to_string();
         assert!(error.contains("apples"), "{error}");
         assert!(parse("bandwidth_rate = -1").is_err());
+        let config = parse(
+            "accounting_max = \"2 TB\"\naccounting_start = \"week mon 06:00\"\naccounting_rule = \"sum\"",
+        )
+        .unwrap();
+        let allowance = config.allowance().unwrap();
+        assert_eq!((allowance.max, allowance.rule), (2_000_000_000_000, Rule::Sum));
+        let error = parse("accounting_start = \"year 1\"").unwrap_err().to_string();
+        assert!(error.contains("week mon 00:00"), "{error}");
     }
 
     #[test]
@@ -358,6 +397,8 @@ pub(crate) mod tests {
         check(|config| config.bandwidth_rate = Some(65_535), "`bandwidth_rate`");
         check(|config| config.bandwidth_burst = Some(1 << 30), "`bandwidth_burst`");
         check(|config| config.memory_budget = 1, "`memory_budget`");
+        check(|config| config.memory_max = Some(1 << 20), "`memory_max`");
+        check(|config| config.accounting_max = Some(0), "`accounting_max`");
         check(|config| config.max_outgoing_channels = 0, "`max_outgoing_channels`");
         check(|config| config.limits.subnet_factor = Some(0), "`subnet_factor`");
         check(|config| config.authorities.clear(), "[[authority]]");

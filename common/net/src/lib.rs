@@ -1,5 +1,5 @@
 //! The I/O shell that the daemons share: TLS channels over tokio, configuration, key files, logs, signals.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod channel;
 mod clock;
@@ -9,6 +9,7 @@ pub mod dirstream;
 pub mod http;
 pub mod keyfile;
 pub mod keys;
+pub mod memory;
 pub mod metrics;
 pub mod sandbox;
 pub mod telemetry;

@@ -46,14 +46,22 @@ incidents! {
     Replay => "replay",
     /// A circuit or stream refused for want of room.
     Resources => "resources",
+    /// A circuit that was ended because memory ran out, the one with the oldest queued data first.
+    Shed => "shed",
+    /// A channel or circuit that was refused because memory ran out.
+    Memory => "memory",
+    /// A channel or circuit that was refused because the relay's bytes are used up, or nearly.
+    Hibernation => "hibernation",
     /// An address or subnet that has as many channels as it may.
     ChannelCount => "channel_count",
     /// An address or subnet that opened channels too fast.
     ChannelRate => "channel_rate",
-    /// A channel that has as many circuits as one client may have.
+    /// A channel that has as many circuits as one neighbour may have.
     CircuitCount => "circuit_count",
     /// An address or subnet that asked for circuits too fast.
     CircuitRate => "circuit_rate",
+    /// A channel over which as many streams come as may.
+    StreamCount => "stream_count",
     /// A circuit that began streams too fast.
     StreamRate => "stream_rate",
     /// A circuit handshake that was given up because too many waited.

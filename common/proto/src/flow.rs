@@ -16,6 +16,9 @@ use crate::cell::CELL_LEN;
 
 /// Cells that may be sent before any credit came back.
 pub const INITIAL_CELLS: u32 = 64;
+/// How many of these a circuit's window reserves while no more of them are in use: most circuits are idle, and what all of
+/// them could hold at once is more than any machine has.
+pub const IDLE_CELLS: u32 = 16;
 /// The largest window that a receiver grants, in cells: 100 Mbit/s over a round trip of 600 ms.
 pub const MAX_WINDOW_CELLS: u32 = 16_384;
 /// The largest credit that a sender may hold, in cells.
@@ -23,8 +26,10 @@ pub const MAX_CREDIT_CELLS: u32 = 65_535;
 
 /// What a process may hold in queues for others, shared by everything in it.
 ///
-/// Units: cells of 512 bytes. A window reserves its whole size, so the budget bounds what peers can make the process
-/// store, whatever they send.
+/// Units: cells of 512 bytes. A stream's window reserves its whole size. A circuit's does so once more than [`IDLE_CELLS`] of
+/// its cells are queued, even beyond the limit, because its sender holds the credit already; until less is reserved nobody
+/// gets more. So the limit bounds what peers can make the process store by four times at the worst, when every circuit
+/// that it has room for fills its first window at once, and whoever watches the memory of the process ends circuits before.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<BudgetState>);
 
@@ -43,6 +48,11 @@ impl Budget {
     /// Cells reserved now.
     pub fn used_cells(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// Reserves what a sender was granted before: there is no way back.
+    fn reserve_promised(&self, cells: u32) {
+        self.0.used.fetch_add(cells as usize, Ordering::Relaxed);
     }
 
     fn reserve(&self, cells: u32) -> bool {

@@ -122,15 +122,17 @@ impl StreamShared {
         }
     }
 
-    /// Hands over what arrived.
-    pub(crate) fn deliver(&self, bytes: Vec<u8>, cells: u32) {
+    /// Hands over what arrived; whether the application had taken all that came before.
+    pub(crate) fn deliver(&self, bytes: Vec<u8>, cells: u32) -> bool {
         let mut state = self.lock();
         if state.ended.is_some() {
             state.freed_cells += cells;
-            return buffers::give(bytes);
+            buffers::give(bytes);
+            return true;
         }
         state.total.received += bytes.len() as u64;
-        if state.received.is_empty() {
+        let was_empty = state.received.is_empty();
+        if was_empty {
             state.received = bytes;
         } else {
             state.received.extend_from_slice(&bytes);
@@ -140,6 +142,7 @@ impl StreamShared {
         let waker = state.reader.take();
         drop(state);
         wake(waker);
+        was_empty
     }
 
     pub(crate) fn deliver_eof(&self) {
@@ -207,6 +210,11 @@ impl State {
 
     fn send_limit(&self) -> usize {
         self.send_buffer.as_ref().map_or(INITIAL_SEND_CELLS as usize * CELL_LEN, Reservation::bytes)
+    }
+
+    /// Bytes that the application has not taken, and bytes that have not gone out.
+    pub(crate) fn stored(&self) -> (usize, usize) {
+        (self.received.len() - self.received_at, self.unsent())
     }
 
     /// Whether everything is sent and the application has no more to say.

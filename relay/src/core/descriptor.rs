@@ -21,7 +21,7 @@ pub struct DescriptorWriter {
 }
 
 impl DescriptorWriter {
-    /// The signed bytes to upload now.
+    /// The signed bytes to upload now. While the relay rests it states that it can carry nothing: it is not to be listed.
     ///
     /// # Errors
     /// [`DirError::Malformed`] if the settings break a bound of the protocol.
@@ -31,9 +31,13 @@ impl DescriptorWriter {
         addresses: &[SocketAddr],
         signer: &Signer,
         onion_key: OnionKey,
+        rests: bool,
         now: UnixTime,
     ) -> Result<&[u8], DirError> {
-        let fresh = describe(config, addresses, signer, onion_key, now);
+        let mut fresh = describe(config, addresses, signer, onion_key, now);
+        if rests {
+            fresh.bandwidth = 0;
+        }
         let reusable = self.last.take().filter(|(last, _)| {
             let published = last.published;
             now >= published
@@ -94,7 +98,7 @@ mod tests {
 
     fn write(writer: &mut DescriptorWriter, config: &Config, onion: OnionKey, now: UnixTime) -> Vec<u8> {
         let addresses = ["8.8.8.8:9001".parse().unwrap()];
-        writer.current(config, &addresses, &signer(), onion, now).unwrap().to_vec()
+        writer.current(config, &addresses, &signer(), onion, false, now).unwrap().to_vec()
     }
 
     #[test]
@@ -118,6 +122,17 @@ mod tests {
         let bytes = write(&mut DescriptorWriter::default(), &config, ONION, NOW);
         let parsed = UncheckedDescriptor::parse(&bytes).unwrap().check_time(NOW).unwrap();
         assert_eq!(parsed.check_signature(NOW).unwrap().bandwidth, 70_000);
+    }
+
+    #[test]
+    fn a_relay_that_rests_states_nothing_and_says_so_at_once() {
+        let (mut writer, config) = (DescriptorWriter::default(), Config::default());
+        let awake = write(&mut writer, &config, ONION, NOW);
+        let addresses = ["8.8.8.8:9001".parse().unwrap()];
+        let resting = writer.current(&config, &addresses, &signer(), ONION, true, NOW).unwrap().to_vec();
+        let parsed = UncheckedDescriptor::parse(&resting).unwrap().check_time(NOW).unwrap();
+        assert_eq!(parsed.check_signature(NOW).unwrap().bandwidth, 0);
+        assert_ne!(awake, resting);
     }
 
     #[test]
@@ -151,7 +166,7 @@ mod tests {
         let config = Config { nickname: "no spaces".into(), ..Config::default() };
         let addresses = ["8.8.8.8:9001".parse().unwrap()];
         let result = DescriptorWriter::default()
-            .current(&config, &addresses, &signer(), ONION, NOW)
+            .current(&config, &addresses, &signer(), ONION, false, NOW)
             .map(<[u8]>::to_vec);
         assert!(matches!(result, Err(DirError::Malformed(_))));
     }

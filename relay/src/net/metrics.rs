@@ -8,10 +8,12 @@ use tunic_net::daemon::{unix_now, watch};
 use tunic_net::metrics::{self, BYTES, Kind, PEOPLE, Text, up};
 use tunic_proto::time::UnixTime;
 
+use super::accountant::Accountant;
 use super::counters::Counters;
 use super::keyring::KeyRing;
 use super::view::SharedView;
 use crate::config::Config;
+use crate::core::memory::queue_budget;
 
 /// What the page is put together from.
 pub(super) struct Sources {
@@ -20,16 +22,21 @@ pub(super) struct Sources {
     pub(super) view: Arc<SharedView>,
     pub(super) counters: Arc<Counters>,
     pub(super) node: Node,
+    pub(super) memory_max: u64,
+    pub(super) accountant: Arc<Accountant>,
     pub(super) started: UnixTime,
 }
 
 impl Sources {
     /// The page as it is now.
     pub(super) fn collect(&self) -> Text {
-        let (mut text, memory_budget) = (Text::default(), self.settings.borrow().memory_budget);
+        let budget = queue_budget(self.settings.borrow().memory_budget, self.memory_max);
+        let mut text = Text::default();
         self.about(&mut text);
-        metrics::node(&mut text, "tunic_relay", &self.node, memory_budget);
+        metrics::node(&mut text, "tunic_relay", &self.node, budget);
+        self.memory(&mut text);
         self.traffic(&mut text);
+        self.accounts(&mut text);
         self.services(&mut text);
         self.names(&mut text);
         self.standing(&mut text);
@@ -44,6 +51,33 @@ impl Sources {
         text.family("tunic_relay_info", "What runs here.", Kind::Gauge).sample(&labels, 1);
         text.family("tunic_relay_bandwidth_bytes", "Bytes per second that the relay states.", Kind::Gauge)
             .sample(&[], config.stated_bandwidth());
+    }
+
+    fn memory(&self, text: &mut Text) {
+        let help = "Bytes that the process may hold as its resident set.";
+        text.family("tunic_relay_memory_max_bytes", help, Kind::Gauge).sample(&[], self.memory_max);
+        let help = "Whether channels and circuits are refused because memory ran out.";
+        text.family("tunic_relay_memory_short", help, Kind::Gauge)
+            .sample(&[], u8::from(self.node.admission().memory_is_short()));
+    }
+
+    /// What may be moved in an interval.
+    fn accounts(&self, text: &mut Text) {
+        let standing = self.accountant.standing();
+        let help =
+            "Bytes of this interval that are used, as the rule counts them, in MiB steps; 0 without a limit.";
+        text.family("tunic_relay_accounting_used_bytes", help, Kind::Gauge)
+            .sample(&[], up(standing.map_or(0, |standing| standing.used), BYTES));
+        let help = "Bytes that each interval has; 0 without a limit.";
+        text.family("tunic_relay_accounting_limit_bytes", help, Kind::Gauge)
+            .sample(&[], standing.map_or(0, |standing| standing.max));
+        let help = "When the next interval begins; 0 without a limit.";
+        text.family("tunic_relay_accounting_interval_end_timestamp_seconds", help, Kind::Gauge)
+            .sample(&[], standing.map_or(0, |standing| standing.interval.end.0));
+        let help =
+            "0: awake, 1: takes no new circuits, 2: asleep, because the bytes of this interval are used.";
+        text.family("tunic_relay_hibernating", help, Kind::Gauge)
+            .sample(&[], self.node.admission().rest() as u8);
     }
 
     /// What goes over sockets, and how much may.

@@ -5,6 +5,7 @@
 //! 3. [`ask_network`] is what `tunic-relay check` asks.
 //! 4. [`publisher`] hands the descriptor to the authorities, [`fetcher`] fetches the consensus.
 
+mod accountant;
 mod ask;
 pub mod authorities;
 pub mod connector;
@@ -13,6 +14,7 @@ mod datagrams;
 pub mod dns;
 pub mod fetcher;
 pub mod keyring;
+pub(crate) mod memory;
 mod metrics;
 mod notice;
 mod pages;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tunic_net::channel::{Node, Rest};
 use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_proto::dir::{DirError, Request, Response};
 
@@ -30,6 +31,8 @@ pub struct Publisher {
     pub keys: Arc<KeyRing>,
     /// Whom to tell.
     pub authorities: Arc<Authorities>,
+    /// Tells whether the relay rests.
+    pub node: Node,
     /// Notified when the authorities must get the descriptor anew.
     pub changed: Arc<Notify>,
     /// Who wants to know when it was accepted.
@@ -93,8 +96,9 @@ impl Publisher {
     fn descriptor(&self, writer: &mut DescriptorWriter) -> Result<Vec<u8>, DirError> {
         let onion_key = self.keys.listed_onion().ok_or(DirError::Malformed("no onion key"))?;
         let signer = self.keys.signer();
+        let rests = self.node.admission().rest() != Rest::Awake;
         writer
-            .current(&self.settings.borrow(), &self.addresses, &signer, onion_key, unix_now())
+            .current(&self.settings.borrow(), &self.addresses, &signer, onion_key, rests, unix_now())
             .map(<[u8]>::to_vec)
     }
 

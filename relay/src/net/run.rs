@@ -16,6 +16,7 @@ use tunic_net::keys::NodeKeys;
 use tunic_proto::dir::AuthoritySet;
 use tunic_proto::padding::{Limits, PaddingRole};
 
+use super::accountant::Accountant;
 use super::authorities::Authorities;
 use super::clock;
 use super::connector::Connector;
@@ -23,6 +24,7 @@ use super::counters::Counters;
 use super::dns::Dns;
 use super::fetcher::Fetcher;
 use super::keyring::KeyRing;
+use super::memory;
 use super::metrics::Sources;
 use super::pages::Pages;
 use super::places::StreamPlaces;
@@ -34,6 +36,7 @@ use crate::config::{Config, Ipv6};
 use crate::core::directory_view::DirectoryView;
 use crate::core::exit::ExitRules;
 use crate::core::files::Shares;
+use crate::core::memory::queue_budget;
 
 /// How long circuits and channels may take to end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -77,6 +80,7 @@ pub async fn run_with(
     pages.serve(relay.sources(), &mut tasks);
     let mut serving = Box::pin(relay.node.serve(listener));
     relay.options.tell(Status::Listening(listening));
+    relay.accountant.remind();
     tracing::info!("listening on port {}", listening.port());
     if let Some(consensus) = relay.view.read().current(unix_now()) {
         let relays = consensus.relays.len();
@@ -119,6 +123,8 @@ struct Relay {
     counters: Arc<Counters>,
     node: Node,
     padding: Arc<Limits>,
+    memory_max: u64,
+    accountant: Arc<Accountant>,
     changed: Arc<Notify>,
 }
 
@@ -155,10 +161,11 @@ impl Relay {
             Arc::clone(&counters),
             Arc::clone(&places),
         );
+        let memory_max = memory::max(&config);
         let node = Node::new(NodeConfig {
             signer: Some(keys.signer()),
             responder: Some(Arc::new(responder)),
-            memory_budget: config.memory_budget,
+            memory_budget: queue_budget(config.memory_budget, memory_max),
         })
         .context("TLS cannot be set up")?;
         let padding = Limits::new(config.padding.limits(&view.params()));
@@ -170,6 +177,7 @@ impl Relay {
             node.limits().set_consensus(&consensus.params);
         }
         let changed = Arc::new(Notify::new());
+        let accountant = Accountant::new(&config, node.clone(), options.clone(), Arc::clone(&changed))?;
         Ok(Relay {
             settings,
             options,
@@ -182,6 +190,8 @@ impl Relay {
             counters,
             node,
             padding,
+            memory_max,
+            accountant: Arc::new(accountant),
             changed,
         })
     }
@@ -193,6 +203,8 @@ impl Relay {
             view: Arc::clone(&self.view),
             counters: Arc::clone(&self.counters),
             node: self.node.clone(),
+            memory_max: self.memory_max,
+            accountant: Arc::clone(&self.accountant),
             started: unix_now(),
         }
     }
@@ -207,10 +219,13 @@ impl Relay {
             addresses: self.addresses.clone(),
             keys: Arc::clone(&self.keys),
             authorities: Arc::clone(&authorities),
+            node: self.node.clone(),
             changed: Arc::clone(&self.changed),
             options: self.options.clone(),
         };
         tasks.spawn(publisher.run());
+        tasks.spawn(memory::watch(self.node.clone(), self.memory_max));
+        tasks.spawn(Arc::clone(&self.accountant).run(self.settings.clone()));
         let fetcher = Fetcher {
             authorities,
             node: self.node.clone(),
@@ -256,6 +271,7 @@ impl Relay {
         };
         tracing::info!("ending: closing circuits");
         self.node.shutdown(grace).await;
+        self.accountant.save();
     }
 }
 

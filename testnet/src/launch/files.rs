@@ -173,6 +173,7 @@ fn limits() -> Value {
         ("circuits_per_second", 10_000),
         ("circuits_burst", 100_000),
         ("circuits_per_client", 65_536),
+        ("streams_per_neighbour", 65_536),
         ("streams_per_second", 10_000),
         ("streams_burst", 10_000),
     ];

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tunic_proto::cell::{self, CELL_LEN, Command};
 use tunic_proto::circuit::{BuildError, CircuitStatus};
 use tunic_proto::counters::Incident;
+use tunic_proto::flow::IDLE_CELLS;
 use tunic_proto::message::{DestroyReason, EndReason};
 use tunic_proto::stream::{INITIAL_SEND_CELLS, StreamIo};
 use tunic_testnet::sim::{App, LinkSpec, Next, Report, World, service, source};
@@ -144,8 +145,10 @@ fn windows_do_not_grow_for_a_slow_reader() {
 fn a_full_budget_refuses_new_circuits_and_streams_and_recovers() {
     let mut world = World::new(16);
     let client = world.client();
-    // Four circuits and eight streams: each reserves a window, and a stream what its application may hand over.
-    let relay = world.relay_with_budget((12 * 64 + 8 * INITIAL_SEND_CELLS as usize) * CELL_LEN);
+    // Four circuits and eight streams: an idle circuit reserves a part of its window, a stream all of it and what its application
+    // may hand over.
+    let stream = 64 + INITIAL_SEND_CELLS as usize;
+    let relay = world.relay_with_budget((4 * IDLE_CELLS as usize + 8 * stream) * CELL_LEN);
     let end = world.open(client, relay, LinkSpec::delay_ms(5));
     let mut circuits: Vec<_> = (0..4).map(|_| world.build(end, &[relay])).collect();
     let streams: Vec<_> = (0..9).map(|n| circuits[n % 4].begin(service("stalled")).unwrap()).collect();
@@ -159,7 +162,7 @@ fn a_full_budget_refuses_new_circuits_and_streams_and_recovers() {
     assert_eq!(world.count(relay, Incident::Resources), 2);
     drop(streams);
     world.run_for(SECOND);
-    assert_eq!(world.used_cells(relay), 4 * 64);
+    assert_eq!(world.used_cells(relay), 4 * IDLE_CELLS as usize);
     circuits.push(world.build(end, &[relay]));
     let echo = world.transfer(&circuits[4], service("echo"), MIB).unwrap();
     complete(&mut world, &[echo]);

@@ -8,6 +8,7 @@ use tunic_proto::datagram::{Datagram, DatagramIo, DatagramsEnded};
 use tunic_proto::message::EndReason;
 use tunic_proto::stream::{StreamEnded, StreamIo};
 
+use super::limits::Place;
 use super::{Circuit, Traffic};
 
 /// One end of an association. Dropping it ends the association.
@@ -16,18 +17,20 @@ pub struct CircuitDatagrams {
     io: Option<DatagramIo>,
     circuit: Option<Circuit>,
     traffic: Option<Arc<Traffic>>,
+    _place: Option<Place>,
 }
 
 const GONE: StreamEnded = StreamEnded(EndReason::Reset);
 
 impl CircuitDatagrams {
     pub(super) fn new(io: Option<StreamIo>, circuit: Option<Circuit>) -> CircuitDatagrams {
-        CircuitDatagrams { io: io.map(DatagramIo::new), circuit, traffic: None }
+        CircuitDatagrams { io: io.map(DatagramIo::new), circuit, traffic: None, _place: None }
     }
 
     /// Of an association that others began: its datagrams count as this node's traffic.
-    pub(super) fn counted(mut self, traffic: Arc<Traffic>) -> CircuitDatagrams {
+    pub(super) fn counted(mut self, traffic: Arc<Traffic>, place: Option<Place>) -> CircuitDatagrams {
         self.traffic = Some(traffic);
+        self._place = place;
         self
     }
 

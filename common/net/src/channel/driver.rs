@@ -104,6 +104,11 @@ impl Driver {
         self.core.circuit_count()
     }
 
+    /// Gives back what circuits and the channel have not used for a while.
+    pub(super) fn rest(&mut self) {
+        self.core.rest();
+    }
+
     /// Ends every circuit, for an orderly shutdown; then [`Driver::poll_flushed`].
     pub(super) fn end_all(&mut self) {
         self.core.end_all();

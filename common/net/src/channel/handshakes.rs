@@ -60,12 +60,17 @@ impl NodeInner {
             self.counters.count(Incident::Resources);
             return job.answer(Err(DestroyReason::Resources));
         }
+        if let Err(refusal) = self.admission.ask() {
+            self.counters.count(refusal);
+            return job.answer(Err(DestroyReason::Resources));
+        }
         let is_member = guest.caller.id.is_some_and(|id| self.is_member(id));
-        if let Err(refusal) = guest.admit_circuit(is_member, circuits) {
+        let params = self.limits.params();
+        if let Err(refusal) = guest.admit_circuit(is_member, circuits, &params) {
             self.counters.count(refusal.incident());
             return job.answer(Err(DestroyReason::Resources));
         }
-        let limit = self.limits.params().handshakes_waiting as usize;
+        let limit = params.handshakes_waiting as usize;
         let (given_up, starts) = {
             let mut state = lock(&self.handshakes.state);
             let given_up = state.queue.push(clock::now(), guest.source(), job, limit);

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use tunic_proto::channel::CircKey;
+use tunic_proto::counters::Incident;
 use tunic_proto::limits::{Door, Overrides, Params, Refusal, Source, StreamRates, Ticket};
 
 use super::Caller;
@@ -88,23 +90,31 @@ pub(super) struct Guest {
     /// `None` for those that this node called, and for relays of the network.
     visit: Option<Visit>,
     begins: StreamRates,
+    /// For streams that come over its channel.
+    streams: Arc<Places>,
 }
 
 impl Guest {
     pub(super) fn new(caller: Caller, visit: Option<Visit>) -> Guest {
-        Guest { caller, visit, begins: StreamRates::default() }
+        Guest { caller, visit, begins: StreamRates::default(), streams: Places::new(0) }
     }
 
     /// Whether one more circuit may be asked for, of so many on this channel. `is_member` tells whether the caller is a relay of the network: the
     /// circuits of many people come from there, so it is not held to what one of them may.
-    pub(super) fn admit_circuit(&mut self, is_member: bool, circuits: usize) -> Result<(), Refusal> {
+    pub(super) fn admit_circuit(
+        &mut self,
+        is_member: bool,
+        circuits: usize,
+        params: &Params,
+    ) -> Result<(), Refusal> {
         if is_member {
             self.visit = None;
         }
-        let Some(visit) = &self.visit else { return Ok(()) };
-        if circuits > visit.limits.params().circuits_per_client as usize {
+        let most = if self.visit.is_some() { params.circuits_per_client } else { params.circuits_per_relay };
+        if circuits > most as usize {
             return Err(Refusal::Circuits);
         }
+        let Some(visit) = &self.visit else { return Ok(()) };
         lock(&visit.limits.door).circuit(clock::now(), visit.ticket)
     }
 
@@ -116,9 +126,20 @@ impl Guest {
         }
     }
 
-    /// Whether this circuit may begin one more stream.
-    pub(super) fn admit_stream(&mut self, circuit: tunic_proto::channel::CircKey, params: &Params) -> bool {
-        self.begins.take(circuit, params.streams(), clock::now())
+    /// A place for one more stream, of this circuit, until it is dropped.
+    ///
+    /// # Errors
+    /// As what the refusal counts.
+    pub(super) fn admit_stream(
+        &mut self,
+        circuit: Option<CircKey>,
+        params: &Params,
+    ) -> Result<Place, Incident> {
+        if circuit.is_some_and(|circuit| !self.begins.take(circuit, params.streams(), clock::now())) {
+            return Err(Incident::StreamRate);
+        }
+        self.streams.limit.store(params.streams_per_neighbour as usize, Relaxed);
+        self.streams.take().ok_or(Incident::StreamCount)
     }
 }
 
@@ -180,9 +201,27 @@ mod tests {
         let caller = Caller { id: Some(tunic_proto::ids::RelayId([1; 32])), address: Some((ip, 1).into()) };
         let mut guest = Guest::new(caller, Some(visit));
         assert!(matches!(guest.source(), Source::Subnet(_)));
-        assert_eq!(guest.admit_circuit(true, 1), Ok(()));
+        assert_eq!(guest.admit_circuit(true, 1, &limits.params()), Ok(()));
         assert!(matches!(guest.source(), Source::Relay(_)));
         assert!(limits.enter(ip).is_ok());
+    }
+
+    #[test]
+    fn a_neighbour_has_so_many_circuits_and_streams_at_a_time() {
+        let params = Params {
+            circuits_per_relay: 2_000,
+            streams_per_neighbour: 2,
+            streams_per_second: 0,
+            ..Params::default()
+        };
+        let mut relay = Guest::new(Caller { id: None, address: None }, None);
+        assert_eq!(relay.admit_circuit(true, 2_000, &params), Ok(()));
+        assert_eq!(relay.admit_circuit(true, 2_001, &params), Err(Refusal::Circuits));
+        let (first, second) = (relay.admit_stream(None, &params), relay.admit_stream(None, &params));
+        assert!(first.is_ok() && second.is_ok());
+        assert_eq!(relay.admit_stream(None, &params).err(), Some(Incident::StreamCount));
+        drop(first);
+        assert!(relay.admit_stream(None, &params).is_ok());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A [`Node`] opens and accepts [`Channel`]s; a client builds [`Circuit`]s over one, and [`CircuitStream`]s over those;
 //! a relay answers what reaches it through its [`Responder`]. The rules are in `tunic_proto`; here are sockets and TLS.
 
+mod admission;
 mod circuit;
 mod datagrams;
 mod drain;
@@ -12,6 +13,7 @@ mod ledger;
 mod limits;
 mod node;
 mod open;
+mod shed;
 mod stream;
 mod tls;
 mod traffic;
@@ -25,11 +27,13 @@ use tunic_proto::keys::{OnionSecret, Signer};
 use tunic_proto::message::{EndReason, Target};
 use tunic_proto::resolve::Query;
 
+pub use admission::{Admission, Rest};
 pub use circuit::{Channel, Circuit};
 pub use datagrams::CircuitDatagrams;
 pub use limits::Limits;
 pub use node::Node;
 pub use open::ConnectError;
+pub use shed::Shed;
 pub use stream::{CircuitStream, IncomingStream, splice, splice_counted};
 pub use tls::Tls;
 pub use traffic::{Moved, Traffic};

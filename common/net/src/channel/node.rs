@@ -26,6 +26,7 @@ use tunic_proto::message::{Begin, DestroyReason, EndReason, Target};
 use tunic_proto::padding::PaddingRole;
 use tunic_proto::stream::StreamIo;
 
+use super::admission::Admission;
 use super::drain::{Drain, Tally};
 use super::driver::{Driver, DriverError};
 use super::handshakes::Handshakes;
@@ -57,6 +58,8 @@ const MAX_WAITING: usize = 128;
 /// A channel that had no circuit when it was looked at twice in a row, so long apart, is closed: whoever opens channels
 /// and does nothing with them must not use up those that there are.
 const IDLE_CHECK: Duration = Duration::from_secs(180);
+/// How often circuits and channels that were not used give back what they do not need.
+const REST_INTERVAL: Duration = Duration::from_secs(60);
 /// How long to wait for the last bytes of a channel.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after the system refused to accept a connection (too many files, most often).
@@ -66,7 +69,7 @@ const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A running node: it opens channels, keeps them for reuse, and accepts them. Cheap to clone.
 #[derive(Clone)]
-pub struct Node(Arc<NodeInner>);
+pub struct Node(pub(super) Arc<NodeInner>);
 
 pub(super) struct NodeInner {
     pub(super) responder: Option<Arc<dyn Responder>>,
@@ -74,18 +77,21 @@ pub(super) struct NodeInner {
     tls: Tls,
     budget: Budget,
     pub(super) counters: Arc<Counters>,
-    ledger: Arc<Ledger>,
+    pub(super) ledger: Arc<Ledger>,
     channels: Mutex<HashMap<RelayId, Slot>>,
     pub(super) replays: Mutex<ReplayCache>,
     pub(super) limits: Arc<Limits>,
     pub(super) handshakes: Handshakes,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) admission: Admission,
     free_extends: Arc<Semaphore>,
     /// What later channels do about padding.
     padding: Mutex<PaddingRole>,
     pub(super) drain: Arc<Drain>,
     /// True once the node shuts down; every channel's task holds a receiver until it has ended.
     ending: watch::Sender<bool>,
+    /// Changes when the channels that there are have to end, and the node goes on.
+    closing: watch::Sender<()>,
 }
 
 impl Node {
@@ -106,10 +112,12 @@ impl Node {
             limits: Arc::new(Limits::new(MAX_INCOMING, MAX_OUTGOING)),
             handshakes: Handshakes::new(),
             traffic: Arc::default(),
+            admission: Admission::default(),
             free_extends: Arc::new(Semaphore::new(MAX_PENDING_EXTENDS)),
             padding: Mutex::default(),
             drain: Arc::default(),
             ending: watch::Sender::new(false),
+            closing: watch::Sender::new(()),
         })))
     }
 
@@ -151,6 +159,11 @@ impl Node {
     /// What goes over its sockets, and how much may.
     pub fn traffic(&self) -> &Arc<Traffic> {
         &self.0.traffic
+    }
+
+    /// Whether it takes channels and circuits at all.
+    pub fn admission(&self) -> &Admission {
+        &self.0.admission
     }
 
     /// How long circuit handshakes have waited for a core.
@@ -202,6 +215,11 @@ impl Node {
     /// `limit`. Channels are still accepted: whoever calls is told at once that it has to look elsewhere.
     pub fn drain(&self, limit: Duration) -> impl Future<Output = ()> + use<> {
         self.0.drain.start(limit)
+    }
+
+    /// Sends DESTROY for every circuit and closes every channel that there is now; the node goes on.
+    pub fn close_channels(&self) {
+        self.0.closing.send_replace(());
     }
 
     /// Sends DESTROY for every circuit, closes every channel, and returns when that is done or after `grace`.
@@ -262,6 +280,9 @@ impl NodeInner {
     }
 
     async fn open_to(self: &Arc<Self>, peer: &Peer) -> Result<Channel, ConnectError> {
+        if !self.admission.may_call() {
+            return Err(ConnectError::Refused);
+        }
         let place = self.place(&self.limits.outgoing)?;
         let opened = self.call(peer).await;
         if matches!(opened, Err(ConnectError::WrongIdentity)) {
@@ -315,6 +336,9 @@ impl NodeInner {
     }
 
     fn accept(self: &Arc<Self>, tcp: TcpStream, from: SocketAddr) {
+        if let Err(refusal) = self.admission.ask() {
+            return self.counters.count(refusal);
+        }
         let Ok(place) = self.place(&self.limits.incoming) else {
             return self.counters.count(Incident::Resources);
         };
@@ -380,7 +404,7 @@ impl NodeInner {
             rng: Box::new(StdRng::from_rng(&mut clock::rng())),
         });
         core.set_padding(lock(&self.padding).clone());
-        let entry = self.ledger.enter(core.stats());
+        let entry = self.ledger.enter(core.stats(), core.inbox());
         let (alive, closed) = watch::channel(());
         let clock_ahead_s = info.netinfo.time.map(|time| {
             // What a peer says may be absurd.
@@ -389,13 +413,14 @@ impl NodeInner {
         let channel = Channel::new(core.inbox().clone(), closed, clock_ahead_s);
         let guest = Guest::new(Caller { id: info.id, address: tcp.peer_addr().ok() }, visit);
         let mut driver = Driver::new(tcp, tls, core, self.clone(), guest);
-        let mut ending = self.ending.subscribe();
+        let (mut ending, mut closing) = (self.ending.subscribe(), self.closing.subscribe());
         let mut tally = Tally::new(self.drain.clone());
         tokio::spawn(async move {
             let _held = (place, alive, entry);
             let broken = tokio::select! {
                 broken = run_until_idle(&mut driver, &mut tally) => broken,
                 () = ended(&mut ending) => None,
+                _ = closing.changed() => None,
             };
             if let Some(error) = broken {
                 debug!("channel ended: {error}");
@@ -434,11 +459,14 @@ impl NodeInner {
     pub(super) fn begin(&self, begin: Begin, io: StreamIo, guest: &mut Guest) {
         let Some(responder) = &self.responder else { return };
         let before = guest.caller;
-        let in_time = io.circuit().is_none_or(|circuit| guest.admit_stream(circuit, &self.limits.params()));
-        let stream = IncomingStream::new(io, before, self.traffic.clone());
-        if !in_time {
-            self.counters.count(Incident::StreamRate);
-            return stream.reject(EndReason::Resources);
+        let admitted = guest.admit_stream(io.circuit(), &self.limits.params());
+        let mut stream = IncomingStream::new(io, before, self.traffic.clone());
+        match admitted {
+            Ok(place) => stream.hold(place),
+            Err(refusal) => {
+                self.counters.count(refusal);
+                return stream.reject(EndReason::Resources);
+            }
         }
         match begin {
             Begin::Connect(target) => {
@@ -460,12 +488,17 @@ impl NodeInner {
 async fn run_until_idle(driver: &mut Driver, tally: &mut Tally) -> Option<DriverError> {
     let mut checks = interval_at(now() + IDLE_CHECK, IDLE_CHECK);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rests = interval_at(now() + REST_INTERVAL, REST_INTERVAL);
+    rests.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_idle = false;
     poll_fn(|cx| {
         if let Poll::Ready(error) = driver.poll(cx) {
             return Poll::Ready(Some(error));
         }
         tally.set(driver.circuit_count());
+        while rests.poll_tick(cx).is_ready() {
+            driver.rest();
+        }
         while checks.poll_tick(cx).is_ready() {
             let is_idle = driver.circuit_count() == 0;
             if is_idle && was_idle {

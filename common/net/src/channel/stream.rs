@@ -18,6 +18,7 @@ use tunic_proto::message::EndReason;
 use tunic_proto::resolve::Answer;
 use tunic_proto::stream::{SEND_BUFFER_LEN, StreamEnded, StreamIo, StreamMeter, StreamTotals};
 
+use super::limits::Place;
 use super::traffic::{Traffic, Turn};
 use super::{Caller, Circuit, CircuitDatagrams};
 
@@ -30,11 +31,17 @@ pub struct IncomingStream {
     io: Option<StreamIo>,
     caller: Caller,
     traffic: Arc<Traffic>,
+    place: Option<Place>,
 }
 
 impl IncomingStream {
     pub(super) fn new(io: StreamIo, caller: Caller, traffic: Arc<Traffic>) -> IncomingStream {
-        IncomingStream { io: Some(io), caller, traffic }
+        IncomingStream { io: Some(io), caller, traffic, place: None }
+    }
+
+    /// Takes this place for as long as the stream lasts.
+    pub(super) fn hold(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// Who is at the other end of the channel that the stream came over: whoever wants it, or the relay before us.
@@ -48,7 +55,7 @@ impl IncomingStream {
         if let Some(io) = &io {
             io.accept(address);
         }
-        CircuitStream { io, circuit: None, traffic: Some(self.traffic.clone()) }
+        CircuitStream { io, circuit: None, traffic: Some(self.traffic.clone()), _place: self.place.take() }
     }
 
     /// Accepts, says what was found and no more.
@@ -67,7 +74,7 @@ impl IncomingStream {
         if let Some(io) = &io {
             io.accept(None);
         }
-        CircuitDatagrams::new(io, None).counted(self.traffic.clone())
+        CircuitDatagrams::new(io, None).counted(self.traffic.clone(), self.place.take())
     }
 
     /// Says `END`.
@@ -101,6 +108,7 @@ pub struct CircuitStream {
     circuit: Option<Circuit>,
     /// Of the node, where the stream was begun by others.
     traffic: Option<Arc<Traffic>>,
+    _place: Option<Place>,
 }
 
 fn broken(error: StreamEnded) -> io::Error {
@@ -109,7 +117,7 @@ fn broken(error: StreamEnded) -> io::Error {
 
 impl CircuitStream {
     pub(super) fn new(io: StreamIo, circuit: Option<Circuit>) -> CircuitStream {
-        CircuitStream { io: Some(io), circuit, traffic: None }
+        CircuitStream { io: Some(io), circuit, traffic: None, _place: None }
     }
 
     fn io(&self) -> io::Result<&StreamIo> {

@@ -35,6 +35,7 @@ pub use signals::{Hurry, Shutdown, shutdown_signal};
 pub use socket::{ListenError, bind, listen};
 pub use tokio::sync::watch;
 
+use crate::channel::Rest;
 use crate::config::ConfigError;
 use crate::telemetry::LogFilter;
 
@@ -108,6 +109,8 @@ pub enum Status {
     },
     /// A client: a circuit of full length is built.
     CircuitReady,
+    /// A relay: its bytes of this interval are used up, or nearly, or a new interval has begun.
+    Rest(Rest),
 }
 
 /// Who is told how far a daemon has come. Must not block.

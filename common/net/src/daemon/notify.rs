@@ -9,6 +9,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use super::{RunOptions, Status};
+use crate::channel::Rest;
 
 /// Messages that may wait for a service manager that does not read; beyond, they are dropped.
 const MAX_WAITING: usize = 64;
@@ -77,6 +78,11 @@ fn in_words(status: Status) -> String {
         Status::Consensus { relays } => format!("consensus: {relays} relays"),
         Status::CircuitReady => "connected: a circuit is ready".to_owned(),
         Status::Page(_) => "the status page is there".to_owned(),
+        Status::Rest(Rest::Awake) => "awake: the bytes of a new interval are there".to_owned(),
+        Status::Rest(Rest::NoCircuits) => {
+            "nearly all bytes of this interval are used: no new circuits".to_owned()
+        }
+        Status::Rest(Rest::NoChannels) => "hibernating: all bytes of this interval are used".to_owned(),
     }
 }
 

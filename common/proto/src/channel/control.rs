@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::inbox::{CircKey, Inbox};
 use super::machines::Padder;
 use super::mail::{Link, Mail};
+use super::survey::Queued;
 use super::table::{Circuit, Endpoint, Kind};
 use super::{CREATE_TIMEOUT, Channel, ChannelError, Event, HandshakeJob};
 use crate::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
@@ -124,7 +125,7 @@ impl Channel {
         let key = self.table.find(id).ok_or(ChannelError::State(Command::Destroy))?;
         let Some(mut circuit) = self.table.remove(key) else { return Ok(()) };
         self.machines.forget(key, &mut circuit);
-        self.scratch.garbage.extend(circuit.queue.drain(..));
+        self.scratch.garbage.extend(circuit.queue.drain(..).map(|queued| queued.slot));
         if !matches!(circuit.kind, Kind::Closing) {
             self.send_destroy(id, DestroyReason::None);
             tell_other_side(&mut circuit.kind, reason);
@@ -146,7 +147,7 @@ impl Channel {
         let mut kind = std::mem::replace(&mut circuit.kind, Kind::Closing);
         let id = circuit.id;
         circuit.window.give_back();
-        self.scratch.garbage.extend(circuit.queue.drain(..));
+        self.scratch.garbage.extend(circuit.queue.drain(..).map(|queued| queued.slot));
         self.table.note(key);
         self.send_destroy(id, reason);
         tell_other_side(&mut kind, reason);
@@ -165,10 +166,11 @@ impl Channel {
         let mut arrivals = std::mem::take(&mut self.scratch.arrivals);
         let mut mail = std::mem::take(&mut self.scratch.mail);
         self.inbox.take(&mut arrivals, &mut mail);
+        let at_ms = self.stopwatch.at_ms(now);
         for (key, slot) in arrivals.drain(..) {
             match self.table.get_mut(key) {
                 Some(circuit) if !matches!(circuit.kind, Kind::Closing) => {
-                    circuit.queue.push_back(slot);
+                    circuit.queue.push_back(Queued { slot, at_ms });
                     self.machines.note(key, &mut circuit.padder, Padder::queued);
                     self.table.activate(key);
                 }
@@ -227,6 +229,8 @@ impl Channel {
             Mail::Passed(key, cells) => self.passed(now, key, cells),
             Mail::Destroy(key) => self.end_circuit(key, DestroyReason::None),
             Mail::DestroyWhenSent(key) => self.end_when_sent(key),
+            Mail::Survey(answer) => self.answer_survey(now, answer),
+            Mail::Shed(key) => self.shed(key),
         }
     }
 
@@ -356,7 +360,7 @@ impl Channel {
         let Some(circuit) = self.table.get_mut(key) else { return };
         self.machines.forget(key, circuit);
         let last = circuit.queue.len().min(circuit.credit.cells()).min(LAST_CELLS);
-        self.scratch.garbage.extend(circuit.queue.drain(last..));
+        self.scratch.garbage.extend(circuit.queue.drain(last..).map(|queued| queued.slot));
         if circuit.has_output() && circuit.credit.cells() > 0 {
             circuit.ending = true;
             self.table.activate(key);
@@ -428,6 +432,8 @@ pub(super) fn bounce(mail: Mail) {
         | Mail::Cover(..)
         | Mail::Add(..)
         | Mail::Destroy(_)
-        | Mail::DestroyWhenSent(_) => {}
+        | Mail::DestroyWhenSent(_)
+        | Mail::Survey(_)
+        | Mail::Shed(_) => {}
     }
 }

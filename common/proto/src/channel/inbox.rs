@@ -21,38 +21,102 @@ pub struct CircKey {
 pub(crate) type Slot = u32;
 
 const PAGE_CELLS: usize = 64;
-/// Pages that stay allocated when nothing is queued: 128 KiB.
-const KEPT_PAGES: usize = 4;
+/// Empty pages that stay allocated for what comes next, until the channel rests: 256 KiB.
+const KEPT_PAGES: usize = 8;
 
-/// Storage for queued cells. Grows with what is queued (which credit bounds) and shrinks when it has drained.
+/// Storage for queued cells. Grows with what is queued (which credit bounds) and gives each page back when it is empty, so that
+/// what stays queued keeps no more than its own pages.
 #[derive(Default)]
 struct Pool {
-    pages: Vec<Box<[Cell; PAGE_CELLS]>>,
-    free: Vec<Slot>,
+    pages: Vec<Page>,
+    /// Pages with free places, and some that have none any more.
+    open: Vec<u32>,
+    /// Pages without storage.
+    vacant: Vec<u32>,
+    /// Pages with storage and nothing in it.
+    empty: usize,
 }
+
+#[derive(Default)]
+struct Page {
+    cells: Option<Box<[Cell; PAGE_CELLS]>>,
+    /// One bit for each free place; none without storage.
+    free: u64,
+    /// It is in the list of pages with free places.
+    listed: bool,
+}
+
+const ALL_FREE: u64 = u64::MAX;
+const _: () = assert!(PAGE_CELLS == u64::BITS as usize);
 
 impl Pool {
     fn store(&mut self, cell: &[u8]) -> Slot {
-        if self.free.is_empty() {
-            let first = self.pages.len() * PAGE_CELLS;
-            self.pages.push(Box::new([[0; CELL_LEN]; PAGE_CELLS]));
-            self.free.extend((first..first + PAGE_CELLS).rev().map(|slot| slot as Slot));
+        let index = self.page_with_room();
+        let page = &mut self.pages[index as usize];
+        let place = page.free.trailing_zeros();
+        self.empty -= usize::from(page.free == ALL_FREE);
+        page.free &= !(1 << place);
+        if let Some(cells) = &mut page.cells {
+            cells[place as usize % PAGE_CELLS].copy_from_slice(cell);
         }
-        let slot = self.free.pop().unwrap_or_default();
-        self.cell_mut(slot).copy_from_slice(cell);
-        slot
+        index * PAGE_CELLS as u32 + place
     }
 
-    fn cell_mut(&mut self, slot: Slot) -> &mut Cell {
-        &mut self.pages[slot as usize / PAGE_CELLS][slot as usize % PAGE_CELLS]
+    fn page_with_room(&mut self) -> u32 {
+        while let Some(&last) = self.open.last() {
+            let page = &mut self.pages[last as usize];
+            if page.free != 0 {
+                return last;
+            }
+            page.listed = false;
+            let is_vacant = page.cells.is_none();
+            self.open.pop();
+            if is_vacant {
+                self.vacant.push(last);
+            }
+        }
+        let index = self.vacant.pop().unwrap_or_else(|| {
+            self.pages.push(Page::default());
+            (self.pages.len() - 1) as u32
+        });
+        let cells = Some(Box::new([[0; CELL_LEN]; PAGE_CELLS]));
+        self.pages[index as usize] = Page { cells, free: ALL_FREE, listed: true };
+        self.open.push(index);
+        self.empty += 1;
+        index
+    }
+
+    fn cell(&self, slot: Slot) -> Option<&Cell> {
+        let page = self.pages.get(slot as usize / PAGE_CELLS)?;
+        page.cells.as_ref()?.get(slot as usize % PAGE_CELLS)
     }
 
     fn release(&mut self, slot: Slot) {
-        self.free.push(slot);
-        if self.free.len() == self.pages.len() * PAGE_CELLS && self.pages.len() > KEPT_PAGES {
-            self.pages.truncate(KEPT_PAGES);
-            self.free = (0..KEPT_PAGES * PAGE_CELLS).rev().map(|slot| slot as Slot).collect();
+        let index = slot as usize / PAGE_CELLS;
+        let Some(page) = self.pages.get_mut(index) else { return };
+        page.free |= 1 << (slot as usize % PAGE_CELLS);
+        let is_empty = page.free == ALL_FREE;
+        if is_empty && self.empty >= KEPT_PAGES {
+            // What is listed is skipped when its turn comes.
+            *page = Page { listed: page.listed, ..Page::default() };
+            if !page.listed {
+                self.vacant.push(index as u32);
+            }
+            return;
         }
+        self.empty += usize::from(is_empty);
+        if !page.listed {
+            page.listed = true;
+            self.open.push(index as u32);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pages.iter().all(|page| page.cells.is_none() || page.free == ALL_FREE)
+    }
+
+    fn bytes(&self) -> usize {
+        self.pages.iter().filter(|page| page.cells.is_some()).count() * PAGE_CELLS * CELL_LEN
     }
 }
 
@@ -122,7 +186,9 @@ impl Inbox {
     pub(crate) fn unload(&self, slots: impl Iterator<Item = Slot>, out: &mut Vec<u8>) {
         let mut state = lock(&self.state);
         for slot in slots {
-            out.extend_from_slice(state.pool.cell_mut(slot));
+            if let Some(cell) = state.pool.cell(slot) {
+                out.extend_from_slice(cell);
+            }
             state.pool.release(slot);
         }
     }
@@ -157,6 +223,14 @@ impl Inbox {
         std::mem::take(&mut state.mail)
     }
 
+    /// To be called now and then: gives all storage back if nothing is in it.
+    pub(crate) fn rest(&self) {
+        let mut state = lock(&self.state);
+        if state.pool.is_empty() {
+            state.pool = Pool::default();
+        }
+    }
+
     /// Whether the channel has closed.
     pub fn is_closed(&self) -> bool {
         lock(&self.state).closed
@@ -164,7 +238,7 @@ impl Inbox {
 
     /// Bytes that queued cells occupy, free slots included.
     pub fn stored_bytes(&self) -> usize {
-        lock(&self.state).pool.pages.len() * PAGE_CELLS * CELL_LEN
+        lock(&self.state).pool.bytes()
     }
 }
 
@@ -202,6 +276,31 @@ mod tests {
         inbox.free(&mut garbage);
         assert_eq!(out, cell);
         assert_eq!(inbox.stored_bytes(), KEPT_PAGES * PAGE_CELLS * CELL_LEN);
+    }
+
+    #[test]
+    fn what_stays_queued_keeps_its_own_pages_only() {
+        let mut pool = Pool::default();
+        let numbered = |n: usize| {
+            let mut cell = [0; CELL_LEN];
+            cell[..8].copy_from_slice(&n.to_be_bytes());
+            cell
+        };
+        let slots: Vec<Slot> = (0..64 * 64).map(|n| pool.store(&numbered(n))).collect();
+        let kept = [5, 6, 1_000, 4_000];
+        let rest = (0..slots.len()).filter(|n| !kept.contains(n));
+        rest.for_each(|n| pool.release(slots[n]));
+        assert_eq!(pool.bytes(), (3 + KEPT_PAGES) * PAGE_CELLS * CELL_LEN);
+        let again: Vec<Slot> = (0..64 * 64).map(|n| pool.store(&numbered(n))).collect();
+        for n in kept {
+            assert_eq!(pool.cell(slots[n]), Some(&numbered(n)));
+        }
+        let all: std::collections::HashSet<Slot> =
+            again.iter().copied().chain(kept.map(|n| slots[n])).collect();
+        assert_eq!(all.len(), 64 * 64 + kept.len(), "a place is taken twice");
+        all.iter().for_each(|slot| pool.release(*slot));
+        assert_eq!(pool.bytes(), KEPT_PAGES * PAGE_CELLS * CELL_LEN);
+        assert!(pool.pages.len() <= 64 + 4 && pool.open.len() <= pool.pages.len());
     }
 
     #[test]

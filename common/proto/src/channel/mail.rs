@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::inbox::{CircKey, Inbox};
+use super::survey::Answer;
 use crate::circuit::{CircuitShared, Cover, HopSpec};
 use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use crate::crypto::layer::HopSealer;
@@ -67,6 +68,10 @@ pub(crate) enum Mail {
     Passed(CircKey, u32),
     /// The other side of the circuit has ended.
     Destroy(CircKey),
+    /// Say which circuits hold data.
+    Survey(Answer),
+    /// Memory ran out, and this circuit has to go.
+    Shed(CircKey),
     /// The other side has ended after what it sent last.
     DestroyWhenSent(CircKey),
 }

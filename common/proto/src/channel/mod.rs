@@ -21,6 +21,7 @@ mod mail;
 mod output;
 mod padding;
 mod stats;
+mod survey;
 mod table;
 
 use std::collections::VecDeque;
@@ -33,6 +34,7 @@ pub use handshake::{PeerInfo, Role};
 pub use inbox::{CircKey, Inbox};
 pub(crate) use mail::Mail;
 pub use stats::{Census, ChannelStats, CircuitState, Totals};
+pub use survey::Held;
 
 use crate::cell::{self, CELL_LEN, Cell, CellError, Command};
 use crate::circuit::Violation;
@@ -176,6 +178,7 @@ pub struct Channel {
     scratch: Scratch,
     totals: Totals,
     stats: Arc<ChannelStats>,
+    stopwatch: survey::Stopwatch,
 }
 
 /// Lists that are empty between calls and keep their capacity.
@@ -209,6 +212,7 @@ impl Channel {
             scratch: Scratch::default(),
             totals: Totals::default(),
             stats: ChannelStats::new(),
+            stopwatch: survey::Stopwatch::default(),
         }
     }
 

@@ -65,8 +65,8 @@ impl Channel {
         let Some(circuit) = self.table.get_mut(key) else { return 0 };
         let start = out.len();
         let result = match &circuit.kind {
-            Kind::Endpoint(_) => fill(circuit, limit, out).map(|()| 0),
-            Kind::Origin(_) => fill_origin(circuit, limit, out),
+            Kind::Endpoint(_) => fill(now, circuit, limit, out).map(|()| 0),
+            Kind::Origin(_) => fill_origin(now, circuit, limit, out),
             _ => {
                 self.inbox.unload(circuit.pop(limit), out);
                 Ok(0)
@@ -124,7 +124,7 @@ impl Channel {
 }
 
 /// Writes and seals messages of a circuit that ends here.
-fn fill(circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result<(), Violation> {
+fn fill(now: Instant, circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result<(), Violation> {
     let (id, start) = (circuit.id, out.len());
     let (streams, hop) = match &mut circuit.kind {
         Kind::Endpoint(endpoint) => (&mut endpoint.streams, endpoint.sealer.hop()),
@@ -135,7 +135,7 @@ fn fill(circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result<(), Vi
         _ => return Ok(()),
     };
     let room = inner_len(hop) - message::HEADER_LEN;
-    streams.fill(limit, room, &mut |code, stream, data| {
+    streams.fill(now, limit, room, &mut |code, stream, data| {
         let at = out.len();
         out.extend_from_slice(&id.0.to_be_bytes());
         out.push(Command::Relay as u8);
@@ -154,7 +154,12 @@ fn fill(circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result<(), Vi
 }
 
 /// The same for a circuit that begins here, messages to single hops first; returns how many cells were padding.
-fn fill_origin(circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result<usize, Violation> {
+fn fill_origin(
+    now: Instant,
+    circuit: &mut Circuit,
+    limit: usize,
+    out: &mut Vec<u8>,
+) -> Result<usize, Violation> {
     let (id, mut written, mut padding) = (circuit.id, 0, 0);
     if let Kind::Origin(origin) = &mut circuit.kind {
         while written < limit {
@@ -166,7 +171,7 @@ fn fill_origin(circuit: &mut Circuit, limit: usize, out: &mut Vec<u8>) -> Result
         }
     }
     let start = out.len();
-    fill(circuit, limit - written, out)?;
+    fill(now, circuit, limit - written, out)?;
     if let Kind::Origin(origin) = &mut circuit.kind {
         origin.asides.others(((out.len() - start) / CELL_LEN) as u64);
     }

@@ -6,6 +6,7 @@ use super::inbox::{CircKey, Slot};
 use super::machines::Padder;
 use super::mail::Link;
 use super::stats::{Census, CircuitState};
+use super::survey::Queued;
 use crate::circuit::{Origin, Streams};
 use crate::crypto::fragment::{Create, Created, Extend};
 use crate::crypto::handshake::REQUEST_LEN;
@@ -59,7 +60,7 @@ pub(super) struct Circuit {
     pub(super) credit: SendCredit,
     pub(super) window: RecvWindow,
     /// Cells from the other side, to be sent.
-    pub(super) queue: VecDeque<Slot>,
+    pub(super) queue: VecDeque<Queued>,
     /// Cells sent and not reported to the other side.
     pub(super) passed: u32,
     /// `DESTROY` follows when nothing is left to send.
@@ -147,7 +148,7 @@ impl Circuit {
             self.queue.shrink_to(KEPT_QUEUE);
         }
         let count = limit.min(self.queue.len());
-        self.queue.drain(..count)
+        self.queue.drain(..count).map(|queued| queued.slot)
     }
 }
 

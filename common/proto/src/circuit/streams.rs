@@ -8,7 +8,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{MAX_STREAMS, Violation};
 use crate::buffers;
@@ -39,6 +39,12 @@ struct Stream {
     /// Bytes that arrived in this batch, handed over at its end.
     staged: Vec<u8>,
     staged_cells: u32,
+    /// When the first of them arrived.
+    staged_at: Option<Instant>,
+    /// When the application was given something to take, or took of it last.
+    inward_since: Option<Instant>,
+    /// When it had something to send, or some of it went last.
+    outward_since: Option<Instant>,
     /// Cells granted and not told yet; a `WINDOW` is in the queue while this is not zero.
     granted: u32,
     connected: bool,
@@ -124,6 +130,9 @@ impl Streams {
             window: memory.window,
             staged: Vec::new(),
             staged_cells: 0,
+            staged_at: None,
+            inward_since: None,
+            outward_since: None,
             granted: 0,
             connected: self.side == Side::Relay,
             sent_eof: false,
@@ -229,6 +238,7 @@ impl Streams {
                 }
                 if stream.staged_cells == 0 {
                     stream.staged = buffers::take();
+                    stream.staged_at = Some(now);
                     self.staged.push(id);
                 }
                 stream.staged.extend_from_slice(data);
@@ -281,6 +291,12 @@ impl Streams {
         if let Some(address) = wants.accepted {
             self.control.push_back((Code::Connected, id, message::encode_connected(address)));
         }
+        if wants.freed_cells > 0 {
+            stream.inward_since = Some(now);
+        }
+        if wants.has_output {
+            stream.outward_since.get_or_insert(now);
+        }
         stream.window.consumed(wants.freed_cells);
         if let Some(cells) = stream.window.poll_grant(now) {
             if stream.granted == 0 {
@@ -328,9 +344,26 @@ impl Streams {
         self.control.len() + data
     }
 
+    /// How long the oldest data has been here that an application does not take or that does not go out, and the bytes of all; `None`
+    /// if there is none.
+    pub(crate) fn held(&self, now: Instant) -> Option<(Duration, usize)> {
+        let mut oldest: Option<(Instant, usize)> = None;
+        for stream in self.streams.values() {
+            let (inward, outward) = stream.io.lock().stored();
+            for (bytes, since) in [(inward, stream.inward_since), (outward, stream.outward_since)] {
+                if bytes > 0 {
+                    let since = since.unwrap_or(now);
+                    oldest = Some(oldest.map_or((since, bytes), |(at, sum)| (at.min(since), sum + bytes)));
+                }
+            }
+        }
+        oldest.map(|(since, bytes)| (now.saturating_duration_since(since), bytes))
+    }
+
     /// Writes up to `limit` messages with at most `room` bytes of data each; returns how many.
     pub(crate) fn fill(
         &mut self,
+        now: Instant,
         limit: usize,
         room: usize,
         emit: &mut dyn FnMut(Code, StreamId, &[u8]),
@@ -340,7 +373,7 @@ impl Streams {
             if let Some((code, id, data)) = self.control.pop_front() {
                 count += self.emit_control(code, id, &data, emit);
             } else if let Some(id) = self.ready.pop_front() {
-                count += self.fill_stream(id, RUN_CELLS.min(limit - count), room, emit);
+                count += self.fill_stream(now, id, RUN_CELLS.min(limit - count), room, emit);
             } else {
                 break;
             }
@@ -370,6 +403,7 @@ impl Streams {
 
     fn fill_stream(
         &mut self,
+        now: Instant,
         id: StreamId,
         limit: usize,
         room: usize,
@@ -391,6 +425,9 @@ impl Streams {
         }
         let finished = state.is_finished();
         let more = state.unsent() > 0;
+        if count > 0 {
+            stream.outward_since = more.then_some(now);
+        }
         let writer = state.after_chunks();
         drop(state);
         if let Some(waker) = writer {
@@ -424,7 +461,10 @@ impl Streams {
 impl Stream {
     fn flush(&mut self) {
         if self.staged_cells > 0 {
-            self.io.deliver(std::mem::take(&mut self.staged), std::mem::take(&mut self.staged_cells));
+            let (bytes, cells) = (std::mem::take(&mut self.staged), std::mem::take(&mut self.staged_cells));
+            if self.io.deliver(bytes, cells) {
+                self.inward_since = self.staged_at;
+            }
         }
     }
 }

@@ -194,7 +194,7 @@ fn growth_leaves_half_of_the_budget() {
 fn windows_never_exceed_the_budget_and_give_it_back() {
     let budget = Budget::new(100 * CELL_LEN);
     let mut only = window(&budget);
-    assert!(RecvWindow::new(&budget, Span::Hop).is_none());
+    assert!(RecvWindow::new(&budget, Span::EndToEnd).is_none());
     assert_eq!(grow(&mut only), 64, "no room to grow");
     drop(only);
     assert_eq!(budget.used_cells(), 0);
@@ -206,6 +206,69 @@ fn credit_does_not_overflow() {
     assert_eq!(credit.grant(MAX_CREDIT_CELLS - INITIAL_CELLS), Ok(()));
     assert_eq!(credit.grant(1), Err(CreditError));
     assert_eq!(credit.grant(u32::MAX), Err(CreditError));
+}
+
+#[test]
+fn an_idle_circuit_reserves_little_and_one_that_queues_all_of_its_window() {
+    let (now, budget) = (Instant::now(), Budget::new(40 * CELL_LEN));
+    let hop = || RecvWindow::new(&budget, Span::Hop);
+    let (mut first, second) = (hop().unwrap(), hop().unwrap());
+    assert!(hop().is_none());
+    receive(&mut first, now, IDLE_CELLS, false);
+    assert_eq!(budget.used_cells(), 32);
+    receive(&mut first, now, 1, false);
+    assert_eq!(budget.used_cells(), 64 + 16, "its sender has the credit already");
+    assert!(hop().is_none());
+    // It keeps all of it until it was idle for a whole turn.
+    first.consumed(17);
+    first.rest();
+    assert_eq!(first.reserved_cells(), 64);
+    first.rest();
+    first.rest();
+    assert_eq!((first.reserved_cells(), budget.used_cells()), (IDLE_CELLS, 32));
+    drop((first, second));
+    assert_eq!(budget.used_cells(), 0);
+}
+
+#[test]
+fn a_window_that_has_grown_keeps_what_it_was_granted() {
+    let budget = Budget::new(1 << 20);
+    let mut window = RecvWindow::new(&budget, Span::Hop).unwrap();
+    assert_eq!(grow(&mut window), 128);
+    window.rest();
+    window.rest();
+    assert_eq!((window.window_cells(), window.reserved_cells()), (128, 128 - 48));
+    window.give_back();
+    receive(&mut window, Instant::now(), 100, false);
+    assert_eq!((window.reserved_cells(), budget.used_cells()), (0, 0));
+}
+
+proptest::proptest! {
+    /// What is queued is always reserved, and so is everything that was granted beyond the first cells.
+    #[test]
+    fn what_is_queued_is_reserved(
+        steps in proptest::collection::vec((0_u32..80, 0_u32..80, proptest::bool::ANY, proptest::bool::ANY), 1..100),
+    ) {
+        let budget = Budget::new(1 << 24);
+        let mut window = RecvWindow::new(&budget, Span::Hop).unwrap();
+        let (mut now, mut credit, mut queued) = (Instant::now(), INITIAL_CELLS, 0);
+        for (arrive, leave, held_up, rests) in steps {
+            now += Duration::from_millis(20);
+            let arrive = arrive.min(credit);
+            receive(&mut window, now, arrive, held_up);
+            (credit, queued) = (credit - arrive, queued + arrive);
+            let leave = leave.min(queued);
+            window.consumed(leave);
+            queued -= leave;
+            credit += window.poll_grant(now).unwrap_or(0);
+            if rests {
+                window.rest();
+            }
+            let (reserved, size) = (window.reserved_cells(), window.window_cells());
+            proptest::prop_assert!(reserved >= queued.max(size - (INITIAL_CELLS - IDLE_CELLS)) && reserved <= size);
+            proptest::prop_assert_eq!(budget.used_cells(), reserved as usize);
+        }
+    }
 }
 
 proptest::proptest! {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::rounds::{Rounds, Span};
-use super::{Budget, CreditError, INITIAL_CELLS};
+use super::{Budget, CreditError, IDLE_CELLS, INITIAL_CELLS};
 
 /// Fewer cells are not worth a grant.
 const LEAST_GRANT: u32 = INITIAL_CELLS / 4;
@@ -23,7 +23,10 @@ pub struct RecvWindow {
     /// What the window should be, by [`Rounds`].
     goal: u32,
     rounds: Rounds,
+    /// Of the budget. Zero: what arrives is dropped.
     reserved: u32,
+    /// A cell arrived since [`RecvWindow::rest`] was called last.
+    is_used: bool,
     budget: Budget,
 }
 
@@ -39,15 +42,20 @@ impl RecvWindow {
             goal: INITIAL_CELLS,
             rounds: Rounds::new(span),
             reserved: 0,
+            is_used: false,
             budget: budget.clone(),
         }
     }
 
-    /// The initial window, reserved in the budget; `None` if it has no room.
+    /// The initial window, a circuit's in part and a stream's as a whole reserved in the budget; `None` if it has no room.
     pub fn new(budget: &Budget, span: Span) -> Option<RecvWindow> {
-        budget.reserve(INITIAL_CELLS).then(|| {
+        let cells = match span {
+            Span::Hop => IDLE_CELLS,
+            Span::EndToEnd => INITIAL_CELLS,
+        };
+        budget.reserve(cells).then(|| {
             let mut window = RecvWindow::unreserved(budget, span);
-            window.reserved = INITIAL_CELLS;
+            window.reserved = cells;
             window
         })
     }
@@ -59,11 +67,35 @@ impl RecvWindow {
     pub fn received(&mut self, now: Instant, held_up: bool) -> Result<(), CreditError> {
         self.outstanding = self.outstanding.checked_sub(1).ok_or(CreditError)?;
         self.queued += 1;
+        if self.queued > self.reserved {
+            self.back();
+        }
+        self.is_used = true;
         if let Some(goal) = self.rounds.arrived(now, self.arrived, held_up, self.window) {
             self.goal = goal;
         }
         self.arrived += 1;
         Ok(())
+    }
+
+    /// Reserves the whole window: more of it is in use than an idle one keeps.
+    #[cold]
+    fn back(&mut self) {
+        if self.reserved > 0 {
+            self.budget.reserve_promised(self.window - self.reserved);
+            self.reserved = self.window;
+        }
+    }
+
+    /// To be called now and then: what was not used since the last time keeps no more than [`IDLE_CELLS`] of its first
+    /// cells reserved. What it was granted beyond those stays reserved.
+    pub fn rest(&mut self) {
+        if std::mem::take(&mut self.is_used) || self.queued > 0 || self.reserved < self.window {
+            return;
+        }
+        let unneeded = INITIAL_CELLS - IDLE_CELLS;
+        self.reserved -= unneeded;
+        self.budget.release(unneeded);
     }
 
     /// So many cells left the queue.
@@ -109,6 +141,11 @@ impl RecvWindow {
     /// Gives the reservation back: from now on what arrives is dropped.
     pub fn give_back(&mut self) {
         self.budget.release(std::mem::take(&mut self.reserved));
+    }
+
+    /// Cells that are reserved for it.
+    pub fn reserved_cells(&self) -> u32 {
+        self.reserved
     }
 
     /// The size of the window in cells.

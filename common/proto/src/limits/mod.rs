@@ -7,7 +7,8 @@
 //!    too many, the oldest of whoever has the most waiting is given up.
 //! 3. [`StreamRates`] holds each circuit to a rate of new streams.
 //! 4. [`Bucket`] holds all of them together to a rate of bytes.
-//! 5. [`Params`] says how much of each, from the consensus or from the operator.
+//! 5. [`Pressure`] says when memory runs out, and [`oldest_first`] what goes then.
+//! 6. [`Params`] says how much of each, from the consensus or from the operator.
 //!
 //! Time comes in as an argument, and nothing here knows what it protects.
 
@@ -18,6 +19,7 @@ mod latency;
 mod network;
 mod params;
 mod rate;
+mod shed;
 mod streams;
 
 pub use bucket::{Bucket, Throughput};
@@ -27,4 +29,5 @@ pub use latency::Latency;
 pub use network::Networks;
 pub use params::{Overrides, Params};
 pub use rate::{Pace, Rate};
+pub use shed::{Holding, Pressure, oldest_first};
 pub use streams::StreamRates;

@@ -78,6 +78,10 @@ params! {
     subnet_factor: "dos_subnet_factor" = 4 in 1..=65_536,
     /// Circuits at a time on the channel of a client.
     circuits_per_client: "dos_circuits_per_client" = 2_048 in 8..=65_536,
+    /// Circuits at a time on the channel of a relay of the network.
+    circuits_per_relay: "dos_circuits_per_relay" = 32_768 in 1_024..=65_536,
+    /// Streams at a time that come here over one channel.
+    streams_per_neighbour: "dos_streams_per_neighbour" = 8_192 in 64..=65_536,
     /// Streams that one circuit may begin here each second. 0: without limit.
     streams_per_second: "dos_streams_per_second" = 100 in 0..=100_000,
     /// The same at once.

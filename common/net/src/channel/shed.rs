@@ -1,0 +1,50 @@
+//! What a node lets go when memory runs out: circuits with the oldest queued data, whichever channels they are on.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tunic_proto::limits::{Holding, oldest_first};
+
+use super::Node;
+
+/// How long the channels may take to say what they hold; who is later keeps it until the next time.
+const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What was let go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shed {
+    /// So many circuits.
+    pub circuits: usize,
+    /// So many bytes of queued data.
+    pub bytes: usize,
+}
+
+impl Node {
+    /// Ends as many circuits as hold so many bytes together, those with the oldest data first. The memory is free once
+    /// their channels have got round to it.
+    pub async fn shed(&self, bytes: usize) -> Shed {
+        let (answers, mut answered) = mpsc::unbounded_channel();
+        for inbox in self.0.ledger.inboxes() {
+            let answers = answers.clone();
+            inbox.survey(Box::new(move |held| {
+                let _ = answers.send(held);
+            }));
+        }
+        drop(answers);
+        let mut all = Vec::new();
+        let gather = async {
+            while let Some(held) = answered.recv().await {
+                all.extend(held);
+            }
+        };
+        let _ = timeout(SURVEY_TIMEOUT, gather).await;
+        let mut shed = Shed::default();
+        for held in oldest_first(all, bytes) {
+            held.shed();
+            shed.circuits += 1;
+            shed.bytes += held.bytes();
+        }
+        shed
+    }
+}

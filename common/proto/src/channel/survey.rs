@@ -1,0 +1,132 @@
+//! What the circuits of a channel hold, asked for when memory runs out, and the end of those that have to go.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Channel;
+use super::inbox::{CircKey, Inbox, Slot};
+use super::mail::Mail;
+use super::table::{Circuit, Kind};
+use crate::cell::CELL_LEN;
+use crate::counters::Incident;
+use crate::limits::Holding;
+use crate::message::DestroyReason;
+
+/// Circuits that one channel names at a time: those with the oldest data.
+const MAX_NAMED: usize = 1_024;
+
+/// A circuit that holds data.
+pub struct Held {
+    inbox: Arc<Inbox>,
+    key: CircKey,
+    age: Duration,
+    bytes: usize,
+}
+
+impl Held {
+    /// Ends the circuit.
+    pub fn shed(&self) {
+        let _ = self.inbox.post(Mail::Shed(self.key));
+    }
+}
+
+impl Holding for Held {
+    fn age(&self) -> Duration {
+        self.age
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Where a channel's answer goes; dropped once it was given, or when there is nobody to give it.
+pub type Answer = Box<dyn FnOnce(Vec<Held>) + Send>;
+
+impl Inbox {
+    /// Asks which circuits hold data, and how old it is. A channel that has closed holds none.
+    pub fn survey(&self, answer: Answer) {
+        let _ = self.post(Mail::Survey(answer));
+    }
+}
+
+/// A cell in line, and when it came: milliseconds since the channel's beginning, which begin anew after 49 days.
+#[derive(Clone, Copy)]
+pub(super) struct Queued {
+    pub(super) slot: Slot,
+    pub(super) at_ms: u32,
+}
+
+/// Counts milliseconds from the first moment that it sees.
+#[derive(Default)]
+pub(super) struct Stopwatch(Option<Instant>);
+
+impl Stopwatch {
+    pub(super) fn at_ms(&mut self, now: Instant) -> u32 {
+        // The lower half: only differences are used.
+        now.saturating_duration_since(*self.0.get_or_insert(now)).as_millis() as u32
+    }
+}
+
+impl Circuit {
+    /// How old the oldest data is that it holds on this channel, and how many bytes there are; `None` if there are none.
+    fn held(&self, now: Instant, now_ms: u32) -> Option<(Duration, usize)> {
+        let cells = self.queue.front().map(|first| {
+            let age_ms = now_ms.wrapping_sub(first.at_ms);
+            (Duration::from_millis(age_ms.into()), self.queue.len() * CELL_LEN)
+        });
+        let data = match &self.kind {
+            Kind::Endpoint(endpoint) => endpoint.streams.held(now),
+            _ => None,
+        };
+        match (cells, data) {
+            (Some((one, cells)), Some((other, data))) => Some((one.max(other), cells + data)),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+impl Channel {
+    pub(super) fn answer_survey(&mut self, now: Instant, answer: Answer) {
+        let now_ms = self.stopwatch.at_ms(now);
+        let mut held: Vec<Held> = Vec::new();
+        for key in self.table.keys() {
+            let circuit = self.table.get(key).filter(|circuit| !matches!(circuit.kind, Kind::Closing));
+            if let Some((age, bytes)) = circuit.and_then(|circuit| circuit.held(now, now_ms)) {
+                held.push(Held { inbox: self.inbox.clone(), key, age, bytes });
+            }
+        }
+        held.sort_by_key(|held| std::cmp::Reverse(held.age));
+        held.truncate(MAX_NAMED);
+        answer(held);
+    }
+
+    pub(super) fn shed(&mut self, key: CircKey) {
+        let is_there = self.table.get(key).is_some_and(|circuit| !matches!(circuit.kind, Kind::Closing));
+        if is_there {
+            self.config.counters.count(Incident::Shed);
+            self.end_circuit(key, DestroyReason::Resources);
+        }
+    }
+
+    /// To be called now and then, a minute apart: circuits that were not used meanwhile give back what they do not need,
+    /// and the channel its storage.
+    pub fn rest(&mut self) {
+        for key in self.table.keys() {
+            if let Some(circuit) = self.table.get_mut(key) {
+                circuit.window.rest();
+                if circuit.queue.is_empty() {
+                    circuit.queue.shrink_to_fit();
+                }
+            }
+        }
+        self.inbox.rest();
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Held({:?}, {} bytes)", self.age, self.bytes)
+    }
+}

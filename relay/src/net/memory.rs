@@ -1,0 +1,71 @@
+//! Holds the process to the memory that it may have, measured as what the system counts for it: its resident set.
+//!
+//! 1. Near the limit, circuits end, those with the oldest queued data first, until a tenth is free again; the allocator
+//!    gives back what became free.
+//! 2. Meanwhile new channels and circuits are refused.
+
+use std::fs;
+use std::time::Duration;
+
+use tunic_net::channel::Node;
+use tunic_net::memory::give_back;
+use tunic_net::metrics::resident_bytes;
+use tunic_proto::limits::Pressure;
+
+use crate::config::Config;
+use crate::core::memory::{control_groups, default_max, group_limit, machine_memory};
+
+/// How often it is looked: a line of 10 Gbit/s brings 125 MB in that time.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Of what the process may hold, in percent: from here on it is too much, for more arrives while circuits end.
+const HIGH_PERCENT: u64 = 90;
+/// How long circuits' ends may take to free their memory before it is measured again.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// What the process may hold: what the operator says, or a share of the memory that there is.
+pub(super) fn max(config: &Config) -> u64 {
+    config.memory_max.unwrap_or_else(|| default_max(available().unwrap_or(0)))
+}
+
+/// The memory of the machine, or of the control group that the process is in, whichever is less; `None` if the system
+/// does not tell.
+pub(crate) fn available() -> Option<u64> {
+    let read = |path: String| fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo".to_owned()).and_then(|text| machine_memory(&text));
+    let groups = control_groups(&read("/proc/self/cgroup".to_owned()).unwrap_or_default());
+    let limits =
+        groups.iter().filter_map(|group| group_limit(&read(format!("/sys/fs/cgroup{group}/memory.max"))?));
+    limits.chain(machine).min()
+}
+
+/// Looks after the memory of the process until dropped.
+pub(super) async fn watch(node: Node, max: u64) {
+    let (mut pressure, mut was_high) = (Pressure::new(max / 100 * HIGH_PERCENT), false);
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let Some(resident) = resident_bytes() else { continue };
+        let sheds = pressure.handle_resident(resident);
+        node.admission().set_memory_short(pressure.is_high());
+        if sheds > 0 {
+            let shed = node.shed(usize::try_from(sheds).unwrap_or(usize::MAX)).await;
+            tokio::time::sleep(SETTLE).await;
+            give_back();
+            tracing::debug!("memory: {} circuits with {} bytes ended", shed.circuits, shed.bytes);
+        }
+        if pressure.is_high() != was_high {
+            was_high = pressure.is_high();
+            tell(was_high, resident, max);
+        }
+    }
+}
+
+fn tell(is_high: bool, resident: u64, max: u64) {
+    if is_high {
+        let (resident, max) = (resident >> 20, max >> 20);
+        tracing::warn!(
+            "memory: {resident} MiB of {max}: circuits with the oldest queued data end, and no new channels and circuits are taken"
+        );
+    } else {
+        tracing::info!("memory: enough again; channels and circuits are taken");
+    }
+}
