@@ -1,16 +1,13 @@
 //! Where the daemon can be reached: the port for applications and what goes with it, the status page, the control socket.
 
-mod unix;
-
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
-use tunic_net::daemon::{RunOptions, Status, listen};
+use tunic_net::daemon::{RunOptions, Status, UnixLock, listen, open_unix};
 
-use self::unix::{Lock, open_unix};
 use crate::config::Config;
 use crate::net::Client;
 
@@ -22,10 +19,10 @@ pub(crate) struct Ports {
     applications: TcpListener,
     /// Where applications reach it.
     pub(crate) address: SocketAddr,
-    unix: Option<(UnixListener, Lock)>,
+    unix: Option<(UnixListener, UnixLock)>,
     dns: Option<(UdpSocket, TcpListener)>,
     page: Option<TcpListener>,
-    control: Option<(UnixListener, Lock)>,
+    control: Option<(UnixListener, UnixLock)>,
 }
 
 impl Ports {

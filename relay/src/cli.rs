@@ -16,6 +16,7 @@ use crate::check::{self, Finding, Weight};
 use crate::config::{Config, EXAMPLE};
 use crate::init::{self, Flags};
 use crate::net::ask_network;
+use crate::top::{self, TopArgs};
 
 const PROGRAM: Program = Program {
     name: "tunic-relay",
@@ -25,7 +26,8 @@ const PROGRAM: Program = Program {
   tunic-relay init --config relay.toml            Answer a few questions; get a configuration and keys
   tunic-relay --print-config > relay.toml         Or start from the commented example
   tunic-relay check --config relay.toml           Look for what would keep the relay from working
-  tunic-relay run --config relay.toml             Run until SIGINT or SIGTERM",
+  tunic-relay run --config relay.toml             Run until SIGINT or SIGTERM
+  tunic-relay top --config relay.toml             Watch it run",
     config: EXAMPLE,
 };
 
@@ -39,6 +41,8 @@ enum Command {
     Init(Flags),
     /// Say what would keep the relay from working, and how to mend it
     Check(CheckArgs),
+    /// Watch the running relay in this terminal: traffic, circuits, what costs most, what is amiss, the log
+    Top(TopArgs),
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +61,7 @@ pub fn main() -> Exit {
         Command::Keygen(file) => keygen(&file.config).map(|()| Exit::Success),
         Command::Init(flags) => init(flags),
         Command::Check(arguments) => check(&arguments),
+        Command::Top(arguments) => top::watch(&arguments).map(|()| Exit::Success),
     })
 }
 

@@ -14,5 +14,6 @@ mod exit_config;
 pub mod init;
 pub mod net;
 pub mod padding;
+pub mod top;
 
 pub use net::run;

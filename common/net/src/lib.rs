@@ -11,5 +11,6 @@ pub mod keyfile;
 pub mod keys;
 pub mod memory;
 pub mod metrics;
+pub mod recent;
 pub mod sandbox;
 pub mod telemetry;

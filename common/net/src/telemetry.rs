@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
+use crate::recent::Tee;
+
 /// The environment variable that wins over the configured level.
 pub const ENV_VAR: &str = "TUNIC_LOG";
 
@@ -61,7 +63,7 @@ pub fn init(configured: &LogFilter) {
     let (filter, bad) = filter(wanted);
     let verbose = is_verbose(&filter);
     let started = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(Tee)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(verbose)
         .with_env_filter(filter)

@@ -11,3 +11,4 @@ pub mod files;
 pub mod memory;
 pub mod name;
 pub mod publish;
+pub mod top;

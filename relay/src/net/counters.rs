@@ -1,5 +1,6 @@
 //! What a relay counts for its operator: totals since it started. Nothing here tells who or where.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -34,6 +35,19 @@ pub struct Counters {
 /// Counts one.
 pub fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
+}
+
+impl Counters {
+    /// Streams to targets, by outcome.
+    pub fn streams(&self) -> BTreeMap<String, u64> {
+        let outcomes = [
+            ("connected", &self.streams_connected),
+            ("refused", &self.streams_refused),
+            ("failed", &self.streams_failed),
+            ("no_room", &self.streams_without_room),
+        ];
+        outcomes.map(|(outcome, count)| (outcome.to_owned(), count.load(Relaxed))).into()
+    }
 }
 
 impl fmt::Display for Counters {

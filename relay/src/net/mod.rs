@@ -3,12 +3,14 @@
 //! 1. [`run`] loads keys and the stored consensus, and listens.
 //! 2. [`responder`] answers circuits; [`connector`] makes the connections of an exit.
 //! 3. [`ask_network`] is what `tunic-relay check` asks.
-//! 4. [`publisher`] hands the descriptor to the authorities, [`fetcher`] fetches the consensus.
+//! 4. [`control`] tells `tunic-relay top` how the relay is.
+//! 5. [`publisher`] hands the descriptor to the authorities, [`fetcher`] fetches the consensus.
 
 mod accountant;
 mod ask;
 pub mod authorities;
 pub mod connector;
+pub mod control;
 pub mod counters;
 mod datagrams;
 pub mod dns;

@@ -20,6 +20,7 @@ use super::accountant::Accountant;
 use super::authorities::Authorities;
 use super::clock;
 use super::connector::Connector;
+use super::control;
 use super::counters::Counters;
 use super::dns::Dns;
 use super::fetcher::Fetcher;
@@ -78,6 +79,7 @@ pub async fn run_with(
     let relay = Relay::new(settings, options, listening)?;
     let mut tasks = relay.start();
     pages.serve(relay.sources(), &mut tasks);
+    control::start(relay.sources(), &mut tasks);
     let mut serving = Box::pin(relay.node.serve(listener));
     relay.options.tell(Status::Listening(listening));
     relay.accountant.remind();

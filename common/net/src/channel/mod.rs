@@ -30,6 +30,7 @@ use tunic_proto::resolve::Query;
 pub use admission::{Admission, Rest};
 pub use circuit::{Channel, Circuit};
 pub use datagrams::CircuitDatagrams;
+pub use ledger::ChannelFigures;
 pub use limits::Limits;
 pub use node::Node;
 pub use open::ConnectError;

@@ -30,7 +30,7 @@ use super::admission::Admission;
 use super::drain::{Drain, Tally};
 use super::driver::{Driver, DriverError};
 use super::handshakes::Handshakes;
-use super::ledger::Ledger;
+use super::ledger::{ChannelFigures, Ledger};
 use super::limits::{Guest, Limits, Place, Places, Visit};
 use super::open::{OPEN_TIMEOUT, configure, open};
 use super::tls::Tls;
@@ -144,6 +144,11 @@ impl Node {
     /// What all channels so far have done together.
     pub fn totals(&self) -> Totals {
         self.0.ledger.totals()
+    }
+
+    /// The open channels one by one, in no order.
+    pub fn channels(&self) -> Vec<ChannelFigures> {
+        self.0.ledger.channels()
     }
 
     /// Channels that are open or being opened.
@@ -404,7 +409,7 @@ impl NodeInner {
             rng: Box::new(StdRng::from_rng(&mut clock::rng())),
         });
         core.set_padding(lock(&self.padding).clone());
-        let entry = self.ledger.enter(core.stats(), core.inbox());
+        let entry = self.ledger.enter(core.stats(), core.inbox(), info.id.is_some());
         let (alive, closed) = watch::channel(());
         let clock_ahead_s = info.netinfo.time.map(|time| {
             // What a peer says may be absurd.

@@ -16,6 +16,7 @@ mod reload;
 mod service;
 mod signals;
 mod socket;
+mod unix;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ pub use service::{ServiceConfig, Switch};
 pub use signals::{Hurry, Shutdown, shutdown_signal};
 pub use socket::{ListenError, bind, listen};
 pub use tokio::sync::watch;
+pub use unix::{UnixLock, open_unix};
 
 use crate::channel::Rest;
 use crate::config::ConfigError;

@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval};
 
 pub use node::node;
-pub use process::{process, resident_bytes};
+pub use process::{open_files, process, resident_bytes};
 pub use text::{Family, Kind, Text};
 
 use crate::http::{self, Audience, Page};

@@ -32,7 +32,8 @@ pub fn resident_bytes() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-fn open_files() -> Option<u64> {
+/// Files that the process has open.
+pub fn open_files() -> Option<u64> {
     fs::read_dir("/proc/self/fd").ok().map(|files| files.count() as u64)
 }
 

@@ -1,7 +1,7 @@
-//! Unix sockets that belong to one client at a time.
+//! Unix sockets that belong to one daemon at a time.
 //!
-//! A lock on a file beside the socket says whose it is, as long as that client runs: two that start at once cannot both take
-//! what a third one left behind. The lock file stays, because removing it would let two clients lock two files of one name.
+//! A lock on a file beside the socket says whose it is, as long as that daemon runs: two that start at once cannot both take
+//! what a third one left behind. The lock file stays, because removing it would let two daemons lock two files of one name.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
@@ -18,13 +18,14 @@ use tokio::net::{UnixListener, UnixSocket};
 const BACKLOG: u32 = 1_024;
 
 /// Held as long as the socket is ours.
-pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
+pub struct UnixLock(#[expect(dead_code, reason = "held, not read")] File);
 
-/// Opens a socket that only this user can connect to. One that a client left behind is replaced.
+/// Opens a socket that only this user, and root, can connect to, for as long as the lock is held. One that an earlier run left
+/// behind is replaced. To be called inside a tokio runtime.
 ///
 /// # Errors
-/// If another client has it, if anything else is in its place, or if the system refuses.
-pub(super) fn open_unix(path: &Path) -> anyhow::Result<(UnixListener, Lock)> {
+/// If another daemon has it, if anything else is in its place, or if the system refuses.
+pub fn open_unix(path: &Path) -> anyhow::Result<(UnixListener, UnixLock)> {
     let context = || format!("cannot open the socket {}", path.display());
     let lock = lock(path).with_context(context)?;
     let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
@@ -38,7 +39,7 @@ pub(super) fn open_unix(path: &Path) -> anyhow::Result<(UnixListener, Lock)> {
     Ok((socket.listen(BACKLOG).with_context(context)?, lock))
 }
 
-fn lock(socket: &Path) -> anyhow::Result<Lock> {
+fn lock(socket: &Path) -> anyhow::Result<UnixLock> {
     let mut name = OsString::from(socket);
     name.push(".lock");
     let path = PathBuf::from(name);
@@ -46,8 +47,8 @@ fn lock(socket: &Path) -> anyhow::Result<Lock> {
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
     let file = options.open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
-        Err(TryLockError::WouldBlock) => anyhow::bail!("another client that is running has it"),
+        Ok(()) => Ok(UnixLock(file)),
+        Err(TryLockError::WouldBlock) => anyhow::bail!("another daemon that is running has it"),
         Err(TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }
@@ -74,12 +75,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_one_clients_until_it_ends() {
+    async fn a_socket_is_one_daemons_until_it_ends() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let first = open_unix(&path).unwrap();
         let told = why_not(&path);
-        assert!(told.contains("another client that is running") && told.contains("/s:"), "{told}");
+        assert!(told.contains("another daemon that is running") && told.contains("/s:"), "{told}");
         // Between its bind and its listen, the socket of one looks abandoned to the other: only the lock tells.
         let (listener, lock) = first;
         drop(listener);
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_a_clients_is_left_alone() {
+    async fn what_is_not_a_daemons_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let _somebodys = StdListener::bind(&path).unwrap();
