@@ -128,9 +128,20 @@ have_engine() {
     done
 }
 
+# What relays show on the network that leads nowhere, as this machine's bridge sees it: every panel has an answer.
+panels_have_answers() {
+    local container targets=()
+    for container in $(containers relay) $(containers exit); do
+        targets+=("$(docker inspect -f "{{(index .NetworkSettings.Networks \"${COMPOSE_PROJECT_NAME}_tunic\").IPAddress}}" "$container"):9101")
+    done
+    relay/monitoring/ask_panels.py "${targets[@]}"
+}
+
 [ "$(id -u)" = 0 ] || docker info >/dev/null 2>&1 || skip 'containers (a Docker engine takes root)'
 begun=$EPOCHREALTIME
 have_engine
+compose --profile monitoring config >/dev/null
+say 'the file is valid, with monitoring'
 say 'the engine runs'
 [ -n "${TUNIC_PREBUILT:-}" ] || testnet/compose/prebuild.sh
 compose build -q 2>/dev/null
@@ -158,6 +169,13 @@ exit=$(first exit)
 fetches "$exit" >/dev/null
 say 'only exits reach the web'
 docker inspect -f '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}' "$relay" | grep -qx '65532:65532 true \[ALL\]'
+
+if command -v prometheus >/dev/null; then
+    panels_have_answers
+    say 'relays show figures to Prometheus'
+else
+    echo 'skipped: figures of containers (prometheus is not installed)'
+fi
 
 docker kill "$relay" >/dev/null
 until_works 'a page comes without that relay' page

@@ -99,6 +99,9 @@ struct RelayArgs {
     /// Connect to targets too, private addresses included
     #[arg(long)]
     exit: bool,
+    /// Serve figures for Prometheus at port 9101, to whoever is on the network of the authorities
+    #[arg(long)]
+    metrics: bool,
 }
 
 #[derive(Debug, Args)]

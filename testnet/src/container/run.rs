@@ -14,6 +14,7 @@ use tunic_net::config::AuthorityConfig;
 use tunic_net::daemon::{RunOptions, shutdown_signal, unix_now};
 use tunic_net::keyfile;
 use tunic_net::keys::NodeKeys;
+use tunic_net::metrics::MetricsConfig;
 use tunic_net::telemetry::{self, LogFilter};
 use tunic_proto::dir::ExitPolicy;
 use tunic_relay::config as relay_config;
@@ -28,6 +29,9 @@ use super::{
 const ROUND_DELAY_S: u32 = 3;
 /// Between rounds while there is no consensus, in seconds.
 const BOOTSTRAP_INTERVAL_S: u32 = 1;
+/// Where figures are served, and how often they change, in seconds.
+const METRICS_PORT: u16 = 9_101;
+const METRICS_INTERVAL_S: u64 = 10;
 /// Where an exit does not connect to.
 const EXIT_POLICY: [&str; 2] = ["reject *:25", "accept *:*"];
 /// What a relay or an authority is, for [`super::health`].
@@ -132,9 +136,11 @@ async fn prepare_relay(args: &RelayArgs) -> anyhow::Result<PathBuf> {
         exit.policy = ExitPolicy::parse(&EXIT_POLICY)?;
         exit.allow_private = true;
     }
+    let address = own_address(&args.network).await?;
     let config = relay_config::Config {
         listen: SocketAddr::from(([0, 0, 0, 0], RELAY_PORT)),
-        address: vec![SocketAddr::from((own_address(&args.network).await?, RELAY_PORT))],
+        address: vec![SocketAddr::from((address, RELAY_PORT))],
+        metrics: metrics(args.metrics.then_some(address)),
         nickname,
         data_dir: dir.clone(),
         allow_private_relays: true,
@@ -143,6 +149,15 @@ async fn prepare_relay(args: &RelayArgs) -> anyhow::Result<PathBuf> {
         ..relay_config::Config::default()
     };
     write_config(&dir, &config)
+}
+
+/// Figures at this address, which is on the network of the authorities only, if they are wanted.
+fn metrics(address: Option<IpAddr>) -> MetricsConfig {
+    MetricsConfig {
+        listen: address.map(|address| SocketAddr::from((address, METRICS_PORT))),
+        interval_s: METRICS_INTERVAL_S,
+        other_machines: address.is_some(),
+    }
 }
 
 async fn prepare_client(args: &ClientArgs) -> anyhow::Result<PathBuf> {
@@ -261,6 +276,14 @@ mod tests {
         let address = own_address(&network(&["nowhere.invalid", "127.0.0.1"])).await.unwrap();
         assert!(address.is_loopback());
         assert!(own_address(&network(&["nowhere.invalid"])).await.is_err());
+    }
+
+    #[test]
+    fn figures_are_served_where_it_is_said_and_nowhere_else() {
+        assert_eq!(metrics(None).listen, None);
+        let shown = metrics(Some(IpAddr::from([10, 9, 0, 7])));
+        assert_eq!(shown.listen, Some("10.9.0.7:9101".parse().unwrap()));
+        assert!(shown.checks().iter().all(|(wrong, _)| !wrong), "{shown:?}");
     }
 
     #[test]
