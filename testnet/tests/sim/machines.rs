@@ -133,6 +133,21 @@ fn loads_of_one_class_look_alike() {
 }
 
 #[test]
+fn a_tick_is_written_in_one_piece_whatever_is_in_it() {
+    let (mut net, circuit) = padded(114, spec(MachineKind::Tunic), 0);
+    net.world.watch(net.end.peer());
+    // What comes back comes a few cells at a time, so that most ticks hold some of it and some padding.
+    let load = net.world.transfer(&circuit, service("echo"), 30_000).unwrap();
+    complete(&mut net.world, &[load]);
+    net.world.run_for(Duration::from_secs(10));
+    let written: Vec<_> = net.world.watched(net.end.peer()).iter().map(|(_, size)| size / CELL_LEN).collect();
+    let ticks = written.iter().filter(|cells| **cells >= 5).count();
+    // Credit goes by itself.
+    let pieces = written.iter().filter(|cells| (2..5).contains(*cells)).count();
+    assert!(ticks >= 115 && pieces <= 8, "{written:?}");
+}
+
+#[test]
 fn what_is_large_is_not_held_up_for_long() {
     let took = |begin, upload| {
         let (mut net, circuit) = padded(111, spec(MachineKind::Tunic), 0);

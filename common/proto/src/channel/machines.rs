@@ -48,6 +48,9 @@ pub(super) struct Padder {
     ahead: usize,
     is_noted: bool,
     armed: Option<Instant>,
+    /// Relay: what may go waits for padding that is being sealed, so that a tick is written in one piece. Written in two, the
+    /// sizes of packets would tell how much of it is padding.
+    gate: bool,
 }
 
 impl Padder {
@@ -62,12 +65,13 @@ impl Padder {
             ahead: 0,
             is_noted: false,
             armed: None,
+            gate: false,
         })
     }
 
     /// How many of this many cells may go now.
     pub(super) fn may_send(&self, cells: usize) -> usize {
-        self.runner.may_send(cells)
+        if self.gate { 0 } else { self.runner.may_send(cells) }
     }
 
     /// So many cells of the circuit were written, some of them padding that the machines know of.
@@ -97,6 +101,7 @@ impl Padder {
     pub(super) fn queued(&mut self) {
         if self.ahead > 0 {
             self.ahead -= 1;
+            self.gate &= self.ahead > 0;
         } else {
             self.queued += 1;
             self.runner.others(1);
@@ -338,6 +343,8 @@ impl Channel {
         for (_, key) in self.machines.take_due(now) {
             if let Some(padder) = self.table.get_mut(key).and_then(|circuit| circuit.padder.as_mut()) {
                 padder.armed = None;
+                // What was not sealed by now was given up.
+                padder.gate = false;
             }
             self.settle_one(now, key);
         }
@@ -366,6 +373,7 @@ impl Channel {
             match &mut circuit.kind {
                 Kind::Outward { link, .. } => {
                     padder.ahead += padding;
+                    padder.gate = true;
                     link.tell(Mail::Add(link.key, Code::Drop, Vec::new(), padding));
                 }
                 Kind::Origin(origin) => {
