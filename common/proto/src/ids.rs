@@ -102,7 +102,7 @@ impl HopNum {
     }
 
     /// The depth as an index.
-    pub fn index(self) -> usize {
-        usize::from(self.0)
+    pub const fn index(self) -> usize {
+        self.0 as usize
     }
 }

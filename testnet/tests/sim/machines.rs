@@ -184,6 +184,51 @@ fn one_client_cannot_have_all_the_machines_of_a_relay() {
 }
 
 #[test]
+fn one_channel_of_another_relay_gets_half_of_the_machines() {
+    let mut net = Network::new(116, 3);
+    net.world.limit_padding(net.relays[1], LimitsConfig { machines: 6, ..LimitsConfig::default() });
+    let circuits: Vec<_> = (0..4).map(|_| net.build()).collect();
+    circuits.iter().for_each(|circuit| circuit.pad(1, spec(MachineKind::BreakPad)));
+    net.world.run_for(MOMENT);
+    assert_eq!(net.world.count(net.relays[1], Incident::MachinesRefused), 1);
+}
+
+#[test]
+fn both_ends_count_the_same_whatever_the_circuit_carried() {
+    for hop in [0, 1] {
+        let mut net = Network::new(115, 3);
+        let circuit = net.build();
+        let cover_all = |count: usize| {
+            let all = (0..3).flat_map(|hop| [Cover::Drop, Cover::Loop].map(|cover| (hop, cover)));
+            all.cycle().take(count).for_each(|(hop, cover)| circuit.cover(hop, cover));
+        };
+        // Before it is asked, while it is asked, and after.
+        cover_all(10);
+        circuit.pad(hop, spec(MachineKind::Tunic));
+        cover_all(13);
+        let load = net.world.transfer(&circuit, source(100_000), 0).unwrap();
+        net.world.run_for(MOMENT);
+        cover_all(15);
+        let echo = net.world.transfer(&circuit, service("echo"), 20_000).unwrap();
+        complete(&mut net.world, &[load, echo]);
+        net.world.run_for(MINUTE);
+        let relay = if hop == 0 {
+            net.end.peer()
+        } else {
+            net.world.end_between(net.relays[1], net.relays[0]).unwrap()
+        };
+        let [client, relay] = [net.end, relay].map(|end| {
+            let accounts = net.world.channel(end).unwrap().machine_accounts();
+            assert_eq!(accounts.len(), 1);
+            accounts[0].1
+        });
+        assert_eq!(client, relay, "at hop {hop}");
+        assert!(client.others > 300 && client.forward > 10 && client.backward > 100, "{client:?}");
+        net.assert_clean(vec![circuit]);
+    }
+}
+
+#[test]
 fn a_relay_refuses_what_costs_it_too_much() {
     let refusal = |limits: LimitsConfig, spec: MachineSpec| {
         let mut world = World::new(103);
@@ -206,6 +251,8 @@ fn a_relay_refuses_what_costs_it_too_much() {
     assert_eq!(refusal(usual, tunic.clone()), 0);
     assert_eq!(refusal(usual, MachineSpec { backward: greedy, ..tunic.clone() }), of(Refusal::TooMuch));
     assert_eq!(refusal(usual, MachineSpec { forward: greedy, ..tunic.clone() }), of(Refusal::TooMuch));
+    let silent = MachineSpec { backward: Budget { cells: 0, percent: 0 }, ..tunic.clone() };
+    assert_eq!(refusal(usual, silent), of(Refusal::BadParameters));
     assert_eq!(refusal(LimitsConfig { machines: 0, ..usual }, tunic.clone()), of(Refusal::NotOffered));
     assert_eq!(refusal(LimitsConfig { enabled: false, ..usual }, tunic), of(Refusal::NotOffered));
 }
@@ -225,7 +272,7 @@ fn neither_side_sends_more_than_its_budget() {
     for padding in [totals.machine_sent, totals.machine_received] {
         assert!((1..=10 + others / 5 + 1).contains(&padding), "{padding} beside {others}");
     }
-    assert!(totals.given_up > 1_000, "{totals:?}");
+    assert!((1..100).contains(&totals.given_up), "without a budget, nothing is decided: {totals:?}");
     net.assert_clean(vec![circuit]);
 }
 
@@ -291,6 +338,40 @@ fn raw(hops: usize) -> (Network, RawCircuit, tunic_testnet::sim::EndId) {
         }
     }
     (net, circuit, end)
+}
+
+#[test]
+fn a_loop_comes_back_from_a_relay_that_is_still_extending() {
+    let (mut net, mut circuit, end) = raw(1);
+    while let Some(cell) = net.world.receive_raw(end) {
+        circuit.handle(&cell);
+    }
+    // It takes the call and never answers.
+    let silent = net.world.raw_relay();
+    let (next, mut rng) = (net.world.hop(silent), net.world.fork_rng());
+    let extend = circuit.extend(&next, &mut rng);
+    let ask = |circuit: &mut RawCircuit| circuit.message_to(HopNum::FIRST, Code::Loop, 0, &[]);
+    // Once while it calls that relay, and once while it waits for it.
+    let early = ask(&mut circuit);
+    net.world.send_raw(end, &extend);
+    net.world.send_raw(end, &[early]);
+    net.world.run_for(MOMENT);
+    let late = ask(&mut circuit);
+    net.world.send_raw(end, &[late]);
+    net.world.run_for(MOMENT);
+    let answers: Vec<_> = std::iter::from_fn(|| net.world.receive_raw(end))
+        .filter(|cell| cell::parse_header(cell).is_ok_and(|(_, command)| command == Command::Relay))
+        .map(|cell| circuit.open(&cell))
+        .collect();
+    let looped =
+        |(hop, payload): &(HopNum, _)| *hop == HopNum::FIRST && first_byte(payload) == Code::Looped as u8;
+    assert_eq!((answers.len(), answers.iter().all(looped)), (2, true));
+    assert_eq!(net.world.violations(), []);
+}
+
+/// The code of a message.
+fn first_byte(payload: &[u8; cell::PAYLOAD_LEN]) -> u8 {
+    payload[0]
 }
 
 #[test]

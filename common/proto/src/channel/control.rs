@@ -226,6 +226,7 @@ impl Channel {
                 }
             }
             Mail::Add(key, code, data, count) => self.add_cells(key, code, &data, count),
+            Mail::NotAdded(key, code, cells) => self.not_added(key, code, cells),
             Mail::Passed(key, cells) => self.passed(now, key, cells),
             Mail::Destroy(key) => self.end_circuit(key, DestroyReason::None),
             Mail::DestroyWhenSent(key) => self.end_when_sent(key),
@@ -307,7 +308,7 @@ impl Channel {
         let back = Link { inbox: self.inbox.clone(), key, circ: circuit.id };
         let Kind::Endpoint(endpoint) = std::mem::replace(&mut circuit.kind, Kind::Closing) else { return };
         let Endpoint { opener, sealer, .. } = *endpoint;
-        circuit.kind = Kind::Extending { opener, link: None };
+        circuit.kind = Kind::Extending { opener, link: None, loops: 0 };
         self.table.note(key);
         if let Err(mail) = channel.post(Mail::CarryOn { request, hop, sealer, back }) {
             bounce(mail);
@@ -339,7 +340,12 @@ impl Channel {
 
     fn linked(&mut self, key: CircKey, link: Link) {
         match self.table.get_mut(key).map(|circuit| &mut circuit.kind) {
-            Some(Kind::Extending { link: place, .. }) => *place = Some(link),
+            Some(Kind::Extending { link: place, loops, .. }) => {
+                if *loops > 0 {
+                    link.tell(Mail::Add(link.key, Code::Looped, Vec::new(), std::mem::take(loops) as usize));
+                }
+                *place = Some(link);
+            }
             _ => link.tell(Mail::Destroy(link.key)),
         }
     }
@@ -348,7 +354,7 @@ impl Channel {
     fn joined(&mut self, key: CircKey) {
         let Some(circuit) = self.table.get_mut(key) else { return };
         circuit.kind = match std::mem::replace(&mut circuit.kind, Kind::Closing) {
-            Kind::Extending { opener, link: Some(link) } => Kind::Outward { opener, link },
+            Kind::Extending { opener, link: Some(link), .. } => Kind::Outward { opener, link },
             other => other,
         };
         self.table.note(key);
@@ -431,6 +437,7 @@ pub(super) fn bounce(mail: Mail) {
         | Mail::Pad(..)
         | Mail::Cover(..)
         | Mail::Add(..)
+        | Mail::NotAdded(..)
         | Mail::Destroy(_)
         | Mail::DestroyWhenSent(_)
         | Mail::Survey(_)

@@ -41,6 +41,7 @@ impl Channel {
         let key = self.table.find(id).ok_or(ChannelError::State(command))?;
         let Some(circuit) = self.table.get_mut(key) else { return Ok(()) };
         circuit.window.received(now, command == Command::RelayBlocked)?;
+        circuit.relayed += 1;
         let Some(payload) = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>() else { return Ok(()) };
         let outcome = match &mut circuit.kind {
             Kind::Outward { opener, link } => match open_outward(opener, payload) {

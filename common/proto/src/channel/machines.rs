@@ -2,7 +2,7 @@
 //!
 //! At a relay they run where cells towards the client wait, on the client's side. Their padding is sealed on the other
 //! channel, which has the backward layer, and waits in the same line as everything else, so nobody between can tell it.
-//! Nothing here runs for a circuit without machines.
+//! Nothing here runs for a circuit without machines; of those, only cells are counted.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -16,9 +16,10 @@ use super::table::{Circuit, Kind};
 use crate::circuit::{Asides, CircuitShared, SPARE_CELLS, Violation};
 use crate::counters::Incident;
 use crate::flow::Reservation;
+use crate::ids::CircId;
 use crate::message::Code;
 use crate::padding::runner::{End, Room, Runner};
-use crate::padding::{Grant, MachineSpec, Meter, Refusal};
+use crate::padding::{Account, Grant, MachineSpec, Meter, Refusal};
 
 /// `DROP` and `LOOP` that a client may send to one relay of a circuit without a machine: more than one each second for as
 /// long as circuits live.
@@ -32,8 +33,6 @@ const MAX_ADDED: u32 = 160;
 const STATES: u32 = 256;
 /// A relay makes no padding while so many cells wait towards the client: what was added must never come near the bound above.
 const MAX_QUEUED: usize = 64;
-/// Circuits with machines that one client may have at a relay.
-const MACHINES_PER_CLIENT: usize = 128;
 
 /// The machines of one end of a circuit, and what happened since they were told last.
 pub(super) struct Padder {
@@ -44,6 +43,8 @@ pub(super) struct Padder {
     came_padding: usize,
     queued: usize,
     went: usize,
+    /// Relay: padding that was ever made.
+    made: u64,
     /// Relay: padding that is being sealed. Client: cells that the machines were told of before they were written.
     ahead: usize,
     is_noted: bool,
@@ -62,6 +63,7 @@ impl Padder {
             came_padding: 0,
             queued: 0,
             went: 0,
+            made: 0,
             ahead: 0,
             is_noted: false,
             armed: None,
@@ -78,10 +80,9 @@ impl Padder {
     pub(super) fn went(&mut self, now: Instant, cells: usize, padding: usize, is_origin: bool) {
         self.went += cells;
         self.runner.sent(cells, now);
-        // At a relay all that is no padding was counted when it queued.
+        // At a relay all that is no padding was noted when it queued.
         if is_origin {
             let others = cells.saturating_sub(padding);
-            self.runner.others(others as u64);
             self.queued += others.saturating_sub(self.ahead);
             self.ahead = self.ahead.saturating_sub(others);
         }
@@ -91,23 +92,28 @@ impl Padder {
     pub(super) fn came(&mut self, is_padding: bool) {
         self.came += usize::from(!is_padding);
         self.came_padding += usize::from(is_padding);
-        if let Some((meter, ..)) = &mut self.received {
-            meter.others(u64::from(!is_padding));
-        }
-        self.runner.others(u64::from(!is_padding));
     }
 
     /// Relay: a cell towards the client has queued.
     pub(super) fn queued(&mut self) {
         if self.ahead > 0 {
-            self.ahead -= 1;
-            self.gate &= self.ahead > 0;
+            self.no_longer_ahead(1);
         } else {
             self.queued += 1;
-            self.runner.others(1);
-            if let Some((meter, ..)) = &mut self.received {
-                meter.others(1);
-            }
+        }
+    }
+
+    fn no_longer_ahead(&mut self, cells: usize) {
+        self.ahead = self.ahead.saturating_sub(cells);
+        self.gate &= self.ahead > 0;
+    }
+
+    /// Relay: what is counted of a circuit of which so many cells came and went.
+    fn account(&self, relayed: u64) -> Account {
+        Account {
+            others: relayed.saturating_sub(self.made),
+            forward: self.received.as_ref().map_or(0, |(meter, ..)| meter.padding()),
+            backward: self.made,
         }
     }
 
@@ -119,11 +125,13 @@ impl Padder {
         }
     }
 
-    fn settle(&mut self, now: Instant, room: Room) {
+    fn settle(&mut self, now: Instant, account: Account, room: Room) {
         use TriggerEvent::{NormalRecv, NormalSent, PaddingRecv, TunnelRecv, TunnelSent};
         let (came, padding) = (std::mem::take(&mut self.came), std::mem::take(&mut self.came_padding));
         let (queued, went) = (std::mem::take(&mut self.queued), std::mem::take(&mut self.went));
         self.is_noted = false;
+        let is_relay = self.received.is_some();
+        self.runner.account(account.others, if is_relay { account.backward } else { account.forward });
         for (event, count) in [
             (TunnelRecv, came + padding),
             (NormalRecv, came),
@@ -187,7 +195,26 @@ impl Machines {
     }
 }
 
+impl Circuit {
+    fn account(&self) -> Account {
+        match (&self.kind, &self.padder) {
+            (Kind::Origin(origin), _) => origin.asides.account(),
+            (_, Some(padder)) => padder.account(self.relayed),
+            _ => Account::default(),
+        }
+    }
+}
+
 impl Channel {
+    /// What is counted of the circuits with machines.
+    pub fn machine_accounts(&self) -> Vec<(CircId, Account)> {
+        let circuits = self.table.keys().into_iter().filter_map(|key| self.table.get(key));
+        circuits
+            .filter(|circuit| circuit.padder.is_some())
+            .map(|circuit| (circuit.id, circuit.account()))
+            .collect()
+    }
+
     /// Relay: the client of a circuit that passes here wants machines.
     pub(super) fn asked_for_machines(
         &mut self,
@@ -205,11 +232,10 @@ impl Channel {
         if circuit.cover > FREE_COVER {
             return Err(Violation::Padding);
         }
-        let is_client = self.config.peer.id.is_none();
-        let has_room = !is_client || self.machines.count < MACHINES_PER_CLIENT;
+        let (on_channel, is_client) = (self.machines.count, self.config.peer.id.is_none());
         let made = spec.and_then(|spec| {
-            let grant = self.padding.limits().ok_or(Refusal::NotOffered)?.grant(&spec)?;
-            let grant = Some(grant).filter(|_| has_room).ok_or(Refusal::TooMuch)?;
+            let limits = self.padding.limits().ok_or(Refusal::NotOffered)?;
+            let grant = limits.grant(&spec, on_channel, is_client)?;
             let memory =
                 Reservation::new(&self.config.budget, MAX_ADDED + STATES).ok_or(Refusal::Exhausted)?;
             let meter = Meter::with_spare(spec.forward, SPARE_CELLS);
@@ -233,9 +259,16 @@ impl Channel {
     /// Relay: cover traffic for this hop. `LOOP` is answered.
     pub(super) fn covered(&mut self, key: CircKey, is_loop: bool) -> Result<(), Violation> {
         let Some(circuit) = self.table.get_mut(key) else { return Ok(()) };
+        circuit.relayed -= u64::from(!is_loop);
+        let relayed = circuit.relayed;
         let padder = circuit.padder.as_mut().filter(|_| !is_loop);
-        let agreed =
-            padder.and_then(|padder| padder.received.as_mut()).is_some_and(|(meter, ..)| meter.take());
+        let agreed = padder.is_some_and(|padder| {
+            let others = padder.account(relayed).others;
+            padder.received.as_mut().is_some_and(|(meter, ..)| {
+                meter.set_others(others);
+                meter.take()
+            })
+        });
         if !agreed {
             circuit.cover += 1;
             if circuit.cover > FREE_COVER {
@@ -243,9 +276,10 @@ impl Channel {
             }
         }
         match &mut circuit.kind {
-            Kind::Outward { link, .. } if is_loop => {
+            Kind::Outward { link, .. } | Kind::Extending { link: Some(link), .. } if is_loop => {
                 link.tell(Mail::Add(link.key, Code::Looped, Vec::new(), 1));
             }
+            Kind::Extending { loops, .. } if is_loop => *loops = (*loops + 1).min(FREE_ADDED),
             Kind::Endpoint(endpoint) if is_loop => endpoint.streams.send_aside(Code::Looped),
             Kind::Outward { .. } => self.machines.note(key, &mut circuit.padder, |padder| padder.came(true)),
             _ => {}
@@ -259,7 +293,10 @@ impl Channel {
     /// The other half of a circuit wants cells for the client from this relay.
     pub(super) fn add_cells(&mut self, key: CircKey, code: Code, data: &[u8], count: usize) {
         let Some(circuit) = self.table.get_mut(key) else { return };
-        let Kind::Inward { sealer, link } = &mut circuit.kind else { return };
+        let (Kind::Inward { sealer, link } | Kind::Asked { sealer, back: link, .. }) = &mut circuit.kind
+        else {
+            return;
+        };
         let mut cells = Vec::with_capacity(count);
         for _ in 0..count {
             // Only circuits with machines get `DROP`.
@@ -271,7 +308,22 @@ impl Channel {
             circuit.added += 1;
             cells.push(cell);
         }
+        circuit.is_prompt |= code == Code::Padded && data == [0];
         link.inbox.push_cells(cells.iter().map(|cell| (link.key, &cell[..])));
+        if cells.len() < count {
+            link.tell(Mail::NotAdded(link.key, code, count - cells.len()));
+        }
+    }
+
+    /// Cells that were to be added to this circuit were given up.
+    pub(super) fn not_added(&mut self, key: CircKey, code: Code, cells: usize) {
+        let padder = self.table.get_mut(key).and_then(|circuit| circuit.padder.as_mut());
+        // `LOOPED` is nothing that machines wait for.
+        if let Some(padder) = padder.filter(|_| code != Code::Looped) {
+            padder.made -= if code == Code::Drop { cells as u64 } else { 0 };
+            padder.no_longer_ahead(cells);
+            self.table.activate(key);
+        }
     }
 
     /// The other half of a circuit has sent cells of this one. Those that were added here have no credit to give back.
@@ -343,8 +395,6 @@ impl Channel {
         for (_, key) in self.machines.take_due(now) {
             if let Some(padder) = self.table.get_mut(key).and_then(|circuit| circuit.padder.as_mut()) {
                 padder.armed = None;
-                // What was not sealed by now was given up.
-                padder.gate = false;
             }
             self.settle_one(now, key);
         }
@@ -363,15 +413,17 @@ impl Channel {
     fn settle_one(&mut self, now: Instant, key: CircKey) {
         let Some(circuit) = self.table.get_mut(key) else { return };
         let (waiting, credit) = (circuit.waiting_cells(), circuit.credit.cells());
+        let account = circuit.account();
         let Some(padder) = &mut circuit.padder else { return };
         let is_relay = padder.received.is_some();
         let is_full = is_relay && waiting + padder.ahead >= MAX_QUEUED;
         let room = Room { waiting, credit: if is_full { 0 } else { credit } };
-        padder.settle(now, room);
+        padder.settle(now, account, room);
         let padding = padder.runner.take_padding();
         if padding > 0 {
             match &mut circuit.kind {
                 Kind::Outward { link, .. } => {
+                    padder.made += padding as u64;
                     padder.ahead += padding;
                     padder.gate = true;
                     link.tell(Mail::Add(link.key, Code::Drop, Vec::new(), padding));

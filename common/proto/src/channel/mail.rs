@@ -43,6 +43,8 @@ pub(crate) enum Mail {
     Cover(Arc<CircuitShared>, HopNum, Cover),
     /// Send so many of this message to the client, from this relay.
     Add(CircKey, Code, Vec<u8>, usize),
+    /// So many that [`Mail::Add`] asked for were given up.
+    NotAdded(CircKey, Code, usize),
     /// A stream's application did something.
     Stream(CircKey, StreamId),
     /// A handshake that this channel handed out is computed, or refused.

@@ -82,6 +82,7 @@ impl Channel {
         };
         let sent = (out.len() - start) / CELL_LEN;
         circuit.credit.spend(sent);
+        circuit.relayed += sent as u64;
         let is_origin = matches!(circuit.kind, Kind::Origin(_));
         self.machines.note(key, &mut circuit.padder, |padder| padder.went(now, sent, padding, is_origin));
         if circuit.credit.cells() == 0 && circuit.has_output() && sent > 0 {
@@ -92,7 +93,7 @@ impl Channel {
             Kind::Origin(origin) => origin.report_gone(),
             Kind::Outward { link, .. } | Kind::Inward { link, .. } => {
                 circuit.passed += sent as u32;
-                if circuit.passed >= REPORT_CELLS {
+                if circuit.passed >= if circuit.is_prompt { 1 } else { REPORT_CELLS } {
                     link.tell(Mail::Passed(link.key, std::mem::take(&mut circuit.passed)));
                 }
             }
@@ -170,10 +171,6 @@ fn fill_origin(
             written += 1;
         }
     }
-    let start = out.len();
     fill(now, circuit, limit - written, out)?;
-    if let Kind::Origin(origin) = &mut circuit.kind {
-        origin.asides.others(((out.len() - start) / CELL_LEN) as u64);
-    }
     Ok(padding)
 }

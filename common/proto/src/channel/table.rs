@@ -30,7 +30,8 @@ pub(super) enum Kind {
     /// It ends here, at the client's side.
     Origin(Box<Origin>),
     /// It came from this channel and is being carried on over another, which has it in its table once `link` is there.
-    Extending { opener: HopOpener, link: Option<Link> },
+    /// `LOOP` that came before `link` are owed an answer.
+    Extending { opener: HopOpener, link: Option<Link>, loops: u32 },
     /// It is to be carried on over this channel: `CREATE` is sent.
     Asked { created: Created, sealer: HopSealer, back: Link },
     /// The client is on this side: what arrives loses a layer.
@@ -71,6 +72,11 @@ pub(super) struct Circuit {
     pub(super) cover: u32,
     /// Cells that this relay added towards the client and that the other channel has not sent yet.
     pub(super) added: u32,
+    /// The other side is told at once of what was passed on. It runs machines: the times at which it gives credit must not tell
+    /// cells that pass from padding, which ends there.
+    pub(super) is_prompt: bool,
+    /// `RELAY` cells that came and went, without `DROP` that ended here.
+    pub(super) relayed: u64,
     turn: Turn,
     deficit: usize,
     /// As what the table counts it.
@@ -97,6 +103,8 @@ impl Circuit {
             padder: None,
             cover: 0,
             added: 0,
+            is_prompt: false,
+            relayed: 0,
             turn: Turn::None,
             deficit: 0,
             counted: None,

@@ -6,8 +6,10 @@ use std::collections::VecDeque;
 use super::Violation;
 use crate::ids::HopNum;
 use crate::message::Code;
-use crate::padding::{MachineSpec, Meter, Refusal};
+use crate::padding::{Account, MachineSpec, Meter, Refusal};
 
+/// Hops that a circuit can have.
+const HOPS: usize = HopNum::MAX.index() + 1;
 /// Messages that may wait; cover traffic beyond them is given up.
 const MAX_WAITING: usize = 64;
 /// Padding cells that a relay may be ahead of what was agreed on: it sees cells before the client does.
@@ -32,23 +34,34 @@ enum Agreement {
 pub(crate) struct Asides {
     queue: VecDeque<(HopNum, Code, Vec<u8>)>,
     /// Loops that have not come back, by hop.
-    loops: [u32; 8],
+    loops: [u32; HOPS],
     agreement: Agreement,
     /// A machine that the hop has agreed to and nobody runs yet.
     agreed: Option<MachineSpec>,
     refused: Option<Refusal>,
     received: Option<Meter>,
+    /// By hop: `RELAY` cells that were sealed for it or came from it, and `DROP` among them.
+    relayed: [u64; HOPS],
+    drops: [u64; HOPS],
+    /// By hop: `DROP` that were ever queued for it.
+    queued_drops: [u64; HOPS],
+    /// How many of them were before the question for a machine.
+    before_asked: u64,
 }
 
 impl Asides {
     pub(crate) fn new() -> Asides {
         Asides {
             queue: VecDeque::new(),
-            loops: [0; 8],
+            loops: [0; HOPS],
             agreement: Agreement::None,
             agreed: None,
             refused: None,
             received: None,
+            relayed: [0; HOPS],
+            drops: [0; HOPS],
+            queued_drops: [0; HOPS],
+            before_asked: 0,
         }
     }
 
@@ -64,6 +77,7 @@ impl Asides {
     pub(crate) fn ask(&mut self, hop: HopNum, spec: MachineSpec) {
         if matches!(self.agreement, Agreement::None) {
             self.queue.push_back((hop, Code::Pad, spec.encode()));
+            self.before_asked = self.queued_drops[hop.index()];
             self.agreement = Agreement::Asked(hop, spec);
         }
     }
@@ -77,6 +91,7 @@ impl Asides {
                 Cover::Loop => Code::Loop,
             };
             self.loops[hop.index()] += u32::from(cover == Cover::Loop);
+            self.queued_drops[hop.index()] += u64::from(cover == Cover::Drop);
             self.queue.push_back((hop, code, Vec::new()));
         }
         has_room
@@ -121,13 +136,11 @@ impl Asides {
 
     /// A `DROP` came back. Nobody may signal with them: they are legal from the hop that pads, within what was agreed on.
     pub(crate) fn dropped(&mut self, hop: HopNum) -> Result<(), Violation> {
+        let others = self.others(hop);
         match (&self.agreement, &mut self.received) {
             (Agreement::Agreed(agreed), Some(meter)) if *agreed == hop => {
-                if meter.take() {
-                    Ok(())
-                } else {
-                    Err(Violation::Padding)
-                }
+                meter.set_others(others);
+                if meter.take() { Ok(()) } else { Err(Violation::Padding) }
             }
             _ => Err(Violation::State),
         }
@@ -140,10 +153,24 @@ impl Asides {
         Ok(())
     }
 
-    /// So many cells came or went that were no padding.
-    pub(crate) fn others(&mut self, cells: u64) {
-        if let Some(meter) = &mut self.received {
-            meter.others(cells);
+    /// A cell was sealed for this hop, or came from it.
+    pub(crate) fn relayed(&mut self, hop: HopNum, is_drop: bool) {
+        self.relayed[hop.index()] += 1;
+        self.drops[hop.index()] += u64::from(is_drop);
+    }
+
+    /// Cells that this hop has seen, without `DROP` between it and the client.
+    fn others(&self, hop: HopNum) -> u64 {
+        self.relayed[hop.index()..].iter().sum::<u64>() - self.drops[hop.index()]
+    }
+
+    /// What the budgets of the machine that was agreed on are counted from.
+    pub(crate) fn account(&self) -> Account {
+        let Agreement::Agreed(hop) = self.agreement else { return Account::default() };
+        Account {
+            others: self.others(hop),
+            forward: self.queued_drops[hop.index()] - self.before_asked,
+            backward: self.received.as_ref().map_or(0, Meter::padding),
         }
     }
 }

@@ -170,6 +170,7 @@ impl Origin {
         let Some((hop, code, data)) = self.asides.next() else { return Ok(None) };
         message::write(&mut payload[..inner_len(hop)], code, StreamId(0), &data);
         self.forward.seal(payload, hop)?;
+        self.asides.relayed(hop, code == Code::Drop);
         Ok(Some(code == Code::Drop))
     }
 
@@ -183,10 +184,10 @@ impl Origin {
         let hop = self.backward.open(payload).inspect_err(|error| self.tampered = Some(error.hop))?;
         let message = Backward::parse(&payload[..inner_len(hop)])?;
         let from_last = hop.index() + 1 == self.built();
+        self.asides.relayed(hop, message == Backward::Drop);
         if message == Backward::Drop {
             return self.asides.dropped(hop).map(|()| Arrived::Padding);
         }
-        self.asides.others(1);
         if message == Backward::Looped {
             return self.asides.looped(hop).map(|()| Arrived::Loop);
         }
@@ -211,6 +212,7 @@ impl Origin {
     /// Seals a message, written into the start of the payload, for the last hop.
     pub(crate) fn seal(&mut self, payload: &mut [u8; PAYLOAD_LEN]) -> Result<(), Violation> {
         let target = self.last_hop();
+        self.asides.relayed(target, false);
         Ok(self.forward.seal(payload, target)?)
     }
 

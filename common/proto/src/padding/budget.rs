@@ -9,10 +9,28 @@ pub struct Budget {
     pub percent: u16,
 }
 
+/// What a machine's budget is counted from, the same at both ends as soon as nothing is under way (docs/protocol.md §11.6).
+/// Units: cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Account {
+    /// `RELAY` cells between the client and the relay that are no padding between these two, both directions, since the
+    /// circuit began.
+    pub others: u64,
+    /// `DROP` from the client to the relay since it asked for the machine.
+    pub forward: u64,
+    /// `DROP` from the relay to the client.
+    pub backward: u64,
+}
+
 impl Budget {
     /// Whether it is within another one.
     pub fn fits(self, most: Budget) -> bool {
         self.cells <= most.cells && self.percent <= most.percent
+    }
+
+    /// Whether nothing can ever be sent from it.
+    pub(crate) fn is_empty(self) -> bool {
+        self.cells == 0 && self.percent == 0
     }
 }
 
@@ -36,9 +54,19 @@ impl Meter {
         Meter { spare, ..Meter::new(budget) }
     }
 
-    /// Takes note of cells that are no padding, in either direction.
-    pub(crate) fn others(&mut self, cells: u64) {
-        self.others += cells;
+    /// How many cells there were so far that are no padding, in either direction.
+    pub(crate) fn set_others(&mut self, cells: u64) {
+        self.others = cells;
+    }
+
+    /// How many padding cells there were so far.
+    pub(crate) fn set_padding(&mut self, cells: u64) {
+        self.padding = cells;
+    }
+
+    /// Padding cells taken.
+    pub(crate) fn padding(&self) -> u64 {
+        self.padding
     }
 
     /// Cells that may follow.
@@ -65,9 +93,9 @@ mod tests {
     fn first_the_cells_and_then_the_share() {
         let mut meter = Meter::new(Budget { cells: 2, percent: 50 });
         assert!(meter.take() && meter.take() && !meter.take());
-        meter.others(3);
+        meter.set_others(3);
         assert!(meter.take() && !meter.take());
-        meter.others(1);
+        meter.set_others(4);
         assert!(meter.take() && !meter.take());
         let mut receiver = Meter::with_spare(Budget { cells: 0, percent: 0 }, 1);
         assert!(receiver.take() && !receiver.take());

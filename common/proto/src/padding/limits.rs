@@ -8,6 +8,11 @@ use super::budget::Budget;
 use super::mode::{LinkMode, Refusal};
 use super::spec::MachineSpec;
 
+/// Circuits with machines that one client may have at a relay.
+const MACHINES_PER_CLIENT: usize = 128;
+/// One channel may have this part of a relay's machines, whoever is at its other end.
+const CHANNEL_SHARE: u32 = 2;
+
 /// The figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitsConfig {
@@ -76,8 +81,14 @@ impl Limits {
         self.machines_used.load(Ordering::Relaxed)
     }
 
-    /// Agrees to machines on a circuit.
-    pub(crate) fn grant(self: &Arc<Self>, spec: &MachineSpec) -> Result<Grant, Refusal> {
+    /// Agrees to machines on a circuit of a channel that has so many already, from a client or, for many clients, from another
+    /// relay.
+    pub(crate) fn grant(
+        self: &Arc<Self>,
+        spec: &MachineSpec,
+        on_channel: usize,
+        is_client: bool,
+    ) -> Result<Grant, Refusal> {
         let most = self.machines.load(Ordering::Relaxed);
         if most == 0 || !self.enabled.load(Ordering::Relaxed) {
             return Err(Refusal::NotOffered);
@@ -85,6 +96,14 @@ impl Limits {
         let [cells, percent] = [0, 1].map(|n| self.machine_budget[n].load(Ordering::Relaxed));
         let budget = Budget { cells, percent: percent.try_into().unwrap_or(u16::MAX) };
         if !spec.forward.fits(budget) || !spec.backward.fits(budget) {
+            return Err(Refusal::TooMuch);
+        }
+        // Its decisions would cost time for nothing.
+        if spec.backward.is_empty() {
+            return Err(Refusal::BadParameters);
+        }
+        let share = most.div_ceil(CHANNEL_SHARE) as usize;
+        if on_channel >= if is_client { share.min(MACHINES_PER_CLIENT) } else { share } {
             return Err(Refusal::TooMuch);
         }
         let add = |used: u32| used.checked_add(1).filter(|sum| *sum <= most);
@@ -178,6 +197,22 @@ mod tests {
         assert_eq!(limits.constant_in_use(), 1_500, "what was agreed on stays");
         drop((first, second));
         assert_eq!(limits.constant_in_use(), 0);
+    }
+
+    #[test]
+    fn no_channel_gets_all_machines_and_none_that_may_not_pad() {
+        let limits = Limits::new(LimitsConfig { machines: 300, ..Default::default() });
+        let budget = Budget { cells: 1, percent: 0 };
+        let spec = MachineSpec::new(super::super::MachineKind::BreakPad, &[], budget, budget).unwrap();
+        let refusal = |on_channel, is_client| limits.grant(&spec, on_channel, is_client).err();
+        assert_eq!((refusal(127, true), refusal(128, true)), (None, Some(Refusal::TooMuch)));
+        assert_eq!((refusal(149, false), refusal(150, false)), (None, Some(Refusal::TooMuch)));
+        let silent = MachineSpec { backward: Budget { cells: 0, percent: 0 }, ..spec.clone() };
+        assert_eq!(limits.grant(&silent, 0, true).err(), Some(Refusal::BadParameters));
+        let held: Vec<_> = (0..300).map(|_| limits.grant(&spec, 0, false).unwrap()).collect();
+        assert_eq!(refusal(0, false), Some(Refusal::Exhausted));
+        drop(held);
+        assert_eq!(limits.machines_in_use(), 0);
     }
 
     #[test]

@@ -23,8 +23,8 @@ mod tunic;
 
 use std::sync::Arc;
 
-pub use budget::Budget;
 pub(crate) use budget::Meter;
+pub use budget::{Account, Budget};
 pub(crate) use limits::Grant;
 pub use limits::{Limits, LimitsConfig, Reservation};
 pub use mode::{LinkMode, Rates, Refusal, negotiate, negotiated, parse_negotiate, parse_negotiated};

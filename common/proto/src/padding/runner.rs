@@ -26,6 +26,8 @@ const MAX_HOLD: Duration = Duration::from_secs(2);
 const MAX_WAITING: usize = 64;
 /// Machines that have ended begin again with the first cell after so much silence.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
+/// Machines whose budget is used up sleep until there is room for so many cells again, as one tick of any machine has at most.
+const WAKE_CELLS: u64 = 64;
 
 /// The randomness of machines, in the form that they take it.
 pub(super) struct Generator(pub(super) ChaCha20Rng);
@@ -104,6 +106,8 @@ pub(crate) struct Runner {
     reserve: ChaCha20Rng,
     last_event: Instant,
     given_up: u64,
+    /// Since when the machines have been asleep for want of budget.
+    asleep: Option<Instant>,
 }
 
 impl Runner {
@@ -126,12 +130,14 @@ impl Runner {
             reserve,
             last_event: now,
             given_up: 0,
+            asleep: None,
         })
     }
 
-    /// Cells that are no padding came and went: what they add to the budget.
-    pub(crate) fn others(&mut self, cells: u64) {
-        self.meter.others(cells);
+    /// What the budget is counted from: cells that are no padding, and padding of this end.
+    pub(crate) fn account(&mut self, others: u64, padding: u64) {
+        self.meter.set_others(others);
+        self.meter.set_padding(padding);
     }
 
     /// How many of this many cells may go now.
@@ -160,9 +166,22 @@ impl Runner {
     /// Tells the machines, once for each of `count`.
     pub(crate) fn trigger(&mut self, event: &TriggerEvent, count: usize, now: Instant) {
         let silent = now.saturating_duration_since(self.last_event);
-        self.last_event = self.last_event.max(now);
-        if self.framework.all_machines_ended() && silent >= RESTART_AFTER {
-            self.restart(now);
+        if count > 0 {
+            self.last_event = self.last_event.max(now);
+        }
+        match self.asleep {
+            Some(since) if count > 0 => {
+                let rested = now.saturating_duration_since(since) >= RESTART_AFTER;
+                if !rested || self.meter.left() < WAKE_CELLS {
+                    return;
+                }
+                self.restart(now);
+            }
+            Some(_) => return,
+            None if count > 0 && silent >= RESTART_AFTER && self.framework.all_machines_ended() => {
+                self.restart(now)
+            }
+            None => {}
         }
         for _ in 0..count {
             self.trigger_one(event, now);
@@ -174,7 +193,15 @@ impl Runner {
         if let Ok(framework) = framework(&self.spec, self.end, generator, now) {
             self.framework = framework;
             self.timers = vec![Timers::default(); self.framework.num_machines()];
+            self.asleep = None;
         }
+    }
+
+    /// Nothing that the machines want can be had: they decide nothing more, lest that cost time for nothing, and hold nothing.
+    fn sleep(&mut self, now: Instant) {
+        self.timers.fill(Timers::default());
+        (self.hold, self.passes) = (None, 0);
+        self.asleep = Some(now);
     }
 
     fn trigger_one(&mut self, event: &TriggerEvent, now: Instant) {
@@ -284,6 +311,9 @@ impl Runner {
             }
         } else {
             self.given_up += 1;
+            if self.meter.left() == 0 {
+                return self.sleep(at);
+            }
             self.trigger_one(&TriggerEvent::TunnelSent, at);
         }
         self.trigger_one(&TriggerEvent::PaddingSent { machine }, at);
@@ -318,5 +348,45 @@ fn framework(
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Runner({}, {:?})", self.spec.kind.name(), self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::padding::{Budget, MachineKind};
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "Instant has no other origin")]
+    fn machines_sleep_while_their_budget_is_used_up() {
+        for kind in [MachineKind::Tunic, MachineKind::Front, MachineKind::Tamaraw] {
+            let budget = Budget { cells: 50, percent: 10 };
+            let spec = MachineSpec::new(kind, &[], budget, budget).unwrap();
+            let mut now = Instant::now();
+            let mut runner = Runner::new(spec, End::Relay, [7; 32], now).unwrap();
+            let (mut made, mut others) = (0, 100);
+            let mut busy = |runner: &mut Runner, seconds: u64| {
+                let (mut calls, end) = (0, now + Duration::from_secs(seconds));
+                others += 100;
+                runner.account(others, made);
+                runner.trigger(&TriggerEvent::NormalSent, 100, now);
+                runner.trigger(&TriggerEvent::TunnelSent, 100, now);
+                while let Some(at) = runner.poll_timeout().filter(|at| *at <= end) {
+                    now = now.max(at);
+                    runner.account(others, made);
+                    runner.handle_timeout(now, Room { waiting: 0, credit: 1_000 });
+                    made += runner.take_padding() as u64;
+                    calls += 1;
+                }
+                now = end;
+                (calls, made)
+            };
+            let (calls, made) = busy(&mut runner, 30);
+            assert!(calls < 100 && made == 70, "{kind:?}: {calls} for {made}");
+            assert_eq!((runner.poll_timeout(), runner.may_send(9)), (None, 9), "{kind:?}");
+            assert_eq!(busy(&mut runner, 10), (0, 70), "{kind:?}: another 10 cells are not worth waking for");
+            let woken = (0..20).find(|_| busy(&mut runner, 10).0 > 0);
+            assert!(woken.is_some_and(|times| times >= 4), "{kind:?}: {woken:?}");
+        }
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Steps {
     base: Rates,
     most: u8,
     step: u8,
+    /// The step that was agreed on last.
+    agreed: u8,
     since: Option<Instant>,
     idle: u32,
     sent: Count,
@@ -48,7 +50,7 @@ impl Steps {
     /// From `base` on, at most so many doublings.
     pub(super) fn new(base: Rates, most: u8) -> Steps {
         let (sent, received) = (Count::default(), Count::default());
-        Steps { base, most, step: 0, since: None, idle: 0, sent, received, fullness_permille: 0 }
+        Steps { base, most, step: 0, agreed: 0, since: None, idle: 0, sent, received, fullness_permille: 0 }
     }
 
     /// Doublings above the base.
@@ -90,14 +92,16 @@ impl Steps {
         } else {
             return None;
         };
-        (self.step, self.idle) = (step, 0);
+        (self.agreed, self.step, self.idle) = (self.step, step, 0);
         Some(self.rates())
     }
 
-    /// The relay does not agree to the step: nothing above the one before is asked for again.
+    /// The relay does not agree to the step, so the one before goes on. After a step up, nothing above it is asked for again.
     pub(super) fn refused(&mut self) {
-        self.step = self.step.saturating_sub(1);
-        self.most = self.step;
+        if self.step > self.agreed {
+            self.most = self.agreed;
+        }
+        self.step = self.agreed;
     }
 
     fn rates(&self) -> Rates {
@@ -133,5 +137,26 @@ mod tests {
         assert!(pass(&mut steps, 0).is_some());
         steps.refused();
         assert_eq!((pass(&mut steps, 0), steps.step()), (None, 1));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "Instant has no other origin")]
+    fn a_refused_step_down_keeps_the_rate_and_the_ladder() {
+        let (mut steps, mut now) = (Steps::new(BASE, 2), Instant::now());
+        let mut pass = |steps: &mut Steps, padding| {
+            steps.sent(100, 90);
+            steps.received(100, padding);
+            now += INTERVAL;
+            steps.decide(now)
+        };
+        pass(&mut steps, 0);
+        assert!(pass(&mut steps, 0).is_some());
+        let down = (0..12).find_map(|_| pass(&mut steps, 80));
+        assert_eq!((down, steps.step()), (Some(BASE), 0));
+        steps.refused();
+        assert_eq!(steps.step(), 1, "the rate that was agreed on goes on");
+        assert_eq!((0..12).find_map(|_| pass(&mut steps, 80)), Some(BASE), "asked for again after a minute");
+        steps.refused();
+        assert_eq!(pass(&mut steps, 0).map(|rates| rates.forward), Some(8), "the way up is still open");
     }
 }
