@@ -3,7 +3,7 @@
 
     analyse.py TRACE TRUTH OUT
 
-Writes OUT/CLASS-LINE.json for each kind of line. Ends with 3 if a control did not hold.
+Writes OUT/CLASS-LINE.json for each kind of line, and OUT/CLASS-LINE-5s.json and the like for windows beyond the first. Ends with 3 if a control did not hold.
 """
 
 import json
@@ -26,15 +26,17 @@ SHUFFLED_AUC = {False: 0.06, True: 0.2}  # how far from a half, for full runs an
 UNDEFENDED = {False: (0.95, 0.99), True: (0.6, 0.9)}  # accuracy and AUC that a run without padding must reach
 
 
-def analyse(trace: traces.Trace, truth: dict, number: int) -> dict:
-    """All figures of one set of clients."""
+def analyse(trace: traces.Trace, truth: dict, number: int, window_ms: int) -> dict:
+    """All figures of one set of clients, with so much shown of each visit."""
+    truth = truth | {"window_ms": window_ms}
     all_visits = [visit for visit in truth["visits"] if visit["set"] == number]
     visits = [visit for visit in all_visits if visit["error"] is None]
     visits.sort(key=lambda visit: (visit["round"], visit["client"]))
     sites = np.array([visit["site"] for visit in visits])
     result = {key: truth[key] for key in ("class", "seed", "smoke", "load_average", "missed_packets")}
     result |= {
-        "line": truth["lines"][number],
+        "line": line_name(truth, number, window_ms),
+        "window_ms": window_ms,
         "visits": len(visits),
         "failed_visits": len(all_visits) - len(visits),
         "chance": 1 / truth["sites"],
@@ -45,6 +47,11 @@ def analyse(trace: traces.Trace, truth: dict, number: int) -> dict:
     }
     result["controls"] = controls(result)
     return result
+
+
+def line_name(truth: dict, number: int, window_ms: int) -> str:
+    line = truth["lines"][number]
+    return line if window_ms == truth["windows_ms"][0] else f"{line}-{window_ms / 1e3:g}s"
 
 
 def visit_window(trace: traces.Trace, truth: dict, visit: dict) -> features.Window:
@@ -117,8 +124,9 @@ def main() -> None:
     trace_path, truth_path, out = map(pathlib.Path, sys.argv[1:])
     trace, truth = traces.Trace.read(trace_path), traces.read_truth(truth_path)
     held = True
-    for number in range(len(truth["lines"])):
-        result = analyse(trace, truth, number)
+    wanted = [(number, window) for window in truth["windows_ms"] for number in range(len(truth["lines"]))]
+    for number, window_ms in wanted:
+        result = analyse(trace, truth, number, window_ms)
         path = out / f"{result['class']}-{result['line']}.json"
         path.write_text(json.dumps(result, indent=1) + "\n")
         for broken in (c for c in result["controls"] if not c["held"]):

@@ -5,6 +5,7 @@ import unittest
 
 import numpy as np
 
+import analyse
 import attacks
 import correlate
 import features
@@ -182,6 +183,13 @@ class Attacks(unittest.TestCase):
         )
         self.assertLess(abs(same["auc"] - 0.5), 0.25)
         self.assertLess(abs(same["shuffled_auc"] - 0.5), 0.25)
+
+
+class Analysis(unittest.TestCase):
+    def test_windows_beyond_the_first_have_results_of_their_own(self):
+        truth = {"lines": ["unlimited", "10mbit"], "windows_ms": [3_000, 5_000, 2_500]}
+        names = [analyse.line_name(truth, 1, window) for window in truth["windows_ms"]]
+        self.assertEqual(names, ["10mbit", "10mbit-5s", "10mbit-2.5s"])
 
 
 if __name__ == "__main__":

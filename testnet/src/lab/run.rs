@@ -97,7 +97,7 @@ async fn load_and_observe(
     let mut progress = Progress::on_stderr(now());
     network.reach(Step::Consensus, &mut progress).await?;
     progress.clear();
-    let mut clients = Clients::start(network, wires, &settings(class))?;
+    let mut clients = Clients::start(network, wires, &settings(class)?)?;
     clients.ready().await?;
     let observer = Observer::start(wires, trace).await?;
     let planned = schedule::rounds(args.seed, args.visits_per_site());
@@ -116,7 +116,7 @@ async fn load_and_observe(
         smoke: args.smoke,
         sites: sites::SITES,
         clients: CLIENTS,
-        window_ms: millis(windows.visit),
+        windows_ms: args.windows_ms(),
         idle_ms: millis(windows.idle),
         lines: args.link.iter().map(|line| line.name().to_owned()).collect(),
         load_average: [before, load_average()],

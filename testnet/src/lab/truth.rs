@@ -19,8 +19,8 @@ pub struct Truth {
     pub sites: usize,
     /// Clients of a set.
     pub clients: usize,
-    /// What is looked at of a visit, from the beginning of its round.
-    pub window_ms: u64,
+    /// What is looked at of a visit, from its beginning on; figures for each.
+    pub windows_ms: Vec<u64>,
     /// What is looked at of silence, and of a visit that is told from it.
     pub idle_ms: u64,
     /// The sets of clients by the name of their lines. Client `n` of set `s` has the trace's link `s * clients + n`.
