@@ -9,9 +9,9 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+mod chain;
+
 use std::hint::black_box;
-use std::io::{BufRead, Write};
-use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -19,86 +19,23 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, U
 use criterion::{Criterion, Throughput};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
-use rustls::{CipherSuite, Connection};
+use rustls::CipherSuite;
 use tunic_net::channel::Tls;
-use tunic_proto::buffers;
-use tunic_proto::cell::{CELL_LEN, Netinfo, PAYLOAD_LEN};
-use tunic_proto::channel::{Channel, ChannelConfig, Event, PeerInfo, Role};
+use tunic_proto::cell::{CELL_LEN, PAYLOAD_LEN};
+use tunic_proto::channel::{Event, Role};
 use tunic_proto::circuit::{CircuitHandle, CircuitStatus, HopSpec};
-use tunic_proto::counters::Counters;
 use tunic_proto::crypto::handshake::respond;
 use tunic_proto::crypto::layer::sealed_len;
-use tunic_proto::flow::Budget;
 use tunic_proto::ids::{HopNum, RelayId};
 use tunic_proto::keys::OnionSecret;
 use tunic_proto::message::{DestroyReason, Target};
 use tunic_proto::stream::StreamIo;
 
-/// Cells of one batch: what a relay reads and writes at once.
-const BATCH: usize = 128;
+use chain::{End, drain, sessions};
+
 /// Plaintext of a full TLS record (RFC 8446 §5.1): 32 cells.
 const RECORD_LEN: usize = 16 * 1024;
-const MEMORY: usize = 64 << 20;
 const IDS: [RelayId; 2] = [RelayId([1; 32]), RelayId([2; 32])];
-
-/// One end of a channel: the state machine, its TLS session and what has been written and not delivered.
-struct End {
-    core: Channel,
-    tls: Connection,
-    wire: Vec<u8>,
-    plain: Vec<u8>,
-    out: Vec<u8>,
-}
-
-impl End {
-    fn new(role: Role, peer: Option<RelayId>, tls: Connection, seed: u8) -> End {
-        let netinfo = Netinfo { time: None, observed: None };
-        let config = ChannelConfig {
-            role,
-            peer: PeerInfo { id: peer, netinfo },
-            accepts_circuits: true,
-            max_circuits: 100,
-            budget: Budget::new(MEMORY),
-            counters: Arc::new(Counters::default()),
-            rng: Box::new(ChaCha20Rng::from_seed([seed; 32])),
-        };
-        End { core: Channel::new(config), tls, wire: vec![], plain: vec![], out: vec![] }
-    }
-
-    /// Takes TLS records, as the driver does after a read.
-    fn receive(&mut self, mut wire: &[u8]) {
-        self.plain.clear();
-        while !wire.is_empty() {
-            self.tls.read_tls(&mut wire).unwrap();
-            let mut left = self.tls.process_new_packets().unwrap().plaintext_bytes_to_read();
-            let mut reader = self.tls.reader();
-            while left > 0 {
-                let chunk = reader.fill_buf().unwrap();
-                let count = chunk.len();
-                self.plain.extend_from_slice(chunk);
-                reader.consume(count);
-                left -= count;
-            }
-        }
-        assert_eq!(self.plain.len() % CELL_LEN, 0);
-        if !self.plain.is_empty() {
-            self.core.handle_cells(Instant::now(), &mut self.plain).unwrap();
-        }
-    }
-
-    /// Takes what the other channel left, and appends TLS records to `wire`, as the driver does before a write.
-    fn send(&mut self) {
-        self.core.handle_inbox(Instant::now());
-        while self.core.has_output() {
-            self.out.clear();
-            self.core.poll_output(Instant::now(), &mut self.out, BATCH);
-            self.tls.writer().write_all(&self.out).unwrap();
-            while self.tls.wants_write() {
-                self.tls.write_tls(&mut self.wire).unwrap();
-            }
-        }
-    }
-}
 
 /// A client, a relay with two channels, and the relay where the circuit ends.
 struct Chain {
@@ -162,7 +99,7 @@ impl Chain {
         self.client.receive(&down);
         self.end.receive(&up);
         self.answer();
-        self.drain();
+        self.sink.iter().for_each(drain);
         (spent, cells)
     }
 
@@ -186,14 +123,6 @@ impl Chain {
         }
     }
 
-    fn drain(&self) {
-        let Some(sink) = &self.sink else { return };
-        let mut cx = Context::from_waker(Waker::noop());
-        while let std::task::Poll::Ready(Ok(Some(bytes))) = sink.poll_take(&mut cx) {
-            buffers::give(bytes);
-        }
-    }
-
     /// The relay's time for this many cells, at least.
     fn pass(&mut self, stream: &StreamIo, cells: u64) -> Duration {
         let data = [7; 64 * 1024];
@@ -207,30 +136,6 @@ impl Chain {
         }
         // What criterion divides by is what it asked for.
         total.mul_f64(cells as f64 / passed as f64)
-    }
-}
-
-fn sessions(tls: &Tls) -> (Connection, Connection) {
-    let (mut client, mut server) = (tls.initiate().unwrap(), tls.respond().unwrap());
-    for session in [&mut client, &mut server] {
-        session.set_buffer_limit(None);
-    }
-    while client.is_handshaking() || server.is_handshaking() {
-        carry(&mut client, &mut server);
-        carry(&mut server, &mut client);
-    }
-    (client, server)
-}
-
-fn carry(from: &mut Connection, to: &mut Connection) {
-    let mut wire = Vec::new();
-    while from.wants_write() {
-        from.write_tls(&mut wire).unwrap();
-    }
-    let mut wire = &wire[..];
-    while !wire.is_empty() {
-        to.read_tls(&mut wire).unwrap();
-        to.process_new_packets().unwrap();
     }
 }
 
