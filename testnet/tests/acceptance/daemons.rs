@@ -15,7 +15,7 @@ use crate::socks;
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// A daemon that a test started, killed when the test ends.
-struct Daemon {
+pub struct Daemon {
     name: String,
     child: Child,
 }
@@ -28,7 +28,7 @@ impl Drop for Daemon {
 }
 
 /// Builds the daemons with the profile of this test. Cargo builds only the binaries of the package under test on its own.
-fn built_daemons() -> PathBuf {
+pub fn built_daemons() -> PathBuf {
     let bin = Path::new(env!("CARGO_BIN_EXE_tunic-testnet")).parent().unwrap();
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--locked", "--bins"]);
@@ -41,7 +41,7 @@ fn built_daemons() -> PathBuf {
     bin.to_path_buf()
 }
 
-fn start(bin: &Path, dir: &Path, role: &str, name: &str) -> Daemon {
+pub fn start(bin: &Path, dir: &Path, role: &str, name: &str) -> Daemon {
     let mut command = Command::new(bin.join(format!("tunic-{role}")));
     command.arg("run").arg("--config").arg(dir.join(format!("{name}.toml")));
     let log = File::options().append(true).create(true).open(dir.join("logs").join(format!("{name}.log")));

@@ -29,7 +29,7 @@ fn serve_udp_echo() -> SocketAddr {
 }
 
 /// An association as an application has it.
-struct Association {
+pub struct Association {
     connection: TcpStream,
     socket: UdpSocket,
     relay: SocketAddr,
@@ -37,7 +37,11 @@ struct Association {
 
 impl Association {
     fn new() -> Association {
-        let (connection, answer) = ask(3, &[1, 0, 0, 0, 0, 0, 0]);
+        Association::at(shared().up.socks)
+    }
+
+    pub fn at(socks: SocketAddr) -> Association {
+        let (connection, answer) = ask_at(socks, 3, &[1, 0, 0, 0, 0, 0, 0]);
         assert_eq!(answer[..4], [5, 0, 0, 1], "{answer:?}");
         let ip = IpAddr::from([answer[4], answer[5], answer[6], answer[7]]);
         assert!(ip.is_loopback());
@@ -47,7 +51,7 @@ impl Association {
         Association { connection, socket, relay }
     }
 
-    fn send(&self, fragment: u8, address: &[u8], payload: &[u8]) {
+    pub fn send(&self, fragment: u8, address: &[u8], payload: &[u8]) {
         let bytes = [&[0, 0, fragment][..], address, payload].concat();
         self.socket.send_to(&bytes, self.relay).unwrap();
     }
@@ -70,7 +74,11 @@ fn address(address: SocketAddr) -> Vec<u8> {
 
 /// Asks over SOCKS5; the connection and all that is answered at once.
 fn ask(command: u8, address: &[u8]) -> (TcpStream, Vec<u8>) {
-    let mut tcp = TcpStream::connect(shared().up.socks).unwrap();
+    ask_at(shared().up.socks, command, address)
+}
+
+fn ask_at(socks: SocketAddr, command: u8, address: &[u8]) -> (TcpStream, Vec<u8>) {
+    let mut tcp = TcpStream::connect(socks).unwrap();
     tcp.set_read_timeout(Some(LIMIT)).unwrap();
     tcp.write_all(&[&[5, 1, 0, 5, command, 0], address].concat()).unwrap();
     tcp.read_exact(&mut [0; 2]).unwrap();

@@ -14,6 +14,7 @@ mod logs;
 mod network;
 mod padded;
 mod processes;
+mod public;
 mod server;
 mod silent;
 mod socks;
