@@ -10,11 +10,12 @@ use tunic_net::daemon::{Port, ServiceConfig, Settings};
 use tunic_net::sandbox::folder_of;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::AuthoritySet;
+use tunic_proto::limits::Rate;
 
 use crate::core::front::leaks::{LEAKY_PORTS, LeakRules, Reaction};
 use crate::core::isolation::IsolateBy;
 use crate::core::network::Rules;
-use crate::core::pool::MAX_SPARES;
+use crate::core::pool::{BUILD_RATE, MAX_SPARES};
 use crate::padding::PaddingConfig;
 
 /// The commented example that `--print-config` prints. What it sets are the defaults.
@@ -79,6 +80,8 @@ pub struct Config {
 pub struct Testing {
     /// Loopback and private addresses count as different networks.
     pub private_is_distinct: bool,
+    /// Circuits are begun as fast as applications ask for them.
+    pub unpaced_circuits: bool,
 }
 
 /// Where a port is opened, if it is.
@@ -273,6 +276,11 @@ impl Config {
     /// What counts as two different networks.
     pub fn rules(&self) -> Rules {
         Rules { private_is_distinct: self.testing.private_is_distinct }
+    }
+
+    /// At which rate circuits are begun.
+    pub fn build_rate(&self) -> Rate {
+        if self.testing.unpaced_circuits { Rate { per_second: 0, burst: 0 } } else { BUILD_RATE }
     }
 
     /// What counts as a leak, and what to do about it.

@@ -83,7 +83,8 @@ impl Client {
         let (writer, written) = state.start_writer();
         let monitor = Monitor::new(config.memory_budget);
         let parts = (writer.clone(), options.clone(), monitor.clone());
-        let (circuits, manager) = Manager::new(node.clone(), parts, planner, config.spare_circuits);
+        let (circuits, manager) =
+            Manager::new(node.clone(), parts, planner, (config.spare_circuits, config.build_rate()));
         let parts = (options, manager.clone(), monitor.clone());
         let directory = Directory::new(node.clone(), &config, (state, writer), parts);
         let mut tasks = JoinSet::new();

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tunic_net::channel::{Circuit, CircuitStatus, Node};
 use tunic_net::daemon::{RunOptions, Status, unix_now};
+use tunic_proto::limits::Rate;
 use tunic_proto::message::DestroyReason;
 
 use super::build::{Built, build};
@@ -158,7 +159,7 @@ impl Manager {
         node: Node,
         (writer, options, monitor): (Writer, RunOptions, Arc<Monitor>),
         planner: Planner,
-        spares: usize,
+        (spares, rate): (usize, Rate),
     ) -> (Self, ManagerHandle) {
         let (sender, queue) = mpsc::channel(MAX_QUEUED);
         let manager = Manager {
@@ -168,7 +169,7 @@ impl Manager {
             monitor,
             streak: HopStreak::default(),
             rng: new_rng(),
-            pool: Pool::new(spares),
+            pool: Pool::new(spares, rate),
             planner,
             network: None,
             queue,

@@ -226,7 +226,7 @@ impl TestNet {
             socks: ([127, 0, 0, 1], 0).into(),
             state_dir: Some(self.dir.path().join(state)),
             status: Listen::Off,
-            testing: Testing { private_is_distinct: true },
+            testing: Testing { private_is_distinct: true, ..Testing::default() },
             // Addresses for documentation are not public either.
             allow_private_answers: true,
             authorities: vec![self.authority_config.clone()],

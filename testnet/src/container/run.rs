@@ -172,7 +172,7 @@ async fn prepare_client(args: &ClientArgs) -> anyhow::Result<PathBuf> {
     let config = client_config::Config {
         socks: SOCKS,
         state_dir: Some(dir.clone()),
-        testing: client_config::Testing { private_is_distinct: true },
+        testing: client_config::Testing { private_is_distinct: true, unpaced_circuits: true },
         authorities: reachable(&all).await?,
         ..client_config::Config::default()
     };

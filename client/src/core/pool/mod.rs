@@ -60,6 +60,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// The pool.
 pub struct Pool {
     spares: usize,
+    rate: Rate,
     network_known: bool,
     circuits: BTreeMap<CircuitId, Circuit>,
     wants: BTreeMap<WantId, Waiting>,
@@ -83,10 +84,11 @@ pub struct Pool {
 pub type Load<'a> = &'a dyn Fn(CircuitId) -> usize;
 
 impl Pool {
-    /// An empty pool that keeps at least so many spare circuits, at most [`MAX_SPARES`].
-    pub fn new(spares: usize) -> Self {
+    /// An empty pool that keeps at least so many spare circuits, at most [`MAX_SPARES`], and begins circuits at this rate.
+    pub fn new(spares: usize, rate: Rate) -> Self {
         Pool {
             spares: spares.min(MAX_SPARES),
+            rate,
             network_known: false,
             circuits: BTreeMap::new(),
             wants: BTreeMap::new(),
@@ -206,7 +208,7 @@ impl Pool {
     /// Whether such wants wait now.
     pub fn is_holding_back(&self, now: Instant) -> bool {
         let waits = self.wants.first_key_value().is_some_and(|(id, _)| *id <= self.held_up_to);
-        waits && !self.pace.has_room(BUILD_RATE, now)
+        waits && !self.pace.has_room(self.rate, now)
     }
 
     /// Builds that failed since one succeeded, those that failed together counted once.
@@ -303,7 +305,7 @@ impl Pool {
             let circuit = match promise.map(|build| build.circuit) {
                 Some(circuit) => circuit,
                 None => {
-                    if !self.pace.has_room(BUILD_RATE, now) {
+                    if !self.pace.has_room(self.rate, now) {
                         return self.hold_back_from(id);
                     }
                     let Some(circuit) = self.start(want.need, want.not_exits, Some(id), now, load) else {
@@ -361,11 +363,11 @@ impl Pool {
         now: Instant,
         load: Load<'_>,
     ) -> Option<CircuitId> {
-        let may_begin = self.building().count() < MAX_BUILDS && self.pace.has_room(BUILD_RATE, now);
+        let may_begin = self.building().count() < MAX_BUILDS && self.pace.has_room(self.rate, now);
         if !may_begin || !self.make_room(now, load) {
             return None;
         }
-        self.pace.take(BUILD_RATE, now);
+        self.pace.take(self.rate, now);
         let circuit = CircuitId(self.fresh_id());
         let build = Build { circuit, need, not_exits, for_want, started: now };
         self.circuits.insert(circuit, Circuit::Building(build.clone()));
@@ -420,8 +422,8 @@ impl Pool {
         let circuits = self.circuits.values().filter_map(|circuit| circuit.ends(now));
         let circuits = circuits.map(|end| if end <= now { now + IDLE_CHECK } else { end });
         let pause = self.pause_until.filter(|until| now < *until);
-        let paced = !self.pace.has_room(BUILD_RATE, now);
-        let paced = paced.then(|| now + Duration::from_secs(1) / BUILD_RATE.per_second);
+        let paced = !self.pace.has_room(self.rate, now);
+        let paced = paced.then(|| now + Duration::from_secs(1) / self.rate.per_second);
         wants.chain(circuits).chain(pause).chain(paced).min()
     }
 

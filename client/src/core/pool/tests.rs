@@ -17,7 +17,8 @@ struct Bench {
 
 impl Bench {
     fn new(spares: usize) -> Self {
-        let mut bench = Bench { pool: Pool::new(spares), now: start(), streams: RefCell::default() };
+        let mut bench =
+            Bench { pool: Pool::new(spares, BUILD_RATE), now: start(), streams: RefCell::default() };
         bench.pool.network_changed();
         bench
     }
@@ -93,7 +94,7 @@ fn builds_of(outputs: &[Output]) -> Vec<Build> {
 
 #[test]
 fn nothing_is_built_before_the_network_is_known() {
-    let mut bench = Bench { pool: Pool::new(2), now: start(), streams: RefCell::default() };
+    let mut bench = Bench { pool: Pool::new(2, BUILD_RATE), now: start(), streams: RefCell::default() };
     bench.want("a", "example.com", 443);
     assert_eq!(bench.settle(), []);
     bench.pool.network_changed();
