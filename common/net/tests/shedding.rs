@@ -1,5 +1,5 @@
 //! What a relay lets go, and what it refuses, when memory or its bytes run out.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail like tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod support;
 
