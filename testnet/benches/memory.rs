@@ -1,0 +1,364 @@
+//! What memory a network holds: `cargo bench -p tunic-testnet --bench memory`, Linux. `-- 500` takes fewer circuits.
+//!
+//! 1. A client and relays that do nothing, resident.
+//! 2. A relay through which 10,000 circuits go that do nothing: what each adds.
+//! 3. The same circuits, each with a stream that somebody fills. Their client does not read its channel any more, so the
+//!    cells stand in the relay: the most that it ever holds, beside what it may, and what that does to the round trip of
+//!    somebody else on a circuit through it.
+//!
+//! The relay is one of the network's, started again with the limit below. The ratios are printed last.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tunic_client::config::Config;
+use tunic_net::channel::{Channel, Circuit, CircuitStream, HopSpec, Node, NodeConfig, Peer};
+use tunic_net::daemon::unix_now;
+use tunic_net::dirstream;
+use tunic_proto::dir::{AuthoritySet, Consensus, RelayEntry, Request, Response, UncheckedConsensus};
+use tunic_proto::message::Target;
+use tunic_proto::time::UnixTime;
+use tunic_testnet::screen::Announcement;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tunic-testnet");
+const CIRCUITS: usize = 10_000;
+/// Circuits that are being built at the same time.
+const AT_ONCE: usize = 64;
+/// What the relay may hold: less than the 312 MiB that the first windows of 10,000 circuits are.
+const MEMORY_MAX: u64 = 256 << 20;
+/// Of this program's own end.
+const OWN_BUDGET: usize = 4 << 30;
+/// How long memory must stay the same before it counts.
+const STILL: Duration = Duration::from_secs(5);
+const ROUND_TRIPS: usize = 300;
+const MIB: f64 = (1 << 20) as f64;
+
+#[tokio::main]
+async fn main() {
+    let mut network = Network::start();
+    tokio::time::sleep(STILL).await;
+    let client = resident(network.up.pids.client[0]);
+    let relays = network.up.pids.relay.iter().map(|pid| resident(*pid)).fold(0.0, f64::max);
+    println!("idle: the client {:.1} MiB, the largest relay {:.1} MiB", client / MIB, relays / MIB);
+
+    let consensus = network.consensus().await;
+    let middle = network.restart_a_relay(&consensus);
+    let exit = consensus.relays.iter().find(|relay| relay.exit.is_exit()).unwrap();
+    let (echo, flood) = (serve(echo).await, serve(flood).await);
+
+    let node = own_node();
+    let honest = connect(&node, &middle).await.create_circuit(hops(&[&middle, exit])).await.unwrap();
+    let mut honest = open(&honest, echo).await;
+    let before = round_trips(&mut honest).await;
+
+    let idle = resident_when_still(network.relay_pid()).await;
+    let count = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(CIRCUITS);
+    let (reads, may_read) = watch::channel(true);
+    let stalling = Valve::open(middle.addresses[0], may_read).await;
+    let stalled_node = own_node();
+    let channel = connect_at(&stalled_node, &middle, stalling).await;
+    let circuits = build(&channel, hops(&[&middle, exit]), count).await;
+    let open_circuits = resident_when_still(network.relay_pid()).await;
+    let each = (open_circuits - idle) / circuits.len() as f64;
+    println!(
+        "{} idle circuits: {:.1} MiB, before {:.1} MiB",
+        circuits.len(),
+        open_circuits / MIB,
+        idle / MIB
+    );
+
+    let peak = Peak::watch(network.relay_pid());
+    reads.send(false).unwrap();
+    let streams: Vec<_> =
+        circuits.iter().map(|circuit| circuit.begin(Target::Addr(flood)).unwrap()).collect();
+    let meanwhile = round_trips(&mut honest).await;
+    let stalled = resident_when_still(network.relay_pid()).await;
+    let after = round_trips(&mut honest).await;
+    let (peak, limit) = (peak.end(), MEMORY_MAX as f64);
+    println!(
+        "{} circuits that nobody reads: {:.1} MiB, {:.1} at the most, of {:.1}",
+        streams.len(),
+        stalled / MIB,
+        peak / MIB,
+        limit / MIB
+    );
+    println!(
+        "round trip of somebody else, p95: idle {before:.1?}, meanwhile {meanwhile:.1?}, then {after:.1?}"
+    );
+
+    println!(
+        "idle client: {:.2} of 16 MiB; idle relay: {:.2} of 24 MiB",
+        client / MIB / 16.0,
+        relays / MIB / 24.0
+    );
+    println!("an idle circuit: {each:.0} bytes, {:.2} of 4 KiB", each / 4096.0);
+    println!("stalled readers: {:.2} of the limit, {:.2} at the most", stalled / limit, peak / limit);
+    let times = |took: Duration| took.as_secs_f64() / before.as_secs_f64();
+    println!("round trip meanwhile: {:.2} of idle, then {:.2}", times(meanwhile), times(after));
+}
+
+/// A network of this machine, which ends when this is dropped.
+struct Network {
+    parent: Child,
+    up: Announcement,
+    relay: Option<Child>,
+}
+
+impl Network {
+    fn start() -> Network {
+        let mut command = Command::new(PROGRAM);
+        command.args([
+            "up",
+            "--json",
+            "--socks",
+            "127.0.0.1:0",
+            "--until-stdin-closes",
+            "--authorities",
+            "1",
+        ]);
+        let mut parent =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(parent.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        Network { parent, up: serde_json::from_str(&line).unwrap(), relay: None }
+    }
+
+    /// From the authority, as a client gets it.
+    async fn consensus(&self) -> Consensus {
+        let config: Config =
+            toml::from_str(&fs::read_to_string(self.up.dir.join("client.toml")).unwrap()).unwrap();
+        let authority = &config.authorities[0];
+        let peer = Peer { id: authority.identity, addresses: authority.addresses.clone() };
+        let node = own_node();
+        let hop = HopSpec { id: authority.identity, onion_key: authority.onion_key };
+        let circuit = node.connect(&peer).await.unwrap().create_circuit(vec![hop]).await.unwrap();
+        let response =
+            dirstream::request(&circuit, &Request::GetConsensus { have: UnixTime(0) }).await.unwrap();
+        let Response::Ok(bytes) = response else { panic!("{response:?}") };
+        let now = unix_now();
+        let timely = UncheckedConsensus::parse(&bytes).unwrap().check_time(now).unwrap();
+        timely.check_signatures(&AuthoritySet::new([authority.identity]), now).unwrap().into_consensus()
+    }
+
+    /// Starts a relay that is no exit again, with the limit of this benchmark.
+    fn restart_a_relay(&mut self, consensus: &Consensus) -> RelayEntry {
+        let entry = consensus.relays.iter().find(|relay| !relay.exit.is_exit()).unwrap();
+        let config = self.up.dir.join(format!("{}.toml", entry.nickname));
+        let pid = *self.up.pids.relay.iter().find(|pid| runs_on(**pid, &config)).unwrap();
+        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        wait_until("the relay has ended", || fs::read_link(format!("/proc/{pid}/exe")).is_err());
+        let mut settings: toml::Table = toml::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+        settings.insert("memory_max".into(), MEMORY_MAX.cast_signed().into());
+        let limits = settings.entry("limits").or_insert_with(|| toml::Table::new().into());
+        limits.as_table_mut().unwrap().insert("circuits_per_client".into(), 65_536.into());
+        fs::write(&config, toml::to_string(&settings).unwrap()).unwrap();
+        // As `up` does: the child gets its listener as standard input.
+        let mut listener = None;
+        wait_until("the port is free", || {
+            listener = std::net::TcpListener::bind(entry.addresses[0]).ok();
+            listener.is_some()
+        });
+        let own = std::process::id().to_string();
+        let mut command = Command::new(PROGRAM);
+        command.args(["role", "relay", "--parent", &own, "--config"]).arg(&config);
+        command.stdin(OwnedFd::from(listener.unwrap())).stdout(Stdio::null()).stderr(Stdio::null());
+        self.relay = Some(command.spawn().unwrap());
+        entry.clone()
+    }
+
+    fn relay_pid(&self) -> u32 {
+        self.relay.as_ref().unwrap().id()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if let Some(mut relay) = self.relay.take() {
+            relay.kill().unwrap();
+            relay.wait().unwrap();
+        }
+        drop(self.parent.stdin.take());
+        self.parent.wait().unwrap();
+    }
+}
+
+fn runs_on(pid: u32, config: &Path) -> bool {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split('\0').any(|word| Path::new(word) == config)
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Bytes.
+fn resident(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap() * 1024.0
+}
+
+/// Once it has been the same to a MiB for a while.
+async fn resident_when_still(pid: u32) -> f64 {
+    let (mut last, mut since) = (resident(pid), Instant::now());
+    while since.elapsed() < STILL {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = resident(pid);
+        if (now - last).abs() > MIB {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    resident(pid)
+}
+
+fn own_node() -> Node {
+    Node::new(NodeConfig { signer: None, responder: None, memory_budget: OWN_BUDGET }).unwrap()
+}
+
+async fn connect(node: &Node, relay: &RelayEntry) -> Channel {
+    connect_at(node, relay, relay.addresses[0]).await
+}
+
+async fn connect_at(node: &Node, relay: &RelayEntry, at: SocketAddr) -> Channel {
+    node.connect(&Peer { id: relay.identity, addresses: vec![at] }).await.unwrap()
+}
+
+fn hops(relays: &[&RelayEntry]) -> Vec<HopSpec> {
+    relays.iter().map(|relay| HopSpec { id: relay.identity, onion_key: relay.onion_key }).collect()
+}
+
+async fn build(channel: &Channel, hops: Vec<HopSpec>, count: usize) -> Vec<Circuit> {
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    let mut building = JoinSet::new();
+    for _ in 0..count {
+        let turn = turns.clone().acquire_owned().await.unwrap();
+        let (channel, hops) = (channel.clone(), hops.clone());
+        building.spawn(async move {
+            let circuit = channel.create_circuit(hops).await.unwrap();
+            drop(turn);
+            circuit
+        });
+    }
+    building.join_all().await
+}
+
+async fn open(circuit: &Circuit, to: SocketAddr) -> CircuitStream {
+    let mut stream = circuit.begin(Target::Addr(to)).unwrap();
+    stream.connected().await.unwrap();
+    stream
+}
+
+/// The 95th percentile.
+async fn round_trips(stream: &mut CircuitStream) -> Duration {
+    let mut times = Vec::new();
+    for _ in 0..ROUND_TRIPS {
+        let begun = Instant::now();
+        stream.write_all(&[1]).await.unwrap();
+        stream.flush().await.unwrap();
+        stream.read_exact(&mut [0]).await.unwrap();
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    times[ROUND_TRIPS * 95 / 100]
+}
+
+/// Stands before a relay and passes on what comes from there only while it may.
+struct Valve;
+
+impl Valve {
+    async fn open(to: SocketAddr, may_read: watch::Receiver<bool>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(to).await.unwrap();
+            let ((mut near_in, near_out), (far_in, mut far_out)) = (near.into_split(), far.into_split());
+            tokio::spawn(Valve::pass(far_in, near_out, may_read));
+            let _ = tokio::io::copy(&mut near_in, &mut far_out).await;
+        });
+        at
+    }
+
+    async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut may_read: watch::Receiver<bool>) {
+        let mut buffer = vec![0; 64 << 10];
+        while may_read.wait_for(|may| *may).await.is_ok() {
+            let count = from.read(&mut buffer).await.unwrap_or(0);
+            if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The most that a process ever held, as often as it is looked.
+struct Peak {
+    ends: Arc<AtomicBool>,
+    most: std::thread::JoinHandle<f64>,
+}
+
+impl Peak {
+    fn watch(pid: u32) -> Peak {
+        let ends = Arc::new(AtomicBool::new(false));
+        let ended = ends.clone();
+        let most = std::thread::spawn(move || {
+            let mut most: f64 = 0.0;
+            while !ended.load(Relaxed) {
+                most = most.max(resident(pid));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            most
+        });
+        Peak { ends, most }
+    }
+
+    fn end(self) -> f64 {
+        self.ends.store(true, Relaxed);
+        self.most.join().unwrap()
+    }
+}
+
+/// Serves on loopback for as long as this program runs.
+async fn serve<S: Future<Output = ()> + Send>(each: fn(TcpStream) -> S) -> SocketAddr
+where
+    S: 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tokio::spawn(each(tcp));
+        }
+    });
+    address
+}
+
+async fn echo(mut tcp: TcpStream) {
+    tcp.set_nodelay(true).unwrap();
+    let (mut read, mut write) = tcp.split();
+    let _ = tokio::io::copy(&mut read, &mut write).await;
+}
+
+/// Writes until the other end has gone.
+async fn flood(mut tcp: TcpStream) {
+    while tcp.write_all(&[7; 4096]).await.is_ok() {}
+}
