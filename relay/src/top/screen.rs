@@ -105,7 +105,7 @@ fn graph(
     let average =
         rates.iter().fold(0, |sum: u64, rate| sum.saturating_add(*rate)) / rates.len().max(1) as u64;
     let peak = rates.iter().max().copied().unwrap_or(0);
-    let title = format!(" {name} {}/s  avg {}  max {} ", bytes(now), bytes(average), bytes(peak));
+    let title = format!(" {name} {}/s avg {} max {} ", bytes(now), bytes(average), bytes(peak));
     let block = Block::new().borders(Borders::TOP).title(title);
     // The newest stands at the right edge.
     let missing = usize::from(area.width).saturating_sub(rates.len());
@@ -139,7 +139,7 @@ fn costs(frame: &mut Frame<'_>, area: Rect, sample: &Sample, order: Order) {
         ])
     };
     let rows = order.sorted(sample).into_iter().map(row);
-    let widths = [14, 8, 8, 6, 8, 8].map(Constraint::Length);
+    let widths = [13, 8, 8, 6, 8, 8].map(Constraint::Length);
     let header = Row::new(["channel", "in/s", "out/s", "hs/s", "circuits", "queue"]).dim();
     let title = format!(" what costs most, by {} ", order.label());
     let block = Block::new().borders(Borders::TOP).title(title);
@@ -249,14 +249,14 @@ mod tests {
             &[
                 "tunic-relay 1.2.3  example  relay  up 1 d 2 h  listed, 1 of 7 relays",
                 "queues 3.0 MiB/512 MiB  memory 40 MiB  files 31/65536  channels 3  streams 77",
-                " in 2.0 MiB/s  avg 1.0 MiB  max 2.0 MiB ",
-                " out 1.0 MiB/s  avg 512 KiB  max 1.0 MiB ",
+                " in 2.0 MiB/s avg 1.0 MiB max 2.0 MiB ",
+                " out 1.0 MiB/s avg 512 KiB max 1.0 MiB ",
                 " circuits 43 ",
                 "ends here    2",
                 "passing      41",
                 "what costs most, by traffic",
-                "relay 4        900 B",
-                "client 9       100 B",
+                "relay 4       900 B",
+                "client 9      100 B",
                 "note: refused in the last minute: 36 circuit_rate",
                 "log line 30",
                 "q quit  p pause",
