@@ -5,9 +5,11 @@
 //! 3. The **middle** is any relay that can stand with both.
 //!
 //! Exit and middle are drawn with a chance in proportion to their bandwidth. When an exit leaves no guard or no middle,
-//! another one is tried. Relays that failed recently are avoided while there are others.
+//! another one is tried. Relays that failed recently are avoided while there are others; if there are none, they take turns: the
+//! one that failed last, or was tried last, is the least likely to work again.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use rand::{Rng, RngExt as _};
 use tunic_proto::dir::{ExitPolicy, RelayEntry};
@@ -127,8 +129,8 @@ pub struct Chooser<'a> {
     pub rules: Rules,
     /// Guards that may be used, the preferred first.
     pub guards: &'a [RelayId],
-    /// Relays to avoid while there are others.
-    pub avoid: &'a dyn Fn(RelayId) -> bool,
+    /// Relays to avoid while there are others, and when each failed or was tried last.
+    pub avoid: &'a dyn Fn(RelayId) -> Option<Instant>,
     /// Relays that must not be the exit.
     pub not_exits: &'a [RelayId],
 }
@@ -174,12 +176,13 @@ impl Chooser<'_> {
         listed.into_iter().find(|guard| !self.rules.conflict(guard, exit))
     }
 
-    /// Draws one of the relays that fit; one that failed recently only when no other does.
+    /// Draws one of the relays that fit; where all of them failed recently, it is the one whose turn it is.
     fn pick<R: Rng + ?Sized>(&self, fits: impl Fn(&RelayEntry) -> bool, rng: &mut R) -> Option<&RelayEntry> {
         let fitting: Vec<&RelayEntry> = self.network.relays().filter(|relay| fits(relay)).collect();
         let mut preferred = fitting.clone();
-        preferred.retain(|relay| !(self.avoid)(relay.identity));
-        draw(&preferred, rng).or_else(|| draw(&fitting, rng))
+        preferred.retain(|relay| (self.avoid)(relay.identity).is_none());
+        draw(&preferred, rng)
+            .or_else(|| fitting.iter().copied().min_by_key(|relay| (self.avoid)(relay.identity)))
     }
 }
 

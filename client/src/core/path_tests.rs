@@ -5,16 +5,16 @@ use proptest::prelude::*;
 use tunic_proto::dir::Flag;
 
 use super::*;
-use crate::core::testing::{id, network, network_of, open_policy, policy, relay, rng};
+use crate::core::testing::{id, network, network_of, open_policy, policy, relay, rng, start};
 
 fn choose(network: &Network, guards: &[RelayId], need: &Need, seed: u64) -> Result<Path, PathError> {
-    chooser(network, guards, &|_| false).choose(need, &mut rng(seed))
+    chooser(network, guards, &|_| None).choose(need, &mut rng(seed))
 }
 
 fn chooser<'a>(
     network: &'a Network,
     guards: &'a [RelayId],
-    avoid: &'a dyn Fn(RelayId) -> bool,
+    avoid: &'a dyn Fn(RelayId) -> Option<Instant>,
 ) -> Chooser<'a> {
     Chooser { network, rules: Rules::default(), guards, avoid, not_exits: &[] }
 }
@@ -67,7 +67,7 @@ fn exits_and_middles_are_drawn_by_bandwidth() {
     let mut middles = HashMap::<RelayId, f64>::new();
     for _ in 0..rounds {
         let guards = [id(0)];
-        let path = ids(&chooser(&network, &guards, &|_| false).choose(&Need::Port(443), &mut rng).unwrap());
+        let path = ids(&chooser(&network, &guards, &|_| None).choose(&Need::Port(443), &mut rng).unwrap());
         *exits.entry(path[2]).or_default() += 1.0 / f64::from(rounds);
         if path[2] == id(3) {
             *middles.entry(path[1]).or_default() += 1.0;
@@ -125,17 +125,18 @@ fn what_is_missing_is_named() {
     assert_eq!(choose(&network(0), &[], &Need::Any, 1), Err(PathError::NoExit));
     let guards = all_guards(&many);
     let not_exits = &guards;
-    let none = Chooser { not_exits, ..chooser(&many, &guards, &|_| false) };
+    let none = Chooser { not_exits, ..chooser(&many, &guards, &|_| None) };
     assert_eq!(none.choose(&Need::Port(80), &mut rng(1)), Err(PathError::NoExitForPort(80)));
 }
 
 #[test]
 fn relays_that_failed_are_avoided_while_there_are_others() {
     let (large, small) = (network(12), network(3));
-    let avoid = |relay: RelayId| relay == id(1) || relay == id(2);
+    let failed = start();
+    let avoid = |relay: RelayId| (relay == id(1) || relay == id(2)).then_some(failed);
     for seed in 0..100 {
         let path = chooser(&large, &[id(0), id(3)], &avoid).choose(&Need::Any, &mut rng(seed)).unwrap();
-        assert!(!ids(&path).iter().any(|relay| avoid(*relay)));
+        assert!(!ids(&path).iter().any(|relay| avoid(*relay).is_some()));
         chooser(&small, &[id(0), id(1)], &avoid).choose(&Need::Any, &mut rng(seed)).unwrap();
     }
 }

@@ -75,6 +75,12 @@ impl Planner {
         }
     }
 
+    /// A circuit over this path is being built. Where its relays are avoided and there were no others, it is the turn of
+    /// others next: one that stands still takes the whole build timeout to be found out. Guards are judged apart.
+    pub fn begun(&mut self, path: &Path, now: Instant) {
+        path.hops.iter().skip(1).for_each(|hop| self.failures.tried(hop.id, now));
+    }
+
     /// The circuit over this path was built. Returns whether the guard set changed.
     pub fn built<R: Rng + ?Sized>(
         &mut self,
@@ -163,6 +169,33 @@ mod tests {
         };
         assert!(!uses(&planner, now + Duration::from_secs(59)));
         assert!(uses(&planner, now + Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn exits_that_all_failed_take_turns_the_one_that_failed_last_at_last() {
+        let mut relays: Vec<_> = (0..8).map(crate::core::testing::relay).collect();
+        relays[3..].iter_mut().for_each(|relay| relay.exit = Default::default());
+        let (mut planner, mut now) = (planner(1), start());
+        planner.set_network(
+            Arc::new(crate::core::testing::network_of(relays)),
+            UnixTime(1_000_000),
+            &mut rng(1),
+        );
+        let mut exits = Vec::new();
+        let mut next = |planner: &mut Planner| {
+            now += Duration::from_secs(1);
+            let path = plan(planner, 1, now);
+            planner.begun(&path, now);
+            (path, now)
+        };
+        for _ in 0..3 {
+            let (path, now) = next(&mut planner);
+            planner.failed(&path, BuildFailure::Hop { hop: 2, reason: DestroyReason::Timeout }, now);
+            exits.push(path.exit());
+        }
+        assert!(exits[0] != exits[1] && exits[1] != exits[2] && exits[2] != exits[0], "{exits:?}");
+        let again: Vec<_> = (0..6).map(|_| next(&mut planner).0.exit()).collect();
+        assert_eq!(again, [exits.clone(), exits].concat());
     }
 
     #[test]

@@ -301,6 +301,7 @@ impl Manager {
     fn start(&mut self, wanted: &Build) {
         match self.planner.plan(wanted, now(), &mut self.rng) {
             Ok(path) => {
+                self.planner.begun(&path, now());
                 let path = Arc::new(path);
                 let limit = self.planner.build_timeout();
                 let (id, work) =
