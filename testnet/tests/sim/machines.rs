@@ -116,13 +116,13 @@ fn line(bytes: u64) -> (Vec<Duration>, Vec<Duration>) {
 
 #[test]
 fn loads_of_one_class_look_alike() {
-    // The first class is 600 cells at 227 a second; these are of some 220, 440 and 800.
-    let (small, large, larger) = (loaded(100_000), loaded(200_000), loaded(360_000));
+    // The first class is 720 cells at 227 a second; these are of some 220, 440 and 900.
+    let (small, large, larger) = (loaded(100_000), loaded(200_000), loaded(400_000));
     for cells in [&small, &large] {
-        assert!((600..=640).contains(&cells.len()), "{}", cells.len());
+        assert!((720..=760).contains(&cells.len()), "{}", cells.len());
     }
-    assert!((960..=1_020).contains(&larger.len()), "{}", larger.len());
-    // What the client sends does not depend on the load either: 33 a second, and credit for what came.
+    assert!((1_152..=1_220).contains(&larger.len()), "{}", larger.len());
+    // What the client sends does not depend on the load either: 25 a second, and credit for what came.
     let (_, sent) = line(100_000);
     assert!(sent.len() <= 200, "{}", sent.len());
     let span = |cells: &[Duration]| cells[590] - cells[10];
@@ -158,7 +158,7 @@ fn what_is_large_is_not_held_up_for_long() {
     };
     let (down, up) = (took(source(10 * MIB), 0), took(service("echo"), MIB));
     assert!(down < Duration::from_secs(20), "10 MiB took {down:?}");
-    assert!(up < Duration::from_secs(12), "1 MiB there and back took {up:?}");
+    assert!(up < Duration::from_secs(18), "1 MiB there and back took {up:?}");
 }
 
 #[test]

@@ -360,6 +360,7 @@ impl Channel {
             Some(Ok(spec)) => match Runner::new(spec, End::Client, seed, now) {
                 Ok(runner) => {
                     circuit.padder = Some(Padder::new(runner, None));
+                    circuit.window.grant_seldom();
                     self.machines.count += 1;
                     self.machines.origins.push(key);
                 }

@@ -7,6 +7,9 @@ use super::{Budget, CreditError, IDLE_CELLS, INITIAL_CELLS};
 
 /// Fewer cells are not worth a grant.
 const LEAST_GRANT: u32 = INITIAL_CELLS / 4;
+/// A grant is this part of the window at least, and where grants are to be few, that.
+const USUAL_PARTS: u32 = 8;
+const LARGE_PARTS: u32 = 2;
 
 /// What a receiver lets its peer send, and how much of it is where.
 ///
@@ -22,6 +25,8 @@ pub struct RecvWindow {
     arrived: u64,
     /// What the window should be, by [`Rounds`].
     goal: u32,
+    /// One grant is at least this part of the window.
+    parts: u32,
     rounds: Rounds,
     /// Of the budget. Zero: what arrives is dropped.
     reserved: u32,
@@ -40,6 +45,7 @@ impl RecvWindow {
             owed: 0,
             arrived: 0,
             goal: INITIAL_CELLS,
+            parts: USUAL_PARTS,
             rounds: Rounds::new(span),
             reserved: 0,
             is_used: false,
@@ -105,13 +111,18 @@ impl RecvWindow {
         self.owed += cells;
     }
 
-    /// What to grant now: nothing until an eighth of the window is owed, so that grants stay few.
+    /// Fewer and larger grants from now on, for cells that come at a steady rate.
+    pub fn grant_seldom(&mut self) {
+        self.parts = LARGE_PARTS;
+    }
+
+    /// What to grant now: nothing until an eighth of the window is owed, or half of it, so that grants stay few.
     ///
     /// Brings the window nearer to what it should be. It grows only where hardly anything queues: otherwise the reader is the
     /// limit, and more window would only store more. It shrinks by granting less, half as much at least,
     /// and grows by granting more, twice as much at most: cells come in no large bursts.
     pub fn poll_grant(&mut self, now: Instant) -> Option<u32> {
-        if self.owed < LEAST_GRANT.max(self.window / 8) {
+        if self.owed < LEAST_GRANT.max(self.window / self.parts) {
             return None;
         }
         let first = self.arrived + u64::from(self.outstanding);

@@ -58,10 +58,10 @@ impl MachineKind {
             MachineKind::Tunic => &[
                 ("milliseconds of a backward tick", 20, 22, 200),
                 ("backward cells of a tick", 1, 5, 64),
-                ("milliseconds of a forward tick", 10, 60, 1_000),
+                ("milliseconds of a forward tick", 10, 80, 1_000),
                 ("forward cells of a tick", 1, 2, 16),
                 ("forward cells at once, with the first cell and once more with the next", 1, 2, 16),
-                ("backward cells of the smallest class", 10, 600, 20_000),
+                ("backward cells of the smallest class", 10, 720, 20_000),
                 ("permille by which a class is larger than the one below", 1_050, 1_600, 4_000),
                 ("classes at the first rate, before it grows like the classes", 1, 2, 16),
                 ("milliseconds of silence that end a load", 50, 300, 10_000),

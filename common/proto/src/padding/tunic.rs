@@ -7,7 +7,7 @@
 //! 2. *Backlog* watches whether cells wait, and signals when none have for a while.
 //! 3. *Stop* counts cells. When a class is full in such a silence, it ends the block; otherwise the next class begins.
 //! 4. The client paces what goes, after two small bursts, so that neither the connection nor the first request is held up,
-//!    and stops when nothing has come for a while. Ticks that all had something to send let its rate double, until a *lull*:
+//!    and stops when nothing has come for a while. Ticks that all had something to send let its rate grow, until a *lull*:
 //!    an upload shows as one.
 
 use enum_map::enum_map;
@@ -21,10 +21,14 @@ use maybenot::{Error, Machine};
 
 /// Classes of sizes; the last one repeats.
 const CLASSES: usize = 10;
-/// Rates of the client, each twice the one below.
-const LEVELS: usize = 7;
-/// Ticks without a lull after which the client's rate doubles.
-const PATIENCE_TICKS: u32 = 16;
+/// Rates of the client, and how many times the one below each is.
+const LEVELS: usize = 4;
+const LEVEL_GROWTH: f64 = 4.0;
+/// Ticks without a lull after which the client's rate grows: with the usual figures, more than the requests of a page are. That a
+/// page grew it would tell which one it is.
+const PATIENCE_TICKS: u32 = 32;
+/// A lull, in ticks: somebody who has more to send always has it within one.
+const LULL_TICKS: f64 = 1.2;
 /// The most cells of one tick.
 const MAX_TICK_CELLS: f64 = 64.0;
 const US_PER_MS: f64 = 1e3;
@@ -61,7 +65,7 @@ impl Tunic {
 
     /// The client's machines.
     pub(super) fn client(&self) -> Result<Vec<Machine>, Error> {
-        Ok(vec![self.client_pace()?, client_stop(self.quiet_us)?, lull(1.5 * self.forward_tick_us)?])
+        Ok(vec![self.client_pace()?, client_stop(self.quiet_us)?, lull(LULL_TICKS * self.forward_tick_us)?])
     }
 
     /// The relay's machines.
@@ -124,7 +128,7 @@ impl Tunic {
         });
         states.extend([burst(OPEN, FIRST), open, burst(of(0, begin), SECOND)]);
         for level in 0..LEVELS {
-            let cells = (self.forward_cells * 2_f64.powi(level as i32)).min(MAX_TICK_CELLS);
+            let cells = (self.forward_cells * LEVEL_GROWTH.powi(level as i32)).min(MAX_TICK_CELLS);
             let steps = Steps { idle: IDLE, rest: of(level, rest), next: of(level, next) };
             let patience = Some(Counter::new_dist(Operation::Set, exactly(f64::from(PATIENCE_TICKS))));
             // Nothing waits any more: the lowest level counts anew, and the tick that is under way stays.
