@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -47,6 +47,8 @@ const OWN_BUDGET: usize = 4 << 30;
 /// How long memory must stay the same before it counts.
 const STILL: Duration = Duration::from_secs(5);
 const ROUND_TRIPS: usize = 300;
+/// How long the streams may take to come to the exit.
+const FLOOD_LIMIT: Duration = Duration::from_secs(120);
 const MIB: f64 = (1 << 20) as f64;
 
 #[tokio::main]
@@ -88,6 +90,7 @@ async fn main() {
     let streams: Vec<_> =
         circuits.iter().map(|circuit| circuit.begin(Target::Addr(flood)).unwrap()).collect();
     let meanwhile = round_trips(&mut honest).await;
+    flooded(count).await;
     let stalled = resident_when_still(network.relay_pid()).await;
     let after = round_trips(&mut honest).await;
     let (peak, limit) = (peak.end(), MEMORY_MAX as f64);
@@ -338,10 +341,7 @@ impl Peak {
 }
 
 /// Serves on loopback for as long as this program runs.
-async fn serve<S: Future<Output = ()> + Send>(each: fn(TcpStream) -> S) -> SocketAddr
-where
-    S: 'static,
-{
+async fn serve<S: Future<Output = ()> + Send + 'static>(each: fn(TcpStream) -> S) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -358,7 +358,20 @@ async fn echo(mut tcp: TcpStream) {
     let _ = tokio::io::copy(&mut read, &mut write).await;
 }
 
+/// Connections that [`flood`] got.
+static FLOODED: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until the exit has connected for nearly all circuits; some may have ended before it came to that.
+async fn flooded(circuits: usize) {
+    let deadline = Instant::now() + FLOOD_LIMIT;
+    while FLOODED.load(Relaxed) < circuits * 9 / 10 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("{} of {circuits} streams came to the exit", FLOODED.load(Relaxed));
+}
+
 /// Writes until the other end has gone.
 async fn flood(mut tcp: TcpStream) {
+    FLOODED.fetch_add(1, Relaxed);
     while tcp.write_all(&[7; 4096]).await.is_ok() {}
 }
