@@ -48,7 +48,7 @@ const OWN_BUDGET: usize = 4 << 30;
 const STILL: Duration = Duration::from_secs(5);
 const ROUND_TRIPS: usize = 300;
 /// How long the streams may take to come to the exit.
-const FLOOD_LIMIT: Duration = Duration::from_secs(120);
+const FLOOD_LIMIT: Duration = Duration::from_secs(300);
 const MIB: f64 = (1 << 20) as f64;
 
 #[tokio::main]

@@ -4,7 +4,7 @@
 //! users and the simulator.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
 use crate::buffers;
@@ -14,6 +14,10 @@ use crate::flow::{INITIAL_CELLS, Reservation};
 use crate::ids::StreamId;
 use crate::message::{ConnectedAddr, EndReason};
 use crate::sync::lock;
+
+mod meter;
+
+pub use meter::{StreamMeter, StreamTotals};
 
 /// Bytes that an application can hand over before it has to wait, once its channel has shown that it sends as fast.
 pub const SEND_BUFFER_LEN: usize = 64 * 1024;
@@ -253,26 +257,6 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// Bytes of an application that a stream has moved since it was begun.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct StreamTotals {
-    /// Put into cells. Whether these reached the other end is not known here.
-    pub sent: u64,
-    /// Arrived from the other end.
-    pub received: u64,
-}
-
-/// Reads the totals of a stream that somebody else has.
-#[derive(Clone)]
-pub struct StreamMeter(Weak<StreamShared>);
-
-impl StreamMeter {
-    /// The totals; `None` once the stream is gone.
-    pub fn totals(&self) -> Option<StreamTotals> {
-        Some(self.0.upgrade()?.lock().total)
-    }
-}
-
 /// The stream ended before it was finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stream ended: {0}")]
@@ -307,7 +291,7 @@ impl StreamIo {
 
     /// Reads the same from elsewhere.
     pub fn meter(&self) -> StreamMeter {
-        StreamMeter(Arc::downgrade(&self.0))
+        StreamMeter::new(&self.0)
     }
 
     /// Accepts a stream that the peer began.

@@ -9,6 +9,7 @@ mod datagrams;
 mod drain;
 mod driver;
 mod handshakes;
+mod idle;
 mod ledger;
 mod limits;
 mod node;

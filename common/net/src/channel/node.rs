@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -13,7 +12,7 @@ use rand::rngs::StdRng;
 use rustls::Connection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 use tunic_proto::channel::{ChannelConfig, ExtendJob, PeerInfo, Role, Totals};
 use tunic_proto::counters::{Counters, Incident};
@@ -28,8 +27,9 @@ use tunic_proto::stream::StreamIo;
 
 use super::admission::Admission;
 use super::drain::{Drain, Tally};
-use super::driver::{Driver, DriverError};
+use super::driver::Driver;
 use super::handshakes::Handshakes;
+use super::idle::run_until_idle;
 use super::ledger::{ChannelFigures, Ledger};
 use super::limits::{Guest, Limits, Place, Places, Visit};
 use super::open::{OPEN_TIMEOUT, configure, open};
@@ -55,11 +55,6 @@ const REPLAY_CAPACITY: usize = 1 << 18;
 /// Callers that may wait for the channel to one relay; more are refused. A relay that does not answer would otherwise
 /// hold every place that there is for extensions.
 const MAX_WAITING: usize = 128;
-/// A channel that had no circuit when it was looked at twice in a row, so long apart, is closed: whoever opens channels
-/// and does nothing with them must not use up those that there are.
-const IDLE_CHECK: Duration = Duration::from_secs(180);
-/// How often circuits and channels that were not used give back what they do not need.
-const REST_INTERVAL: Duration = Duration::from_secs(60);
 /// How long to wait for the last bytes of a channel.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after the system refused to accept a connection (too many files, most often).
@@ -487,33 +482,6 @@ impl NodeInner {
             Begin::Datagrams => responder.begin_udp(stream),
         }
     }
-}
-
-/// Runs a channel until it breaks, or until it had no circuit for a while (`None`).
-async fn run_until_idle(driver: &mut Driver, tally: &mut Tally) -> Option<DriverError> {
-    let mut checks = interval_at(now() + IDLE_CHECK, IDLE_CHECK);
-    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut rests = interval_at(now() + REST_INTERVAL, REST_INTERVAL);
-    rests.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut was_idle = false;
-    poll_fn(|cx| {
-        if let Poll::Ready(error) = driver.poll(cx) {
-            return Poll::Ready(Some(error));
-        }
-        tally.set(driver.circuit_count());
-        while rests.poll_tick(cx).is_ready() {
-            driver.rest();
-        }
-        while checks.poll_tick(cx).is_ready() {
-            let is_idle = driver.circuit_count() == 0;
-            if is_idle && was_idle {
-                return Poll::Ready(None);
-            }
-            was_idle = is_idle;
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 fn now() -> Instant {
