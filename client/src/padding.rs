@@ -83,9 +83,9 @@ impl Default for PaddingConfig {
     fn default() -> Self {
         PaddingConfig {
             class: Class::default(),
-            tick_ms: 20,
-            forward_cells: 2,
-            backward_cells: 8,
+            tick_ms: 10,
+            forward_cells: 1,
+            backward_cells: 4,
             steps: 0,
             cover_circuits: 2,
             cover_ms: 400,
@@ -214,8 +214,8 @@ mod tests {
         for class in [Class::Off, Class::Reduced, Class::Normal, Class::Adaptive, Class::Constant] {
             assert_eq!(read(&format!("padding = \"{class}\"")), Ok(PaddingConfig::of(class)));
         }
-        let config = read("[padding]\nclass = \"constant\"\ntick_ms = 10\nbackward_cells = 4").unwrap();
-        let rates = Rates { tick_ms: 10, forward: 2, backward: 4 };
+        let config = read("[padding]\nclass = \"constant\"\ntick_ms = 50\nbackward_cells = 5").unwrap();
+        let rates = Rates { tick_ms: 50, forward: 1, backward: 5 };
         assert_eq!(config.asked(), LinkMode::Constant(rates).into());
         assert_eq!(config.dummy_circuits(), 2);
         assert_eq!(PaddingConfig::default().dummy_circuits(), 0);
