@@ -427,6 +427,6 @@ impl Manager {
         let config = tunic_net::channel::NodeConfig { signer: None, responder: None, memory_budget: BUDGET };
         let parts = (Writer::to_nowhere(), RunOptions::default(), Monitor::new(BUDGET));
         let planner = Planner::new(Default::default(), Default::default());
-        Manager::new(Node::new(config).unwrap(), parts, planner, 0).0
+        Manager::new(Node::new(config).unwrap(), parts, planner, (0, crate::core::pool::BUILD_RATE)).0
     }
 }
