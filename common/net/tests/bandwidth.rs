@@ -1,10 +1,8 @@
 //! How much a node moves, and that it keeps to what it may.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
-#![expect(clippy::disallowed_methods, reason = "virtual time")]
+#![expect(clippy::disallowed_methods, reason = "the limit allows so much in the time that it took")]
 
 mod support;
-
-use std::time::Duration;
 
 use support::{Relay, client, echo, echo_server, relays};
 use tokio::time::Instant;
@@ -12,8 +10,8 @@ use tunic_net::channel::Circuit;
 use tunic_proto::limits::Throughput;
 use tunic_proto::message::Target;
 
-const RATE: u64 = 500_000;
-const BURST: u64 = 100_000;
+const RATE: u64 = 2_000_000;
+const BURST: u64 = 400_000;
 /// What [`echo`] sends, and reads back.
 const PAYLOAD: u64 = 1_000_000;
 
@@ -22,8 +20,9 @@ async fn circuit(relay: &Relay) -> Circuit {
     channel.create_circuit(vec![relay.hop.clone()]).await.unwrap()
 }
 
-/// On virtual time: a slow machine does not change what is measured.
-#[tokio::test(start_paused = true)]
+/// A slow machine takes longer, and may move more in that time: this holds on any. That the rate is reached is tested with the
+/// limit itself, on virtual time.
+#[tokio::test]
 async fn a_relay_moves_no_faster_than_its_rate_in_each_direction() {
     let relay = &relays(1).await[0];
     let circuit = circuit(relay).await;
@@ -36,9 +35,8 @@ async fn a_relay_moves_no_faster_than_its_rate_in_each_direction() {
     let (read, written) = (after.read - before.read, after.written - before.written);
     // Once over the channel and once over the exit's connection, each way.
     assert!(read >= 2 * PAYLOAD && written >= 2 * PAYLOAD, "{read} in, {written} out");
-    let most = BURST + RATE * took.as_secs() + RATE;
+    let most = BURST + RATE * took.as_millis() as u64 / 1_000 + RATE / 100;
     assert!(read <= most && written <= most, "{read} in and {written} out in {took:?}");
-    assert!(took >= Duration::from_secs((2 * PAYLOAD - BURST) / RATE), "{took:?}");
     let (reads, writes) = relay.node.traffic().waits();
     assert!(reads > 0 && writes > 0, "{reads} and {writes}");
 
