@@ -28,6 +28,8 @@ def read_results(out: pathlib.Path) -> dict[str, list[dict]]:
     """Results by line, classes in their order, machines after them."""
     by_line: dict[str, list[dict]] = {}
     for path in sorted(out.glob("*-*.json")):
+        if path.name.endswith(".truth.json"):
+            continue
         result = json.loads(path.read_text())
         by_line.setdefault(result["line"], []).append(result)
     for results in by_line.values():

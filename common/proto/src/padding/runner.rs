@@ -375,7 +375,10 @@ mod tests {
                     now = now.max(at);
                     runner.account(others, made);
                     runner.handle_timeout(now, Room { waiting: 0, credit: 1_000 });
-                    made += runner.take_padding() as u64;
+                    let padding = runner.take_padding();
+                    runner.sent(padding, now);
+                    runner.trigger(&TriggerEvent::TunnelSent, padding, now);
+                    made += padding as u64;
                     calls += 1;
                 }
                 now = end;
