@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tunic_net::config::{AuthorityConfig, ConfigError, Place, authority_problems};
 use tunic_net::daemon::{Port, ServiceConfig, Settings};
-use tunic_net::sandbox::folder_of;
 use tunic_net::telemetry::LogFilter;
 use tunic_proto::dir::AuthoritySet;
 use tunic_proto::limits::Rate;
@@ -187,8 +186,8 @@ impl Settings for Config {
         Config::state_dir(self)
     }
 
-    fn socket_dirs(&self) -> Vec<PathBuf> {
-        self.unix_socket.iter().map(|path| folder_of(path)).collect()
+    fn sockets(&self) -> Vec<PathBuf> {
+        self.unix_socket.iter().cloned().collect()
     }
 
     fn other_ports(&self) -> Vec<Port> {

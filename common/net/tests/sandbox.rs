@@ -10,6 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
+use tunic_net::daemon::{open_unix, prepare_unix};
 use tunic_net::keyfile::{ensure_private_dir, write_private};
 use tunic_net::sandbox::{self, Hold, Paths};
 
@@ -44,7 +45,17 @@ fn check_works(act: &str) {
 
 #[test]
 fn what_a_daemon_does_works_inside() {
-    for act in ["keys", "config", "link", "socket", "resolve", "connect", "threads", "look at itself"] {
+    for act in [
+        "keys",
+        "config",
+        "link",
+        "socket",
+        "daemon's socket",
+        "resolve",
+        "connect",
+        "threads",
+        "look at itself",
+    ] {
         check_works(act);
     }
 }
@@ -75,8 +86,9 @@ fn the_process_inside() {
     let paths = Paths {
         read: vec![dir.join("config"), dir.join("config/link")],
         write: vec![dir.join("data")],
-        sockets: vec![dir.join("sockets")],
+        sockets: vec![dir.join("sockets/new.sock")],
     };
+    prepare_unix(&paths.sockets[0]).unwrap();
     let confined = sandbox::enter(&paths);
     assert_ne!(confined.files, Hold::None(String::new()));
     assert_eq!(confined.calls, Hold::Full, "{confined}");
@@ -130,7 +142,20 @@ fn act(what: &str, dir: &Path) {
                 fs::remove_file(&path).unwrap();
             }
         }
+        "daemon's socket" => {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let _inside = runtime.enter();
+            let path = dir.join("sockets/new.sock");
+            // The second time the first one's is left behind.
+            for _ in 0..2 {
+                drop(open_unix(&path).unwrap());
+            }
+            let _ours = open_unix(&path).unwrap();
+            std::os::unix::net::UnixStream::connect(&path).unwrap();
+            assert!(open_unix(&path).is_err());
+        }
         "files beside a socket" => {
+            refused(fs::read(dir.join("sockets/new.sock.lock")).map(|_| ()));
             refused(fs::read(dir.join("sockets/file")).map(|_| ()));
             refused(fs::write(dir.join("sockets/file"), "y"));
             refused(fs::write(dir.join("sockets/new"), "y"));

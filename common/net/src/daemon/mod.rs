@@ -35,7 +35,8 @@ pub use service::{ServiceConfig, Switch};
 pub use signals::{Hurry, Shutdown, shutdown_signal};
 pub use socket::{ListenError, bind, listen};
 pub use tokio::sync::watch;
-pub use unix::{UnixLock, open_unix};
+pub(crate) use unix::lock_path;
+pub use unix::{UnixLock, open_unix, prepare_unix};
 
 use crate::channel::Rest;
 use crate::config::ConfigError;
@@ -71,8 +72,8 @@ pub trait Settings: Serialize + DeserializeOwned {
     /// If nothing says where.
     fn state_dir(&self) -> Result<PathBuf, ConfigError>;
 
-    /// Other directories, in which Unix sockets are made.
-    fn socket_dirs(&self) -> Vec<PathBuf> {
+    /// Unix sockets that it opens outside of it.
+    fn sockets(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 

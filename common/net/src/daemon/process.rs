@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::early::Early;
 use super::signals::{Shutdown, Signals};
-use super::{RunOptions, Settings, Switch, notify, reload, socket};
+use super::{RunOptions, Settings, Switch, notify, reload, socket, unix};
 use crate::sandbox::{self, Hold, Paths};
 use crate::{config, keyfile, telemetry};
 
@@ -85,11 +85,15 @@ fn confine<S: Settings>(path: &Path, settings: &S) -> anyhow::Result<()> {
         tracing::warn!("the sandbox is off: set sandbox = \"on\" in [service]");
         return Ok(());
     }
+    let sockets = settings.sockets();
+    for socket in &sockets {
+        unix::prepare_unix(socket)?;
+    }
     let confined = sandbox::enter(&Paths {
         // Also the directory, as editors replace files; and the file, as it may be a link to somewhere else.
         read: vec![sandbox::folder_of(path), path.to_path_buf()],
         write: vec![state_dir],
-        sockets: settings.socket_dirs(),
+        sockets,
     });
     match (&confined.files, &confined.calls) {
         (Hold::None(_), _) | (_, Hold::None(_)) => tracing::warn!("sandbox: {confined}"),

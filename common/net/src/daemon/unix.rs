@@ -39,18 +39,40 @@ pub fn open_unix(path: &Path) -> anyhow::Result<(UnixListener, UnixLock)> {
     Ok((socket.listen(BACKLOG).with_context(context)?, lock))
 }
 
-fn lock(socket: &Path) -> anyhow::Result<UnixLock> {
+/// Makes what [`open_unix`] needs beside the socket and, inside the sandbox, could not make any more.
+///
+/// # Errors
+/// If anything else is in its place, or if the system refuses.
+pub fn prepare_unix(path: &Path) -> anyhow::Result<()> {
+    lock_file(path).map(drop).with_context(|| format!("cannot open the socket {}", path.display()))
+}
+
+/// The file whose lock says whose this socket is.
+pub(crate) fn lock_path(socket: &Path) -> PathBuf {
     let mut name = OsString::from(socket);
     name.push(".lock");
-    let path = PathBuf::from(name);
+    PathBuf::from(name)
+}
+
+fn lock_file(socket: &Path) -> anyhow::Result<File> {
+    let path = lock_path(socket);
+    // Somebody else's pipe must not be waited for.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits() as i32);
     let file = options.open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let is_file = file.metadata().is_ok_and(|meta| meta.is_file());
+    anyhow::ensure!(is_file, "{} is not a file", path.display());
+    Ok(file)
+}
+
+fn lock(socket: &Path) -> anyhow::Result<UnixLock> {
+    let file = lock_file(socket)?;
     match file.try_lock() {
         Ok(()) => Ok(UnixLock(file)),
         Err(TryLockError::WouldBlock) => anyhow::bail!("another daemon that is running has it"),
         Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            Err(error).with_context(|| format!("cannot lock {}", lock_path(socket).display()))
         }
     }
 }
@@ -99,6 +121,22 @@ mod tests {
         std::fs::write(&file, b"a file").unwrap();
         why_not(&file);
         assert_eq!(std::fs::read(&file).unwrap(), b"a file");
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_a_pipe_or_a_link_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, link) = (dir.path().join("p"), dir.path().join("l"));
+        let made = std::process::Command::new("mkfifo").arg(lock_path(&pipe)).status().unwrap();
+        assert!(made.success());
+        why_not(&pipe);
+        let mut reading = OpenOptions::new();
+        reading.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
+        let _reader = reading.open(lock_path(&pipe)).unwrap();
+        assert!(why_not(&pipe).contains("is not a file"));
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), lock_path(&link)).unwrap();
+        why_not(&link);
+        assert!(prepare_unix(&link).is_err() && !dir.path().join("elsewhere").exists());
     }
 
     #[tokio::test]

@@ -5,7 +5,8 @@ use landlock::{
     Scope, path_beneath_rules,
 };
 
-use super::{Hold, Paths};
+use super::{Hold, Paths, folder_of};
+use crate::daemon::lock_path;
 
 /// The newest version of Landlock that this was written against; older kernels enforce what they know of it.
 const VERSION: ABI = ABI::V6;
@@ -39,6 +40,8 @@ const SYSTEM: &[&str] = &[
 pub(super) fn confine(paths: &Paths) -> Result<Hold, RulesetError> {
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = AccessFs::from_all(VERSION) & !BitFlags::from(AccessFs::Execute);
+    let folders = paths.sockets.iter().map(|socket| folder_of(socket));
+    let locks = paths.sockets.iter().map(|socket| lock_path(socket));
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(VERSION))?
         .scope(Scope::Signal)?
@@ -47,7 +50,8 @@ pub(super) fn confine(paths: &Paths) -> Result<Hold, RulesetError> {
         .add_rules(path_beneath_rules(["/dev/null"], AccessFs::ReadFile | AccessFs::WriteFile))?
         .add_rules(path_beneath_rules(&paths.read, read))?
         .add_rules(path_beneath_rules(&paths.write, write))?
-        .add_rules(path_beneath_rules(&paths.sockets, AccessFs::MakeSock | AccessFs::RemoveFile))?
+        .add_rules(path_beneath_rules(folders, AccessFs::MakeSock | AccessFs::RemoveFile))?
+        .add_rules(path_beneath_rules(locks, AccessFs::WriteFile))?
         .restrict_self()?;
     Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => Hold::Full,

@@ -24,7 +24,8 @@ pub struct Paths {
     pub read: Vec<PathBuf>,
     /// Directories in which it reads, writes, makes and removes files.
     pub write: Vec<PathBuf>,
-    /// Directories in which it makes sockets, and removes what an earlier run left; it reads and writes no file there.
+    /// Sockets that it makes, after removing what an earlier run left: in their directories it reads and writes no file but
+    /// their locks, which are there already ([`prepare_unix`](crate::daemon::prepare_unix)).
     pub sockets: Vec<PathBuf>,
 }
 
