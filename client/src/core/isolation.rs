@@ -36,6 +36,11 @@ impl Isolation {
         Isolation { credentials: Some(credentials), ..Isolation::default() }
     }
 
+    /// Those that are of one application, as far as can be told: they share what there is of circuits.
+    pub fn application(&self) -> (u16, Option<&Credentials>, Option<IpAddr>) {
+        (self.listener, self.credentials.as_ref(), self.address)
+    }
+
     /// What separates two destinations: the host, whatever the port.
     pub fn host(target: &Target) -> String {
         match target {

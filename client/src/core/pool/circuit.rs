@@ -5,7 +5,7 @@ use std::time::Instant;
 use tunic_proto::dir::ExitPolicy;
 use tunic_proto::ids::RelayId;
 
-use super::{Build, DIRTY_AFTER, SPARE_LIFETIME, Standing, Want};
+use super::{Build, DEMAND_WINDOW, DIRTY_AFTER, SPARE_LIFETIME, Standing, Want};
 use crate::core::isolation::Isolation;
 use crate::core::path::Need;
 
@@ -32,6 +32,8 @@ pub(super) struct Waiting {
     pub(super) want: Want,
     pub(super) since: Instant,
     pub(super) deadline: Instant,
+    /// Whether it was held back by the pace.
+    pub(super) held: bool,
 }
 
 impl Circuit {
@@ -48,6 +50,14 @@ impl Circuit {
             Usage::Retired => false,
         };
         free && !want.not_exits.contains(exit) && want.need.met_by(policy)
+    }
+
+    /// Whom the circuit was given to, if that was in the last minute.
+    pub(super) fn given_lately(&self, now: Instant) -> Option<&Isolation> {
+        let Circuit::Ready { usage: Usage::Assigned { isolation, first_used }, .. } = self else {
+            return None;
+        };
+        (now < *first_used + DEMAND_WINDOW).then_some(isolation)
     }
 
     pub(super) fn is_spare(&self) -> bool {

@@ -7,7 +7,8 @@
 //! 3. Ten minutes after its first use a circuit is **dirty** and gets no new streams; without streams it is closed.
 //! 4. Failed builds are repeated, after the third in a row with growing pauses, until the want's time is over.
 //! 5. Builds begin at a rate, with a burst, whatever applications ask for: each circuit is one more chance for a hostile relay
-//!    to be next to the guard. Wants beyond it wait, and are counted.
+//!    to be next to the guard. Wants beyond it wait, and are counted; a build for which nothing was sent does not count.
+//! 6. Where there are too few circuits, the application that got the fewest in the last minute comes first.
 //!
 //! Call [`Pool::settle`] after every input, then [`Pool::poll_output`] until it has none, and again at
 //! [`Pool::poll_timeout`].
@@ -73,9 +74,8 @@ pub struct Pool {
     last_failure: BuildFailure,
     pause_until: Option<Instant>,
     pace: Pace,
-    /// Wants that waited because of the pace, and the last of them.
+    /// Wants that waited because of the pace.
     held_back: u64,
-    held_up_to: WantId,
     next_id: u64,
     next_timeout: Option<Instant>,
 }
@@ -100,7 +100,6 @@ impl Pool {
             pause_until: None,
             pace: Pace::default(),
             held_back: 0,
-            held_up_to: WantId(0),
             next_id: 0,
             next_timeout: None,
         }
@@ -128,7 +127,7 @@ impl Pool {
         if self.wants.len() >= MAX_WANTS {
             self.outputs.push_back(Output::Refuse(id, BuildFailure::Busy));
         } else {
-            self.wants.insert(id, Waiting { want, since: now, deadline: now + WANT_TIMEOUT });
+            self.wants.insert(id, Waiting { want, since: now, deadline: now + WANT_TIMEOUT, held: false });
         }
         id
     }
@@ -147,6 +146,10 @@ impl Pool {
     /// The circuit could not be built. A want that no exit lets through is refused at once; others go on waiting.
     pub fn failed(&mut self, id: CircuitId, failure: BuildFailure, now: Instant) {
         let Some(Circuit::Building(build)) = self.circuits.remove(&id) else { return };
+        if let BuildFailure::Path(_) = failure {
+            // Nothing was sent.
+            self.pace.give_back(self.rate);
+        }
         if let BuildFailure::Path(PathError::NoExitForPort(_) | PathError::NoExit) = failure
             && let Some(want) = build.for_want
         {
@@ -207,8 +210,7 @@ impl Pool {
 
     /// Whether such wants wait now.
     pub fn is_holding_back(&self, now: Instant) -> bool {
-        let waits = self.wants.first_key_value().is_some_and(|(id, _)| *id <= self.held_up_to);
-        waits && !self.pace.has_room(self.rate, now)
+        self.wants.values().any(|waiting| waiting.held) && !self.pace.has_room(self.rate, now)
     }
 
     /// Builds that failed since one succeeded, those that failed together counted once.
@@ -238,13 +240,13 @@ impl Pool {
     }
 
     fn expire(&mut self, now: Instant, load: Load<'_>) {
-        let over: Vec<WantId> =
-            self.wants.iter().filter(|(_, waiting)| waiting.deadline <= now).map(|(id, _)| *id).collect();
-        for id in over {
+        let over = self.wants.iter().filter(|(_, waiting)| waiting.deadline <= now);
+        let over: Vec<(WantId, bool)> = over.map(|(id, waiting)| (*id, waiting.held)).collect();
+        for (id, held) in over {
             self.wants.remove(&id);
             // Where nothing has failed, others were before it.
-            let held = id <= self.held_up_to && self.failures_in_a_row == 0;
-            let why = if held { BuildFailure::Busy } else { self.last_failure };
+            let why =
+                if held && self.failures_in_a_row == 0 { BuildFailure::Busy } else { self.last_failure };
             self.outputs.push_back(Output::Refuse(id, why));
         }
         let over = |(id, circuit): (&CircuitId, &Circuit)| {
@@ -258,9 +260,24 @@ impl Pool {
         self.ports.retain(|(_, wanted)| now < *wanted + PORT_MEMORY);
     }
 
+    /// Those that wait, in the order in which they get circuits: a flood of one application does not hold up the others.
+    fn in_turn(&self, now: Instant) -> Vec<WantId> {
+        let mut shares: BTreeMap<_, usize> = BTreeMap::new();
+        for isolation in self.circuits.values().filter_map(|circuit| circuit.given_lately(now)) {
+            *shares.entry(isolation.application()).or_default() += 1;
+        }
+        let mut turns = Vec::with_capacity(self.wants.len());
+        for (id, waiting) in &self.wants {
+            let share = shares.entry(waiting.want.isolation.application()).or_default();
+            *share += 1;
+            turns.push((*share, *id));
+        }
+        turns.sort_unstable();
+        turns.into_iter().map(|(_, id)| id).collect()
+    }
+
     fn serve(&mut self, now: Instant, load: Load<'_>) {
-        let ids: Vec<WantId> = self.wants.keys().copied().collect();
-        for id in ids {
+        for id in self.in_turn(now) {
             let Some(waiting) = self.wants.get(&id) else { continue };
             let Some(circuit) = self.find(waiting, now, load) else { continue };
             if let Some(waiting) = self.wants.remove(&id) {
@@ -293,36 +310,28 @@ impl Pool {
     /// Starts a circuit for each want that none of the circuits being built will serve. A circuit being built serves all
     /// wants of one isolation and port.
     fn build_for_wants(&mut self, now: Instant, load: Load<'_>) {
-        let mut promised: BTreeMap<CircuitId, Isolation> = BTreeMap::new();
-        let ids: Vec<WantId> = self.wants.keys().copied().collect();
-        for id in ids {
-            let Some(waiting) = self.wants.get(&id) else { continue };
-            let want = waiting.want.clone();
-            let promise = self.building().find(|build| {
-                build.may_serve(waiting)
-                    && promised.get(&build.circuit).is_none_or(|to| *to == want.isolation)
+        let mut builds: Vec<(Build, Option<Isolation>)> =
+            self.building().map(|build| (build.clone(), None)).collect();
+        let mut has_room = true;
+        for id in self.in_turn(now) {
+            let Some(waiting) = self.wants.get_mut(&id) else { continue };
+            let want = &waiting.want;
+            let promise = builds.iter_mut().find(|(build, promised)| {
+                build.may_serve(waiting) && promised.as_ref().is_none_or(|to| *to == want.isolation)
             });
-            let circuit = match promise.map(|build| build.circuit) {
-                Some(circuit) => circuit,
-                None => {
-                    if !self.pace.has_room(self.rate, now) {
-                        return self.hold_back_from(id);
-                    }
-                    let Some(circuit) = self.start(want.need, want.not_exits, Some(id), now, load) else {
-                        return;
-                    };
-                    circuit
-                }
-            };
-            promised.insert(circuit, want.isolation);
+            if let Some((_, promised)) = promise {
+                *promised = Some(want.isolation.clone());
+            } else if !self.pace.has_room(self.rate, now) {
+                // Each is counted once.
+                self.held_back += u64::from(!waiting.held);
+                waiting.held = true;
+            } else if has_room {
+                let Want { isolation, need, not_exits, .. } = want.clone();
+                let build = self.start(need, not_exits, Some(id), now, load);
+                has_room = build.is_some();
+                builds.extend(build.map(|build| (build, Some(isolation))));
+            }
         }
-    }
-
-    /// Counts this want and those behind it, each once.
-    fn hold_back_from(&mut self, id: WantId) {
-        let first = id.max(WantId(self.held_up_to.0 + 1));
-        self.held_back += self.wants.range(first..).count() as u64;
-        self.held_up_to = self.wants.last_key_value().map_or(self.held_up_to, |(last, _)| *last);
     }
 
     fn build_spares(&mut self, now: Instant, load: Load<'_>) {
@@ -362,7 +371,7 @@ impl Pool {
         for_want: Option<WantId>,
         now: Instant,
         load: Load<'_>,
-    ) -> Option<CircuitId> {
+    ) -> Option<Build> {
         let may_begin = self.building().count() < MAX_BUILDS && self.pace.has_room(self.rate, now);
         if !may_begin || !self.make_room(now, load) {
             return None;
@@ -371,8 +380,8 @@ impl Pool {
         let circuit = CircuitId(self.fresh_id());
         let build = Build { circuit, need, not_exits, for_want, started: now };
         self.circuits.insert(circuit, Circuit::Building(build.clone()));
-        self.outputs.push_back(Output::Build(build));
-        Some(circuit)
+        self.outputs.push_back(Output::Build(build.clone()));
+        Some(build)
     }
 
     /// Whether there is room for one more circuit, after closing the idle one that was used the longest ago if need be.

@@ -214,6 +214,69 @@ fn fifty_new_isolations_are_served_at_once_and_a_flood_at_a_rate() {
 }
 
 #[test]
+fn builds_that_sent_nothing_leave_the_rate_to_others() {
+    let mut bench = Bench::new(0);
+    for number in 0..200 {
+        bench.want(&format!("{number}"), "example.com", 25);
+    }
+    let failure = BuildFailure::Path(PathError::NoExitForPort(25));
+    let mut refused = 0;
+    while bench.pool.waiting() > 0 {
+        let outputs = bench.settle();
+        refused += outputs
+            .iter()
+            .filter(|output| matches!(output, Output::Refuse(_, why) if *why == failure))
+            .count();
+        let builds = builds_of(&outputs);
+        assert!(!builds.is_empty() || bench.pool.waiting() == 0, "they wait for the rate");
+        builds.iter().for_each(|build| bench.pool.failed(build.circuit, failure, bench.now));
+    }
+    refused += bench.settle().len();
+    assert_eq!((refused, bench.pool.held_back()), (200, 0));
+    for number in 0..50 {
+        bench.circuit_for(&format!("{number}"));
+    }
+}
+
+/// A want of this application for this host, where hosts share no circuits.
+fn want_apart(bench: &mut Bench, application: &str, host: usize, port: u16) -> WantId {
+    let host = format!("host{host}.example");
+    let isolation = Isolation { destination: Some(host.clone()), ..Isolation::named(application) };
+    let need = Need::Target(Target::Name(host, port));
+    bench.pool.want(Want { isolation, need, not_exits: Vec::new(), fresh: false }, bench.now)
+}
+
+#[test]
+fn a_flood_of_one_application_does_not_hold_up_another() {
+    let mut bench = Bench::new(0);
+    for host in 0..400 {
+        want_apart(&mut bench, "a flood", host, 443);
+    }
+    bench.build_all();
+    assert!(bench.pool.is_holding_back(bench.now));
+    bench.advance(Duration::from_secs(1) / BUILD_RATE.per_second);
+    let other = want_apart(&mut bench, "another", 0, 443);
+    let outputs = bench.build_all();
+    assert!(outputs.iter().any(|it| matches!(it, Output::Use(id, _) if *id == other)), "{outputs:?}");
+}
+
+#[test]
+fn who_only_waits_for_a_circuit_that_is_being_built_is_not_held_back() {
+    let mut bench = Bench::new(0);
+    for host in 0..400 {
+        want_apart(&mut bench, "a flood", host, 443);
+    }
+    let mut begun = Vec::new();
+    while bench.pool.held_back() == 0 {
+        begun.iter().for_each(|build: &Build| bench.built(build.circuit, 1));
+        begun = builds_of(&bench.settle());
+    }
+    let (waiting, promised) = (bench.pool.waiting(), bench.pool.building().count());
+    assert!(promised > 0);
+    assert_eq!(bench.pool.held_back(), (waiting - promised) as u64);
+}
+
+#[test]
 fn spares_follow_demand_up_to_their_bound_and_back() {
     let mut bench = Bench::new(2);
     for number in 0..40 {

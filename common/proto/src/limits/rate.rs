@@ -39,6 +39,13 @@ impl Pace {
         has_room
     }
 
+    /// Gives one back that was taken for something that then was not done.
+    pub fn give_back(&mut self, rate: Rate) {
+        if rate.per_second > 0 {
+            self.0 = self.0.and_then(|full_at| full_at.checked_sub(rate.interval()));
+        }
+    }
+
     /// Whether one is left.
     pub fn has_room(self, rate: Rate, now: Instant) -> bool {
         self.after(rate, now).is_none_or(|after| fits(rate, after, now))
@@ -74,6 +81,20 @@ mod tests {
         assert_eq!((0..200).filter(|_| pace.take(RATE, later)).count(), 30);
         assert!(pace.is_full(later + Duration::from_secs(30)));
         assert!(!pace.is_full(later + Duration::from_secs(29)));
+    }
+
+    #[test]
+    fn what_was_given_back_can_be_taken_again() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert!((0..1_000).all(|_| {
+            let taken = pace.take(RATE, now);
+            pace.give_back(RATE);
+            taken
+        }));
+        assert!(pace.is_full(now));
+        assert_eq!((0..200).filter(|_| pace.take(RATE, now)).count(), 90, "and no more than there was");
+        pace.give_back(RATE);
+        assert_eq!((0..200).filter(|_| pace.take(RATE, now)).count(), 1);
     }
 
     #[test]
