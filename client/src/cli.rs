@@ -91,7 +91,10 @@ fn ask(args: AskArgs, question: Question) -> anyhow::Result<()> {
 /// As [`crate::run`].
 pub fn run_file(path: &Path, options: RunOptions) -> anyhow::Result<()> {
     daemon::run_file(path, options, |settings: Settings, options, end| {
-        crate::run(settings.borrow().clone(), options, end)
+        let mut config = settings.borrow().clone();
+        // What embeds the client does not take its own service's directory for the client's.
+        config.state_dir = daemon::Settings::state_dir(&config).ok();
+        crate::run(config, options, end)
     })
 }
 

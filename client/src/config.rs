@@ -1,5 +1,6 @@
 //! The client's settings.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -182,8 +183,10 @@ impl Settings for Config {
         &self.service
     }
 
+    /// Where the service manager says, if the configuration does not (systemd.exec(5), `StateDirectory=`).
     fn state_dir(&self) -> Result<PathBuf, ConfigError> {
-        Config::state_dir(self)
+        let given = std::env::var_os("STATE_DIRECTORY").and_then(|dirs| first_dir(&dirs));
+        self.state_dir.clone().or(given).map_or_else(|| Config::state_dir(self), Ok)
     }
 
     fn sockets(&self) -> Vec<PathBuf> {
@@ -253,22 +256,19 @@ impl Config {
         tunic_net::config::load(file, EXAMPLE)
     }
 
-    /// Where state is kept: as configured, else where the service manager says (systemd.exec(5), `StateDirectory=`), else
-    /// where the XDG Base Directory Specification does.
+    /// Where state is kept: as configured, else where the XDG Base Directory Specification says. The daemon asks its service
+    /// manager first.
     ///
     /// # Errors
     /// [`ConfigError`] if neither the configuration nor the environment tells.
     pub fn state_dir(&self) -> Result<PathBuf, ConfigError> {
         let absolute =
             |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let service = || absolute("STATE_DIRECTORY");
         let xdg = || absolute("XDG_STATE_HOME").map(|base| base.join("tunic"));
         let home = || absolute("HOME").map(|home| home.join(".local/state/tunic"));
-        self.state_dir.clone().or_else(service).or_else(xdg).or_else(home).ok_or_else(|| {
-            ConfigError::Invalid {
-                place: Place { key: Some("state_dir".to_owned()), ..Place::default() },
-                message: "neither `state_dir` nor the environment's HOME says where to keep state".to_owned(),
-            }
+        self.state_dir.clone().or_else(xdg).or_else(home).ok_or_else(|| ConfigError::Invalid {
+            place: Place { key: Some("state_dir".to_owned()), ..Place::default() },
+            message: "neither `state_dir` nor the environment's HOME says where to keep state".to_owned(),
         })
     }
 
@@ -300,6 +300,11 @@ impl Config {
     pub fn authority_set(&self) -> AuthoritySet {
         AuthoritySet::new(self.authorities.iter().map(|authority| authority.identity))
     }
+}
+
+/// The first of the directories of a service, which are separated by colons.
+fn first_dir(dirs: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(dirs).next().filter(|dir| dir.is_absolute())
 }
 
 #[cfg(test)]
@@ -388,6 +393,16 @@ mod tests {
         config.authorities.truncate(1);
         config.authorities[0].addresses.clear();
         check_refused(&config, "no address");
+    }
+
+    #[test]
+    fn of_a_services_directories_the_first_is_for_state() {
+        let first = |dirs: &str| first_dir(OsStr::new(dirs));
+        assert_eq!(first("/var/lib/a"), Some("/var/lib/a".into()));
+        assert_eq!(first("/var/lib/a:/var/lib/b"), Some("/var/lib/a".into()));
+        assert_eq!((first(""), first("relative:/var/lib/b")), (None, None));
+        let config = Config { state_dir: Some("/configured".into()), ..Config::default() };
+        assert_eq!(Settings::state_dir(&config).unwrap(), Path::new("/configured"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::de::DeserializeOwned;
 use tunic_net::config;
+use tunic_net::daemon::Settings;
 
 use crate::config::{Config, EXAMPLE};
 use crate::core::status::report::{NewIdentity, Report};
@@ -57,7 +58,7 @@ pub fn socket(given: Option<PathBuf>, config_file: Option<&Path>) -> anyhow::Res
         return Ok(path);
     }
     let config = config_file.map_or_else(|| Ok(Config::default()), |file| config::load(file, EXAMPLE))?;
-    Ok(control_path(&config.state_dir()?))
+    Ok(control_path(&Settings::state_dir(&config)?))
 }
 
 /// Asks the client at this socket, and gives what to print.
