@@ -12,7 +12,11 @@ pub enum Seen {
     Open,
     /// It has said everything, and may still listen.
     HalfClosed,
-    /// It has closed its connection.
+    /// The same, and it has not taken what came for it: nobody else is to blame that nothing happens.
+    Behind,
+    /// It has closed its connection, and some of what it said has not left yet.
+    Leaving,
+    /// It has closed its connection, or its system has.
     Gone,
 }
 
@@ -21,13 +25,19 @@ pub enum Seen {
 pub struct Limits {
     /// After the application has ended its half: longer than a slow target thinks.
     pub half_closed: Duration,
-    /// After it has closed: so long a target may take to accept what it was sent.
+    /// After it has closed, before all that it said has left: so long a target may pause.
+    pub leaving: Duration,
+    /// After that: so long a target may take to accept the last of it.
     pub gone: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { half_closed: Duration::from_secs(600), gone: Duration::from_secs(10) }
+        Limits {
+            half_closed: Duration::from_secs(600),
+            leaving: Duration::from_secs(60),
+            gone: Duration::from_secs(10),
+        }
     }
 }
 
@@ -48,15 +58,16 @@ impl Quiet {
     /// This is seen now, so long after the last time, and so many bytes were moved altogether. Whether the connection is to
     /// be given up.
     pub fn is_over(&mut self, seen: Seen, moved: u64, since_last: Duration) -> bool {
-        if moved != self.moved || seen == Seen::Open {
+        if moved != self.moved || matches!(seen, Seen::Open | Seen::Behind) {
             self.moved = moved;
             self.quiet_for = Duration::ZERO;
             return false;
         }
         self.quiet_for = self.quiet_for.saturating_add(since_last);
         match seen {
-            Seen::Open => false,
+            Seen::Open | Seen::Behind => false,
             Seen::HalfClosed => self.quiet_for >= self.limits.half_closed,
+            Seen::Leaving => self.quiet_for >= self.limits.leaving,
             Seen::Gone => self.quiet_for >= self.limits.gone,
         }
     }
@@ -67,7 +78,11 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const LIMITS: Limits = Limits { half_closed: Duration::from_secs(60), gone: Duration::from_secs(3) };
+    const LIMITS: Limits = Limits {
+        half_closed: Duration::from_secs(60),
+        leaving: Duration::from_secs(9),
+        gone: Duration::from_secs(3),
+    };
 
     /// How many seconds it is kept, when bytes move every so many seconds.
     fn kept(seen: Seen, moves_every_s: Option<u64>) -> Option<u64> {
@@ -86,9 +101,16 @@ mod tests {
     }
 
     #[test]
+    fn whoever_takes_its_time_to_read_is_not_given_up() {
+        assert_eq!(kept(Seen::Behind, None), None);
+    }
+
+    #[test]
     fn whoever_is_gone_is_not_waited_for() {
         assert_eq!(kept(Seen::Gone, None), Some(3));
         assert_eq!(kept(Seen::Gone, Some(2)), None, "the target still takes what it was sent");
+        assert_eq!(kept(Seen::Leaving, None), Some(9), "it may take more after a pause");
+        assert_eq!(kept(Seen::Leaving, Some(8)), None);
     }
 
     #[test]

@@ -122,7 +122,10 @@ impl FrontServer {
                 listed.opened(lease.id, &stream);
                 application.write_all(&request.dialect.opened()).await?;
                 match request.dialect {
-                    Dialect::HttpForward { body } => forward(&application, stream, body).await,
+                    Dialect::HttpForward { body } => {
+                        let meter = stream.meter();
+                        forward(&application, (stream, meter), body).await
+                    }
                     _ => tunnel(&application, stream).await,
                 }
             }

@@ -3,10 +3,12 @@
 //! 1. A tunnel moves bytes in both directions, half-close included, until both have ended. A plain HTTP request goes up, its
 //!    answer comes down, and that is all.
 //! 2. Whoever has ended its half may still read, or be gone: TCP does not tell. Keepalive probes find out, a minute or so later,
-//!    since the system of a program that is gone answers them with a reset.
-//! 3. From time to time it is looked whether the application is still there (`core::front::quiet`).
+//!    since the system of a program that is gone answers them with a reset. What it said before is still passed on.
+//! 3. Once it has ended its half, it is looked from time to time whether the application is still there (`core::front::quiet`).
+//! 4. What ends early ends as a reset, where there is such a thing, so that nobody takes it for the whole.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -20,6 +22,7 @@ use tokio::io::{
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tunic_net::channel::{CircuitStream, splice_counted};
+use tunic_proto::stream::StreamMeter;
 
 use super::Application;
 use crate::core::front::http::{Body, Passed};
@@ -29,22 +32,38 @@ const READ_LEN: usize = 4 * 1024;
 const BODY_READ_LEN: usize = 32 * 1024;
 /// How often it is looked whether an application is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// After how much silence a TCP connection is probed, then how often, and how many probes may be lost.
-const PROBE_AFTER: Duration = Duration::from_secs(20);
-const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// Probes that may be lost.
 const PROBES: u32 = 6;
+/// On this machine probes cost nothing.
+const PROBE_HERE: Probe = Probe { after: Duration::from_secs(20), every: Duration::from_secs(10) };
+/// Others may sleep, and be away for some minutes.
+const PROBE_ELSEWHERE: Probe = Probe { after: Duration::from_secs(300), every: Duration::from_secs(60) };
+
+/// After how much silence a TCP connection is probed, and then how often.
+struct Probe {
+    after: Duration,
+    every: Duration,
+}
 
 /// Has the system find out whether somebody is still at the other end.
 pub(super) fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+    set_probe(tcp, probe_for(tcp.peer_addr()?.ip()))
+}
+
+fn probe_for(peer: IpAddr) -> Probe {
+    if peer.to_canonical().is_loopback() { PROBE_HERE } else { PROBE_ELSEWHERE }
+}
+
+fn set_probe(tcp: &TcpStream, probe: Probe) -> io::Result<()> {
     sockopt::set_socket_keepalive(tcp, true)?;
-    sockopt::set_tcp_keepidle(tcp, PROBE_AFTER)?;
-    sockopt::set_tcp_keepintvl(tcp, PROBE_EVERY)?;
+    sockopt::set_tcp_keepidle(tcp, probe.after)?;
+    sockopt::set_tcp_keepintvl(tcp, probe.every)?;
     Ok(sockopt::set_tcp_keepcnt(tcp, PROBES)?)
 }
 
 /// Moves bytes in both directions until both have ended.
 pub(super) async fn tunnel(application: &Application, mut stream: CircuitStream) -> io::Result<()> {
-    let progress = Progress::default();
+    let progress = Progress { stream: stream.meter(), ..Progress::default() };
     let moves = async {
         match application {
             Application::Tcp(tcp) => splice_counted(stream, tcp, &progress.moved).await,
@@ -54,16 +73,16 @@ pub(super) async fn tunnel(application: &Application, mut stream: CircuitStream)
             }
         }
     };
-    while_there(application, &progress, moves).await
+    while_there(application, &progress, LOOK_EVERY, Limits::default(), moves).await
 }
 
 /// Passes on the rest of a request's body and then the answer; what comes behind the body is not the target's.
 pub(super) async fn forward(
     application: &Application,
-    stream: impl AsyncRead + AsyncWrite,
+    (stream, meter): (impl AsyncRead + AsyncWrite, Option<StreamMeter>),
     body: Body,
 ) -> io::Result<()> {
-    let progress = Progress::default();
+    let progress = Progress { stream: meter, ..Progress::default() };
     let half = || Counted { application, progress: &progress };
     let (mut read, mut write) = (half(), half());
     let (mut from_target, mut to_target) = tokio::io::split(stream);
@@ -85,7 +104,7 @@ pub(super) async fn forward(
             result = down => result,
         }
     };
-    while_there(application, &progress, moves).await
+    while_there(application, &progress, LOOK_EVERY, Limits::default(), moves).await
 }
 
 /// Passes on a body up to its end.
@@ -126,23 +145,46 @@ async fn pass_head(
 /// What has happened on an application's connection so far.
 #[derive(Default)]
 struct Progress {
+    /// Bytes read from and written to it.
     moved: AtomicU64,
+    /// The stream that has the bytes which the application has said already.
+    stream: Option<StreamMeter>,
     /// Whether we have ended our half.
     ended: AtomicBool,
+}
+
+impl Progress {
+    fn total(&self) -> u64 {
+        let sent = self.stream.as_ref().and_then(StreamMeter::totals).map_or(0, |totals| totals.sent);
+        self.moved.load(Ordering::Relaxed).wrapping_add(sent)
+    }
+
+    /// How one is that has closed: some of what it said may not have left yet.
+    fn left(&self) -> Seen {
+        let unsent = self.stream.as_ref().map_or(0, StreamMeter::unsent);
+        if unsent > 0 { Seen::Leaving } else { Seen::Gone }
+    }
 }
 
 async fn while_there(
     application: &Application,
     progress: &Progress,
+    look_every: Duration,
+    limits: Limits,
     moves: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
-    tokio::select! {
+    let result = tokio::select! {
         result = moves => result,
-        error = abandoned(application, progress, LOOK_EVERY, Limits::default()) => Err(error),
+        error = abandoned(application, progress, look_every, limits) => Err(error),
+    };
+    if let (Err(_), Some(tcp)) = (&result, application.as_tcp()) {
+        // A part must not look like the whole. Where this fails there is no connection any more.
+        let _ = sockopt::set_socket_linger(tcp, Some(Duration::ZERO));
     }
+    result
 }
 
-/// Completes when the application is gone, or has ended its half and nothing has happened for long.
+/// Completes when the application has closed or ended its half, and nothing has happened for long.
 async fn abandoned(
     application: &Application,
     progress: &Progress,
@@ -150,33 +192,46 @@ async fn abandoned(
     limits: Limits,
 ) -> io::Error {
     let mut quiet = Quiet::new(limits);
+    let mut reset = None;
     loop {
-        sleep(look_every).await;
+        // The system tells of a reset only once.
         let seen = match look(application, progress.ended.load(Ordering::Relaxed)).await {
-            Ok(seen) => seen,
-            Err(error) => return error,
+            Ok(seen) if seen != Seen::Gone && reset.is_none() => seen,
+            Ok(_) => progress.left(),
+            Err(error) => {
+                reset = Some(error);
+                progress.left()
+            }
         };
-        if quiet.is_over(seen, progress.moved.load(Ordering::Relaxed), look_every) {
-            return io::ErrorKind::TimedOut.into();
+        if quiet.is_over(seen, progress.total(), look_every) {
+            return reset.unwrap_or_else(|| io::ErrorKind::TimedOut.into());
         }
+        sleep(look_every).await;
     }
 }
 
 /// Completes when the application has closed or reset its connection, as far as the system can tell.
 pub(super) async fn gone(application: &Application) -> io::Error {
     loop {
-        sleep(LOOK_EVERY).await;
         match look(application, false).await {
             Ok(Seen::Gone) => return io::ErrorKind::UnexpectedEof.into(),
-            Ok(Seen::Open | Seen::HalfClosed) => {}
+            Ok(_) => sleep(LOOK_EVERY).await,
             Err(error) => return error,
         }
     }
 }
 
-/// What the system says of the other end; an error if the connection was reset.
+/// What the system says of the other end; an error if the connection was reset. Waits as long as nothing at all comes from it,
+/// so that a connection on which nothing happens wakes nobody.
 async fn look(application: &Application, we_have_ended: bool) -> io::Result<Seen> {
-    // Never waits for one whose other end has closed.
+    let ready = match application {
+        Application::Tcp(tcp) => tcp.ready(Interest::READABLE).await?,
+        Application::Unix(unix) => unix.ready(Interest::READABLE).await?,
+    };
+    if !ready.is_read_closed() {
+        return Ok(Seen::Open);
+    }
+    // Does not wait, now that the other half has ended.
     let interest = Interest::READABLE | Interest::WRITABLE;
     let (ready, gone): (Ready, bool) = match application {
         Application::Tcp(tcp) => {
@@ -192,10 +247,10 @@ async fn look(application: &Application, we_have_ended: bool) -> io::Result<Seen
             (ready, ready.is_write_closed() && !we_have_ended)
         }
     };
-    Ok(match (gone, ready.is_read_closed()) {
+    Ok(match (gone, ready.is_writable()) {
         (true, _) => Seen::Gone,
         (false, true) => Seen::HalfClosed,
-        (false, false) => Seen::Open,
+        (false, false) => Seen::Behind,
     })
 }
 

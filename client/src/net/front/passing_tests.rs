@@ -29,9 +29,9 @@ async fn given_up(ours: &Application, limits: Limits, within: Duration) -> Optio
     timeout(within, abandoned(ours, &progress, LOOK, limits)).await.ok().map(|error| error.kind())
 }
 
-const HALF_CLOSED_SHORT: Limits = Limits { half_closed: SHORT, gone: LONG };
-const GONE_SHORT: Limits = Limits { half_closed: LONG, gone: SHORT };
-const NOTHING_SHORT: Limits = Limits { half_closed: LONG, gone: LONG };
+const HALF_CLOSED_SHORT: Limits = Limits { half_closed: SHORT, ..NOTHING_SHORT };
+const GONE_SHORT: Limits = Limits { gone: SHORT, ..NOTHING_SHORT };
+const NOTHING_SHORT: Limits = Limits { half_closed: LONG, leaving: LONG, gone: LONG };
 
 #[tokio::test]
 async fn whoever_has_ended_its_half_is_given_up_when_nothing_happens_for_long() {
@@ -53,7 +53,7 @@ async fn whoever_resets_or_closes_is_noticed_without_a_word_from_the_target() {
     application.shutdown().await.unwrap();
     sockopt::set_socket_linger(&application, Some(Duration::ZERO)).unwrap();
     drop(application);
-    let error = given_up(&ours, NOTHING_SHORT, PATIENCE).await;
+    let error = given_up(&ours, GONE_SHORT, PATIENCE).await;
     assert!(matches!(error, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)), "{error:?}");
 
     let (application, ours) = unix();
@@ -79,7 +79,7 @@ where
     let (mut application, ours) = tcp().await;
     let (stream, theirs) = tokio::io::duplex(1_024);
     let target = tokio::spawn(target(theirs));
-    let forwarding = tokio::spawn(async move { forward(&ours, stream, Body::Length(4)).await });
+    let forwarding = tokio::spawn(async move { forward(&ours, (stream, None), Body::Length(4)).await });
     application.write_all(b"body").await.unwrap();
     application.shutdown().await.unwrap();
     let mut answer = Vec::new();
@@ -101,6 +101,83 @@ async fn a_request_is_answered_though_the_program_has_ended_its_half() {
     assert_eq!(answer.await, b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nslow");
 }
 
+/// Of it the target takes some before the application has closed, and the rest after.
+const UPLOAD_LEN: usize = 256 * 1024;
+const TAKEN_BEFORE: usize = 192 * 1024;
+
+#[tokio::test]
+async fn what_a_program_said_before_it_closed_is_passed_on_though_its_system_answers_with_a_reset() {
+    let (mut application, ours) = tcp().await;
+    let (mut stream, mut target) = tokio::io::duplex(1_024);
+    let progress = Progress::default();
+    let mut read = Counted { application: &ours, progress: &progress };
+    let upload = async {
+        pass_body(&mut read, &mut stream, Body::Length(UPLOAD_LEN as u64)).await?;
+        stream.shutdown().await
+    };
+    let limits = Limits { gone: PATIENCE, ..NOTHING_SHORT };
+    let passing = while_there(&ours, &progress, LOOK, limits, upload);
+    let program = async {
+        let mut taken = vec![0; TAKEN_BEFORE];
+        let said = async {
+            application.write_all(&vec![7; UPLOAD_LEN]).await.unwrap();
+            application.shutdown().await.unwrap();
+        };
+        tokio::join!(said, async { target.read_exact(&mut taken).await.unwrap() });
+        while look(&ours, false).await.unwrap() == Seen::Open {
+            sleep(LOOK).await;
+        }
+        sockopt::set_socket_linger(&application, Some(Duration::ZERO)).unwrap();
+        drop(application);
+        sleep(WHILE).await;
+        target.read_to_end(&mut taken).await.unwrap();
+        taken.len()
+    };
+    let (passed, taken) = timeout(PATIENCE, async { tokio::join!(passing, program) }).await.expect("an end");
+    passed.unwrap();
+    assert_eq!(taken, UPLOAD_LEN);
+}
+
+#[tokio::test]
+async fn whoever_is_slow_to_read_is_not_given_up() {
+    for (application, ours) in [tcp_half_closed().await, unix_half_closed().await] {
+        // The system may find room for more after a while.
+        let bytes = vec![0; 64 * 1024];
+        let progress = Progress::default();
+        let mut answer = Counted { application: &ours, progress: &progress };
+        let answering = async { while answer.write_all(&bytes).await.is_ok() {} };
+        tokio::select! {
+            given_up = given_up(&ours, HALF_CLOSED_SHORT, WHILE) => assert_eq!(given_up, None),
+            () = answering => panic!("it takes all"),
+        }
+        drop(application);
+    }
+}
+
+async fn tcp_half_closed() -> (Application, Application) {
+    let (mut application, ours) = tcp().await;
+    application.shutdown().await.unwrap();
+    (Application::Tcp(application), ours)
+}
+
+async fn unix_half_closed() -> (Application, Application) {
+    let (mut application, ours) = unix();
+    application.shutdown().await.unwrap();
+    (Application::Unix(application), ours)
+}
+
+#[tokio::test]
+async fn what_is_given_up_ends_as_a_reset() {
+    let (mut application, ours) = tcp().await;
+    application.shutdown().await.unwrap();
+    let progress = Progress::default();
+    let silent = while_there(&ours, &progress, LOOK, HALF_CLOSED_SHORT, std::future::pending());
+    timeout(PATIENCE, silent).await.expect("an end").unwrap_err();
+    drop(ours);
+    let ended = timeout(PATIENCE, application.read(&mut [0])).await.expect("an end");
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
 #[tokio::test]
 async fn applications_connections_are_probed() {
     let (_application, ours) = tcp().await;
@@ -108,5 +185,12 @@ async fn applications_connections_are_probed() {
     assert!(!sockopt::socket_keepalive(tcp).unwrap());
     keep_alive(tcp).unwrap();
     assert!(sockopt::socket_keepalive(tcp).unwrap());
-    assert_eq!(sockopt::tcp_keepidle(tcp).unwrap(), PROBE_AFTER);
+    assert_eq!(sockopt::tcp_keepidle(tcp).unwrap(), PROBE_HERE.after);
+    for (peer, after) in [
+        ("::1", PROBE_HERE.after),
+        ("::ffff:127.0.0.1", PROBE_HERE.after),
+        ("192.0.2.1", PROBE_ELSEWHERE.after),
+    ] {
+        assert_eq!(probe_for(peer.parse().unwrap()).after, after, "{peer}");
+    }
 }

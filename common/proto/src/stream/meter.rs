@@ -26,4 +26,9 @@ impl StreamMeter {
     pub fn totals(&self) -> Option<StreamTotals> {
         Some(self.0.upgrade()?.lock().total)
     }
+
+    /// Bytes that the application has said and that have not gone out; 0 once the stream is gone.
+    pub fn unsent(&self) -> usize {
+        self.0.upgrade().map_or(0, |shared| shared.lock().unsent())
+    }
 }
