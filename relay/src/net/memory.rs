@@ -1,7 +1,7 @@
 //! Holds the process to the memory that it may have, measured as what the system counts for it: its resident set.
 //!
-//! 1. Near the limit, circuits end, those with the oldest queued data first, until a tenth is free again; the allocator
-//!    gives back what became free.
+//! 1. Near the limit, circuits end, those with the oldest queued data first, until a tenth is free again or that does not
+//!    help; the allocator gives back what became free.
 //! 2. Meanwhile new channels and circuits are refused.
 
 use std::fs;
@@ -48,6 +48,7 @@ pub(super) async fn watch(node: Node, max: u64) {
         node.admission().set_memory_short(pressure.is_high());
         if sheds > 0 {
             let shed = node.shed(usize::try_from(sheds).unwrap_or(usize::MAX)).await;
+            pressure.handle_shed(shed.bytes as u64);
             tokio::time::sleep(SETTLE).await;
             give_back();
             tracing::debug!("memory: {} circuits with {} bytes ended", shed.circuits, shed.bytes);
@@ -63,7 +64,7 @@ fn tell(is_high: bool, resident: u64, max: u64) {
     if is_high {
         let (resident, max) = (resident >> 20, max >> 20);
         tracing::warn!(
-            "memory: {resident} MiB of {max}: circuits with the oldest queued data end, and no new channels and circuits are taken"
+            "memory: {resident} MiB of {max}: circuits whose data nobody takes end, and no new channels and circuits are taken"
         );
     } else {
         tracing::info!("memory: enough again; channels and circuits are taken");

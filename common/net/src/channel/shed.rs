@@ -21,8 +21,8 @@ pub struct Shed {
 }
 
 impl Node {
-    /// Ends as many circuits as hold so many bytes together, those with the oldest data first. The memory is free once
-    /// their channels have got round to it.
+    /// Ends as many circuits as hold so many bytes together, those with the oldest data first; none whose data is younger
+    /// than [`tunic_proto::limits::MIN_AGE`]. The memory is free once their channels have got round to it.
     pub async fn shed(&self, bytes: usize) -> Shed {
         let (answers, mut answered) = mpsc::unbounded_channel();
         for inbox in self.0.ledger.inboxes() {

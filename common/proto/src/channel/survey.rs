@@ -89,6 +89,8 @@ impl Circuit {
 
 impl Channel {
     pub(super) fn answer_survey(&mut self, now: Instant, answer: Answer) {
+        // Memory is short: what is empty goes before anybody's circuit.
+        self.inbox.rest();
         let now_ms = self.stopwatch.at_ms(now);
         let mut held: Vec<Held> = Vec::new();
         for key in self.table.keys() {

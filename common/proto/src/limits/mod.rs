@@ -29,5 +29,5 @@ pub use latency::Latency;
 pub use network::Networks;
 pub use params::{Overrides, Params};
 pub use rate::{Pace, Rate};
-pub use shed::{Holding, Pressure, oldest_first};
+pub use shed::{Holding, MAX_SHED, MIN_AGE, Pressure, oldest_first};
 pub use streams::StreamRates;

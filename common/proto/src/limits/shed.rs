@@ -1,10 +1,25 @@
 //! What goes first when memory runs out: the circuit whose queued data is the oldest, as in C Tor. Honest circuits move on
 //! within moments; what stays queued is what nobody takes.
+//!
+//! What fills the memory may be something else, which no circuit's end gives back. So [`Pressure`] has more shed only while
+//! that helps, and whoever moves on is never shed ([`MIN_AGE`]).
 
 use std::time::Duration;
 
 /// Of the limit, in percent: down to this much is shed, and below it things are as usual again.
 const RELIEVED_PERCENT: u64 = 90;
+/// A circuit whose oldest data is younger stays: it moves on, and its end would free nothing that is not free soon.
+pub const MIN_AGE: Duration = Duration::from_secs(1);
+/// At most so many circuits end at a time; then it is measured whether that helped.
+pub const MAX_SHED: usize = 1_024;
+/// Shedding has helped if one part of so many of what was shed is no longer held,
+const HELPED_PARTS: u64 = 8;
+/// and so many bytes at the least: fewer come and go by themselves.
+const NOTICEABLE: u64 = 1 << 20;
+/// Measurements without shedding after it did not help.
+const PAUSE_ROUNDS: u32 = 100;
+/// Measurements without shedding after there was nothing to shed: something may be old enough then.
+const EMPTY_ROUNDS: u32 = 10;
 
 /// Something that holds queued data.
 pub trait Holding {
@@ -14,11 +29,14 @@ pub trait Holding {
     fn bytes(&self) -> usize;
 }
 
-/// As many of these as hold `bytes` together, those with the oldest data first, and of those of the same age the largest.
+/// As many of these as hold `bytes` together, those with the oldest data first, and of those of the same age the largest;
+/// none younger than [`MIN_AGE`], and [`MAX_SHED`] at the most.
 pub fn oldest_first<H: Holding>(mut all: Vec<H>, bytes: usize) -> Vec<H> {
+    all.retain(|held| held.age() >= MIN_AGE);
     all.sort_by_key(|held| std::cmp::Reverse((held.age(), held.bytes())));
     let mut left = bytes;
     all.into_iter()
+        .take(MAX_SHED)
         .take_while(|held| {
             let goes = left > 0;
             left = left.saturating_sub(held.bytes());
@@ -32,12 +50,18 @@ pub fn oldest_first<H: Holding>(mut all: Vec<H>, bytes: usize) -> Vec<H> {
 pub struct Pressure {
     max: u64,
     is_high: bool,
+    /// Bytes held when it was last said that some have to be shed.
+    held: u64,
+    /// How many fewer have to be held for that to have helped; `None` if nothing was shed.
+    hoped: Option<u64>,
+    /// Measurements until it is tried again.
+    pause: u32,
 }
 
 impl Pressure {
     /// The process may hold so many bytes.
     pub fn new(max: u64) -> Pressure {
-        Pressure { max, is_high: false }
+        Pressure { max, is_high: false, held: 0, hoped: None, pause: 0 }
     }
 
     /// Bytes that the process may hold.
@@ -46,15 +70,36 @@ impl Pressure {
     }
 
     /// It holds so many. Returns how many bytes have to be shed now: what is above nine tenths of the limit, once the limit is
-    /// passed.
+    /// passed. Nothing for a while if what was shed did not help. [`Pressure::handle_shed`] has to follow.
     pub fn handle_resident(&mut self, bytes: u64) -> u64 {
         let relieved = self.max / 100 * RELIEVED_PERCENT;
-        if bytes > self.max {
-            self.is_high = true;
-            return bytes - relieved;
+        if bytes <= self.max {
+            self.is_high &= bytes > relieved;
+            if !self.is_high {
+                (self.hoped, self.pause) = (None, 0);
+            }
+            return 0;
         }
-        self.is_high &= bytes > relieved;
-        0
+        self.is_high = true;
+        if self.pause > 0 {
+            self.pause -= 1;
+            return 0;
+        }
+        if self.hoped.take().is_some_and(|hoped| self.held.saturating_sub(bytes) < hoped) {
+            self.pause = PAUSE_ROUNDS;
+            return 0;
+        }
+        self.held = bytes;
+        bytes - relieved
+    }
+
+    /// Circuits that held so many bytes were shed.
+    pub fn handle_shed(&mut self, bytes: u64) {
+        if bytes == 0 {
+            self.pause = EMPTY_ROUNDS;
+        } else {
+            self.hoped = Some((bytes / HELPED_PARTS).max(NOTICEABLE));
+        }
     }
 
     /// Whether new channels and circuits are refused: from when the limit was passed until nine tenths of it are reached.
@@ -82,7 +127,13 @@ mod tests {
 
     #[track_caller]
     fn check(bytes: usize, expect: &[Queue]) {
-        let all = vec![Queue(5, 100), Queue(9_000, 10), Queue(40, 1_000), Queue(40, 2_000), Queue(0, 9_999)];
+        let all = vec![
+            Queue(1_005, 100),
+            Queue(9_000, 10),
+            Queue(1_040, 1_000),
+            Queue(1_040, 2_000),
+            Queue(1_000, 9_999),
+        ];
         assert_eq!(oldest_first(all, bytes), expect);
     }
 
@@ -91,9 +142,16 @@ mod tests {
         check(0, &[]);
         check(1, &[Queue(9_000, 10)]);
         check(10, &[Queue(9_000, 10)]);
-        check(11, &[Queue(9_000, 10), Queue(40, 2_000)]);
-        check(2_011, &[Queue(9_000, 10), Queue(40, 2_000), Queue(40, 1_000)]);
-        assert_eq!(oldest_first(vec![Queue(1, 1); 3], usize::MAX).len(), 3);
+        check(11, &[Queue(9_000, 10), Queue(1_040, 2_000)]);
+        check(2_011, &[Queue(9_000, 10), Queue(1_040, 2_000), Queue(1_040, 1_000)]);
+        assert_eq!(oldest_first(vec![Queue(1_000, 1); 3], usize::MAX).len(), 3);
+    }
+
+    #[test]
+    fn who_moves_on_stays_and_a_round_ends_only_so_many() {
+        let all = vec![Queue(999, 1 << 30), Queue(0, 1 << 30), Queue(1_000, 1)];
+        assert_eq!(oldest_first(all, usize::MAX), [Queue(1_000, 1)]);
+        assert_eq!(oldest_first(vec![Queue(5_000, 1); MAX_SHED + 1], usize::MAX).len(), MAX_SHED);
     }
 
     #[test]
@@ -104,5 +162,36 @@ mod tests {
         assert_eq!((pressure.handle_resident(950), pressure.is_high()), (0, true));
         assert_eq!((pressure.handle_resident(900), pressure.is_high()), (0, false));
         assert_eq!((pressure.handle_resident(950), pressure.is_high()), (0, false));
+    }
+
+    #[test]
+    fn more_is_shed_only_while_that_helps() {
+        const MIB: u64 = 1 << 20;
+        let mut pressure = Pressure::new(1_000 * MIB);
+        let mut held = |mib: u64, shed: u64| {
+            let sheds = pressure.handle_resident(mib * MIB);
+            if sheds > 0 {
+                pressure.handle_shed(shed * MIB);
+            }
+            (sheds > 0, pressure.is_high())
+        };
+        let (sheds, waits) = ((true, true), (false, true));
+        assert_eq!(held(1_700, 80), sheds);
+        // An eighth of what was shed is gone.
+        assert_eq!(held(1_690, 80), sheds);
+        // Next to nothing: it is something else that fills the memory.
+        for _ in 0..=PAUSE_ROUNDS {
+            assert_eq!(held(1_685, 80), waits);
+        }
+        assert_eq!(held(1_685, 80), sheds, "it is tried again");
+        assert_eq!(held(5_000, 80), waits, "it grew");
+        // Once there was enough again, everything is as at first.
+        assert_eq!(held(900, 0), (false, false));
+        assert_eq!(held(1_001, 0), sheds);
+        // There was nothing to shed: that says nothing about whether it helps.
+        for _ in 0..EMPTY_ROUNDS {
+            assert_eq!(held(1_001, 0), waits);
+        }
+        assert_eq!(held(1_001, 1), sheds);
     }
 }
