@@ -175,3 +175,18 @@ async fn a_node_that_sleeps_has_no_channels_and_wakes_again() {
     let channel = client().connect(&relays[0].peer).await.unwrap();
     channel.create_circuit(hops(&relays)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_channel_that_is_being_opened_when_the_node_falls_asleep_is_closed() {
+    let relay = &relays(1).await[0];
+    let (reads, may_read) = watch::channel(false);
+    let at = valve(relay.peer.addresses[0], may_read).await;
+    let (client, peer) = (client(), Peer { id: relay.hop.id, addresses: vec![at] });
+    let opening = tokio::spawn(async move { (client.connect(&peer).await, client) });
+    until("it is being opened", || relay.node.channel_count() == 1).await;
+    relay.node.admission().set_rest(Rest::NoChannels);
+    relay.node.close_channels();
+    reads.send(true).unwrap();
+    let _opened = opening.await.unwrap();
+    until("it is closed", || relay.node.channel_count() == 0).await;
+}

@@ -414,6 +414,10 @@ impl NodeInner {
         let guest = Guest::new(Caller { id: info.id, address: tcp.peer_addr().ok() }, visit);
         let mut driver = Driver::new(tcp, tls, core, self.clone(), guest);
         let (mut ending, mut closing) = (self.ending.subscribe(), self.closing.subscribe());
+        if !self.admission.may_call() {
+            // It fell asleep while this channel was being opened: too late for `close_channels`.
+            closing.mark_changed();
+        }
         let mut tally = Tally::new(self.drain.clone());
         tokio::spawn(async move {
             let _held = (place, alive, entry);
