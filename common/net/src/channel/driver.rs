@@ -112,6 +112,8 @@ impl Driver {
     /// Ends every circuit, for an orderly shutdown; then [`Driver::poll_flushed`].
     pub(super) fn end_all(&mut self) {
         self.core.end_all();
+        // Nothing is read any more.
+        self.reads.forget();
     }
 
     /// Sends what is left, TLS's goodbye last.
@@ -124,6 +126,7 @@ impl Driver {
                 Err(other) => return Poll::Ready(Err(io::Error::other(other))),
             }
         }
+        self.writes.forget();
         self.tls.send_close_notify();
         while self.tls.wants_write() {
             ready!(self.poll_write(cx))?;

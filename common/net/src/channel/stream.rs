@@ -297,7 +297,11 @@ impl Splice<'_> {
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let room = ready!(self.io.poll_room(cx)).map_err(broken)?;
+        let Poll::Ready(room) = self.io.poll_room(cx) else {
+            self.reads.forget();
+            return Poll::Pending;
+        };
+        let room = room.map_err(broken)?;
         ready!(self.tcp.poll_read_ready(cx))?;
         let room = ready!(self.reads.poll_take(cx, room.min(SEND_BUFFER_LEN)));
         BUFFER.with_borrow_mut(|buffer| {

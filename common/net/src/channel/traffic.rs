@@ -117,8 +117,9 @@ impl Gate {
         wanted
     }
 
+    /// A datagram cannot wait in line, and is not cut: it passes where anything at all is left.
     fn admit(&self, bytes: u64) -> bool {
-        let has_room = !self.is_limited() || lock(&self.bucket).take_whole(now(), bytes);
+        let has_room = !self.is_limited() || lock(&self.bucket).take_over(now(), bytes);
         if has_room {
             self.used.fetch_add(bytes, Relaxed);
         }
@@ -137,7 +138,8 @@ impl Gate {
 
 type Waiting = Pin<Box<dyn Future<Output = u64> + Send>>;
 
-/// One socket's place before a gate.
+/// One socket's place before a gate. Whoever stops polling it has to [forget](Turn::forget) it: everybody behind it waits
+/// for whoever is first in line to take what there is.
 #[derive(Default)]
 pub(super) struct Turn {
     gate: Option<Arc<Gate>>,
@@ -272,11 +274,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn datagrams_pass_beside_those_who_take_all_there_is() {
+        let gate = limited(200_000, 100_000);
+        let until = tokio::time::Instant::from_std(now()) + Duration::from_secs(30);
+        let all: Vec<_> =
+            (0..4).map(|_| tokio::spawn(moves(gate.clone(), 65_536, usize::MAX, until))).collect();
+        let (mut passed, mut asked) = (0_u64, 0_u64);
+        while until.elapsed().is_zero() {
+            asked += 1;
+            passed += u64::from(gate.admit(1_400));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut sum = 0;
+        for task in all {
+            sum += task.await.unwrap() as u64;
+        }
+        assert!(passed * 5 > asked, "{passed} of {asked} datagrams");
+        let most = 30 * 200_000 + 100_000 + 4 * 65_536 + 1_400;
+        assert!(sum + passed * 1_400 <= most, "{sum} and {passed} datagrams");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn datagrams_beyond_the_limit_are_dropped_and_not_counted() {
         let traffic = Traffic::default();
         assert!(traffic.admit_read(1 << 30));
         traffic.set_limit(Some(Throughput::new(1_000, 1_000)));
-        assert!(traffic.admit_write(900) && !traffic.admit_write(900));
-        assert_eq!(traffic.moved(), Moved { read: 1 << 30, written: 900 });
+        // The second is owed for 800 ms.
+        assert!(traffic.admit_write(900) && traffic.admit_write(900) && !traffic.admit_write(1));
+        tokio::time::advance(Duration::from_millis(790)).await;
+        assert!(!traffic.admit_write(1));
+        tokio::time::advance(Duration::from_millis(20)).await;
+        assert!(traffic.admit_write(1));
+        assert_eq!(traffic.moved(), Moved { read: 1 << 30, written: 1_801 });
     }
 }

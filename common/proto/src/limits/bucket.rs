@@ -53,7 +53,8 @@ impl Throughput {
 
 /// How much of a [`Throughput`] is used: the moment at which all of the burst will be there again.
 ///
-/// In any time *t*, what is taken and not given back is at most *burst + rate × t*.
+/// In any time *t*, what is taken and not given back is at most *burst + rate × t*, and the end of one datagram
+/// ([`Bucket::take_over`]).
 #[derive(Debug, Clone, Copy)]
 pub struct Bucket {
     limit: Throughput,
@@ -87,7 +88,8 @@ impl Bucket {
     pub fn take(&mut self, now: Instant, wanted: u64) -> Result<u64, Instant> {
         let (there, least) = (self.available(now), self.limit.least(wanted));
         if there < least {
-            return Err(now + self.limit.time_of(least - there).max(Duration::from_nanos(1)));
+            let wait = self.owed(now) + self.limit.time_of(least - there);
+            return Err(now + wait.max(Duration::from_nanos(1)));
         }
         let taken = there.min(wanted);
         let from = self.full_at.map_or(now, |at| at.max(now));
@@ -95,9 +97,15 @@ impl Bucket {
         Ok(taken)
     }
 
-    /// Takes so many bytes, all of them or none.
-    pub fn take_whole(&mut self, now: Instant, bytes: u64) -> bool {
-        let has_room = self.available(now) >= bytes;
+    /// How long it takes until what is owed has come in.
+    fn owed(&self, now: Instant) -> Duration {
+        let until_full = self.full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        until_full.saturating_sub(self.limit.time_of(self.limit.burst))
+    }
+
+    /// Takes so many bytes if there are any at all: what is missing is owed, and nothing is there until it has come in.
+    pub fn take_over(&mut self, now: Instant, bytes: u64) -> bool {
+        let has_room = self.available(now) > 0;
         if has_room {
             let from = self.full_at.map_or(now, |at| at.max(now));
             self.full_at = Some(from + self.limit.time_of(bytes));
@@ -136,7 +144,20 @@ mod tests {
         assert_eq!(bucket.take(now, 65_536), Ok(65_536));
         bucket.give_back(65_000);
         assert!((1_048_030..=1_048_040).contains(&bucket.available(now)), "{}", bucket.available(now));
-        assert!(bucket.take_whole(now, 1_048_000) && !bucket.take_whole(now, 1_000));
+    }
+
+    #[test]
+    fn what_is_owed_comes_in_before_anything_is_given() {
+        let (mut bucket, now) = (Bucket::new(Throughput::new(100_000, 100_000)), Instant::now());
+        bucket.take(now, 99_999).unwrap();
+        assert!(bucket.take_over(now, 50_001) && !bucket.take_over(now, 1));
+        let at = bucket.take(now, 1_024).unwrap_err();
+        assert_eq!(at, now + Duration::from_millis(500) + Duration::from_micros(10_240));
+        assert_eq!(bucket.take(at, 65_536), Ok(1_024));
+        // Another limit: what is owed beyond its burst is let off.
+        assert!(bucket.take_over(at + Duration::from_secs(1), 1 << 20));
+        bucket.set_limit(Throughput::new(1_000, 1_000), at + Duration::from_secs(1));
+        assert_eq!(bucket.available(at + Duration::from_secs(2)), 1_000);
     }
 
     #[test]
