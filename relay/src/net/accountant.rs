@@ -116,8 +116,13 @@ impl Accountant {
         })
     }
 
-    /// Writes down what was moved, for the next start.
-    pub(super) fn save(&self) {
+    /// Counts what was moved last, and writes all of it down for the next start.
+    pub(super) fn end(&self) {
+        self.look();
+        self.save();
+    }
+
+    fn save(&self) {
         let mut state = self.lock();
         let Some(record) = state.accounting.as_ref().map(Accounting::record) else { return };
         if state.saved.1 == Some(record) {
@@ -126,11 +131,15 @@ impl Accountant {
         let written = toml::to_string(&record).map_err(|error| error.to_string());
         let kept = written
             .and_then(|text| write_private(&self.file, text.as_bytes()).map_err(|error| error.to_string()));
-        if let Err(error) = kept {
-            tracing::error!("what was moved cannot be kept: {error}");
-        }
+        let in_file = match kept {
+            Ok(()) => Some(record),
+            Err(error) => {
+                tracing::error!("what was moved cannot be kept: {error}");
+                state.saved.1
+            }
+        };
         // After a failure too: it is tried again in its time.
-        state.saved = (clock(), Some(record));
+        state.saved = (clock(), in_file);
     }
 
     fn allow(&self, config: &Config) {

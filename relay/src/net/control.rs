@@ -21,6 +21,7 @@ use tunic_proto::crypto::fragment::Create;
 
 use super::clock;
 use super::metrics::Sources;
+use crate::core::memory::queue_budget;
 use crate::core::top::{ChannelCount, Flow, Sample, Sampler, Share};
 
 /// The socket in the data directory.
@@ -101,7 +102,7 @@ impl Sources {
             certificate_until: now.0.saturating_add(self.keys.certificate_left(now).as_secs()),
             memory: Share {
                 used: (self.node.budget().used_cells() * CELL_LEN) as u64,
-                limit: config.memory_budget as u64,
+                limit: queue_budget(config.memory_budget, self.memory_max) as u64,
             },
             resident_bytes: metrics::resident_bytes().unwrap_or(0),
             files: Share { used: metrics::open_files().unwrap_or(0), limit: open_file_limit().unwrap_or(0) },

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::seq::SliceRandom;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
-use tunic_net::channel::Node;
+use tunic_net::channel::{Node, Rest};
 use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_proto::dir::{Accepted, DirError, Request, Response};
 use tunic_proto::padding::Limits;
@@ -47,7 +47,8 @@ impl Fetcher {
             let delay = schedule.next_delay(self.lifetime(now), now, &mut system_rng());
             tokio::time::sleep(delay).await;
             self.fetch().await;
-            if self.lifetime(unix_now()).is_some() {
+            // Who sleeps reaches nobody, and has said so.
+            if self.lifetime(unix_now()).is_some() || self.node.admission().rest() == Rest::NoChannels {
                 patience = Some(clock() + PATIENCE);
             } else if patience.is_some_and(|patience| patience < clock()) {
                 patience = None;

@@ -60,8 +60,10 @@ impl Publisher {
                 Some(Ok(outcome)) = uploads.join_next() => self.finish(outcome, &mut state, uploads.is_empty()),
                 () = sleep_until(wake) => {}
                 () = sleep_until(patience) => {
-                    patience = None;
-                    if state.schedule.accepted() == 0 {
+                    // Who sleeps reaches nobody, and has said so.
+                    let sleeps = self.node.admission().rest() == Rest::NoChannels;
+                    patience = sleeps.then(|| clock() + PATIENCE);
+                    if !sleeps && state.schedule.accepted() == 0 {
                         tracing::warn!(
                             "no authority has accepted the descriptor yet; the relay is not in use until one has. Is \
                              the network up, and do the [[authority]] tables fit this network?"

@@ -273,7 +273,7 @@ impl Relay {
         };
         tracing::info!("ending: closing circuits");
         self.node.shutdown(grace).await;
-        self.accountant.save();
+        self.accountant.end();
     }
 }
 
