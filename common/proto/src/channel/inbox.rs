@@ -115,6 +115,15 @@ impl Pool {
         self.pages.iter().all(|page| page.cells.is_none() || page.free == ALL_FREE)
     }
 
+    /// Bytes of the pages that cells keep, and of these cells.
+    fn kept(&self) -> (usize, usize) {
+        let pages = self.pages.iter().filter(|page| page.cells.is_some() && page.free != ALL_FREE);
+        let cells = |page: &Page| page.free.count_zeros() as usize;
+        pages.fold((0, 0), |(bytes, used), page| {
+            (bytes + PAGE_CELLS * CELL_LEN, used + cells(page) * CELL_LEN)
+        })
+    }
+
     fn bytes(&self) -> usize {
         self.pages.iter().filter(|page| page.cells.is_some()).count() * PAGE_CELLS * CELL_LEN
     }
@@ -234,6 +243,11 @@ impl Inbox {
     /// Whether the channel has closed.
     pub fn is_closed(&self) -> bool {
         lock(&self.state).closed
+    }
+
+    /// Bytes of the storage that queued cells keep from being given back, and of these cells.
+    pub(super) fn kept_bytes(&self) -> (usize, usize) {
+        lock(&self.state).pool.kept()
     }
 
     /// Bytes that queued cells occupy, free slots included.

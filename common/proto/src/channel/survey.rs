@@ -69,12 +69,34 @@ impl Stopwatch {
     }
 }
 
+/// What the queued cells of a channel keep of its storage. A cell that is left alone keeps a whole page, so circuits are held
+/// to their share of the pages: with their cells alone, most of the memory would be nobody's.
+#[derive(Clone, Copy)]
+struct Storage {
+    kept_bytes: usize,
+    cell_bytes: usize,
+}
+
+impl Storage {
+    fn of(inbox: &Inbox) -> Storage {
+        let (kept_bytes, cell_bytes) = inbox.kept_bytes();
+        Storage { kept_bytes, cell_bytes }
+    }
+
+    /// The share of so many bytes of cells.
+    fn share(self, bytes: usize) -> usize {
+        let share = bytes as u128 * self.kept_bytes as u128 / self.cell_bytes.max(1) as u128;
+        usize::try_from(share).unwrap_or(usize::MAX)
+    }
+}
+
 impl Circuit {
-    /// How old the oldest data is that it holds on this channel, and how many bytes there are; `None` if there are none.
-    fn held(&self, now: Instant, now_ms: u32) -> Option<(Duration, usize)> {
+    /// How old the oldest data is that it holds on this channel, and how many bytes that takes of the channel's storage and of
+    /// its streams'; `None` if there is none.
+    fn held(&self, now: Instant, now_ms: u32, storage: Storage) -> Option<(Duration, usize)> {
         let cells = self.queue.front().map(|first| {
             let age_ms = now_ms.wrapping_sub(first.at_ms);
-            (Duration::from_millis(age_ms.into()), self.queue.len() * CELL_LEN)
+            (Duration::from_millis(age_ms.into()), storage.share(self.queue.len() * CELL_LEN))
         });
         let data = match &self.kind {
             Kind::Endpoint(endpoint) => endpoint.streams.held(now),
@@ -92,10 +114,11 @@ impl Channel {
         // Memory is short: what is empty goes before anybody's circuit.
         self.inbox.rest();
         let now_ms = self.stopwatch.at_ms(now);
+        let storage = Storage::of(&self.inbox);
         let mut held: Vec<Held> = Vec::new();
         for key in self.table.keys() {
             let circuit = self.table.get(key).filter(|circuit| !matches!(circuit.kind, Kind::Closing));
-            if let Some((age, bytes)) = circuit.and_then(|circuit| circuit.held(now, now_ms)) {
+            if let Some((age, bytes)) = circuit.and_then(|circuit| circuit.held(now, now_ms, storage)) {
                 held.push(Held { inbox: self.inbox.clone(), key, age, bytes });
             }
         }
@@ -130,5 +153,54 @@ impl Channel {
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Held({:?}, {} bytes)", self.age, self.bytes)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test has to begin at some time")]
+mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    use super::super::{ChannelConfig, PeerInfo, Role};
+    use super::*;
+    use crate::cell::Netinfo;
+    use crate::crypto::fragment::Create;
+    use crate::flow::{Budget, RecvWindow, Span};
+    use crate::ids::CircId;
+
+    fn channel() -> Channel {
+        Channel::new(ChannelConfig {
+            role: Role::Responder,
+            peer: PeerInfo { id: None, netinfo: Netinfo { time: None, observed: None } },
+            accepts_circuits: true,
+            max_circuits: 10,
+            budget: Budget::new(1 << 20),
+            counters: Arc::default(),
+            rng: Box::new(ChaCha20Rng::seed_from_u64(1)),
+        })
+    }
+
+    fn held(channel: &mut Channel, now: Instant) -> Vec<usize> {
+        let (answer, answers) = std::sync::mpsc::channel();
+        channel.answer_survey(now, Box::new(move |held| answer.send(held).unwrap()));
+        answers.recv().unwrap().iter().map(Holding::bytes).collect()
+    }
+
+    #[test]
+    fn a_cell_that_is_left_alone_counts_as_the_page_that_it_keeps() {
+        let (mut channel, now) = (channel(), Instant::now());
+        let [stuck, gone] = [1, 2].map(|id| {
+            let window = RecvWindow::unreserved(&channel.config.budget, Span::Hop);
+            channel.table.insert(Circuit::new(CircId(id), Kind::Requested(Create::new()), window))
+        });
+        assert!(held(&mut channel, now).is_empty());
+        let cells = (0..64 * 64).map(|n| (if n % 64 == 0 { stuck } else { gone }, &[0; CELL_LEN][..]));
+        channel.inbox.push_cells(cells);
+        channel.handle_inbox(now);
+        assert_eq!(held(&mut channel, now), [64 * CELL_LEN, 63 * 64 * CELL_LEN]);
+        channel.end_circuit(gone, DestroyReason::None);
+        channel.free_garbage();
+        assert_eq!(held(&mut channel, now), [64 * 64 * CELL_LEN]);
     }
 }
