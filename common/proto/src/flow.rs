@@ -89,6 +89,11 @@ impl Reservation {
         budget.reserve(cells).then(|| Reservation { cells, budget: budget.clone() })
     }
 
+    /// The same for what can be done without: only while half of the budget is free.
+    pub(crate) fn spare(budget: &Budget, cells: u32) -> Option<Reservation> {
+        budget.reserve_spare(cells).then(|| Reservation { cells, budget: budget.clone() })
+    }
+
     /// Doubles it if there is room to spare.
     pub(crate) fn double(&mut self) -> bool {
         let more = self.budget.reserve_spare(self.cells);

@@ -232,12 +232,12 @@ impl Channel {
         if circuit.cover > FREE_COVER {
             return Err(Violation::Padding);
         }
-        let (on_channel, is_client) = (self.machines.count, self.config.peer.id.is_none());
+        let of_client = self.config.peer.id.is_none().then_some(self.machines.count);
         let made = spec.and_then(|spec| {
             let limits = self.padding.limits().ok_or(Refusal::NotOffered)?;
-            let grant = limits.grant(&spec, on_channel, is_client)?;
+            let grant = limits.grant(&spec, of_client)?;
             let memory =
-                Reservation::new(&self.config.budget, MAX_ADDED + STATES).ok_or(Refusal::Exhausted)?;
+                Reservation::spare(&self.config.budget, MAX_ADDED + STATES).ok_or(Refusal::Exhausted)?;
             let meter = Meter::with_spare(spec.forward, SPARE_CELLS);
             let runner = Runner::new(spec, End::Relay, seed, now).map_err(|_| Refusal::BadParameters)?;
             Ok(Padder::new(runner, Some((meter, grant, memory))))

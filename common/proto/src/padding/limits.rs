@@ -10,8 +10,8 @@ use super::spec::MachineSpec;
 
 /// Circuits with machines that one client may have at a relay.
 const MACHINES_PER_CLIENT: usize = 128;
-/// One channel may have this part of a relay's machines, whoever is at its other end.
-const CHANNEL_SHARE: u32 = 2;
+/// One client may have this part of a relay's machines; so may all other relays together, whose clients nobody can tell apart.
+const SHARE: u32 = 2;
 
 /// The figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Limits {
     machines: AtomicU32,
     machine_budget: [AtomicU32; 2],
     machines_used: AtomicU32,
+    /// Those of them that run on channels with other relays.
+    relayed_used: AtomicU32,
 }
 
 impl Limits {
@@ -81,13 +83,11 @@ impl Limits {
         self.machines_used.load(Ordering::Relaxed)
     }
 
-    /// Agrees to machines on a circuit of a channel that has so many already, from a client or, for many clients, from another
-    /// relay.
+    /// Agrees to machines on a circuit of a client that has so many already or, if it is `None`, of another relay's client.
     pub(crate) fn grant(
         self: &Arc<Self>,
         spec: &MachineSpec,
-        on_channel: usize,
-        is_client: bool,
+        of_client: Option<usize>,
     ) -> Result<Grant, Refusal> {
         let most = self.machines.load(Ordering::Relaxed);
         if most == 0 || !self.enabled.load(Ordering::Relaxed) {
@@ -102,15 +102,19 @@ impl Limits {
         if spec.backward.is_empty() {
             return Err(Refusal::BadParameters);
         }
-        let share = most.div_ceil(CHANNEL_SHARE) as usize;
-        if on_channel >= if is_client { share.min(MACHINES_PER_CLIENT) } else { share } {
+        let share = most.div_ceil(SHARE);
+        if of_client.is_some_and(|count| count >= MACHINES_PER_CLIENT.min(share as usize)) {
             return Err(Refusal::TooMuch);
         }
-        let add = |used: u32| used.checked_add(1).filter(|sum| *sum <= most);
-        match self.machines_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(_) => Ok(Grant(self.clone())),
-            Err(_) => Err(Refusal::Exhausted),
+        let is_relayed = of_client.is_none();
+        if is_relayed && !add_one(&self.relayed_used, share) {
+            return Err(Refusal::Exhausted);
         }
+        if !add_one(&self.machines_used, most) {
+            self.relayed_used.fetch_sub(is_relayed.into(), Ordering::Relaxed);
+            return Err(Refusal::Exhausted);
+        }
+        Ok(Grant { limits: self.clone(), is_relayed })
     }
 
     /// Sets aside what a mode costs, in place of what the same channel had set aside before. After a refusal that stays.
@@ -150,6 +154,12 @@ impl Limits {
     }
 }
 
+/// Counts one more, up to so many.
+fn add_one(count: &AtomicU32, most: u32) -> bool {
+    let add = |used: u32| used.checked_add(1).filter(|sum| *sum <= most);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+}
+
 /// A promised rate, given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
@@ -165,11 +175,15 @@ impl Drop for Reservation {
 
 /// Machines on a circuit that a relay agreed to; free again when dropped.
 #[derive(Debug)]
-pub(crate) struct Grant(Arc<Limits>);
+pub(crate) struct Grant {
+    limits: Arc<Limits>,
+    is_relayed: bool,
+}
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        self.0.machines_used.fetch_sub(1, Ordering::Relaxed);
+        self.limits.machines_used.fetch_sub(1, Ordering::Relaxed);
+        self.limits.relayed_used.fetch_sub(self.is_relayed.into(), Ordering::Relaxed);
     }
 }
 
@@ -200,19 +214,26 @@ mod tests {
     }
 
     #[test]
-    fn no_channel_gets_all_machines_and_none_that_may_not_pad() {
+    fn nobody_gets_all_machines_and_nobody_those_that_may_not_pad() {
         let limits = Limits::new(LimitsConfig { machines: 300, ..Default::default() });
         let budget = Budget { cells: 1, percent: 0 };
         let spec = MachineSpec::new(super::super::MachineKind::BreakPad, &[], budget, budget).unwrap();
-        let refusal = |on_channel, is_client| limits.grant(&spec, on_channel, is_client).err();
-        assert_eq!((refusal(127, true), refusal(128, true)), (None, Some(Refusal::TooMuch)));
-        assert_eq!((refusal(149, false), refusal(150, false)), (None, Some(Refusal::TooMuch)));
+        let grant = |of_client| limits.grant(&spec, of_client);
+        let refusal = |of_client| grant(of_client).err();
+        assert_eq!((refusal(Some(127)), refusal(Some(128))), (None, Some(Refusal::TooMuch)));
         let silent = MachineSpec { backward: Budget { cells: 0, percent: 0 }, ..spec.clone() };
-        assert_eq!(limits.grant(&silent, 0, true).err(), Some(Refusal::BadParameters));
-        let held: Vec<_> = (0..300).map(|_| limits.grant(&spec, 0, false).unwrap()).collect();
-        assert_eq!(refusal(0, false), Some(Refusal::Exhausted));
-        drop(held);
+        assert_eq!(limits.grant(&silent, Some(0)).err(), Some(Refusal::BadParameters));
+        // Over however many relays a client asks: half are left to those that ask themselves.
+        let relayed: Vec<_> = (0..150).map(|_| grant(None).unwrap()).collect();
+        assert_eq!(refusal(None), Some(Refusal::Exhausted));
+        let direct: Vec<_> = (0..150).map(|n| grant(Some(n % 128)).unwrap()).collect();
+        assert_eq!(refusal(Some(0)), Some(Refusal::Exhausted));
+        drop(relayed);
+        let direct_again: Vec<_> = (0..150).map(|n| grant(Some(n % 128)).unwrap()).collect();
+        assert_eq!(refusal(None), Some(Refusal::Exhausted));
+        drop((direct, direct_again));
         assert_eq!(limits.machines_in_use(), 0);
+        let _relayed: Vec<_> = (0..150).map(|_| grant(None).unwrap()).collect();
     }
 
     #[test]
