@@ -28,8 +28,9 @@ pub const MAX_CREDIT_CELLS: u32 = 65_535;
 ///
 /// Units: cells of 512 bytes. A stream's window reserves its whole size. A circuit's does so once more than [`IDLE_CELLS`] of
 /// its cells are queued, even beyond the limit, because its sender holds the credit already; until less is reserved nobody
-/// gets more. So the limit bounds what peers can make the process store by four times at the worst, when every circuit
-/// that it has room for fills its first window at once, and whoever watches the memory of the process ends circuits before.
+/// gets more. So the limit bounds what peers can make the process store, but loosely: when every circuit that it has room for
+/// fills its first window at once, four times as much queues; a relay's own answers to clients come on top, and cells that are
+/// left alone in their pages of storage keep those. Whoever watches the memory of the process ends circuits before.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<BudgetState>);
 
