@@ -15,7 +15,7 @@ use tunic_testnet::sim::{LinkSpec, NodeId, RawCircuit, RawHop, World, service, s
 use crate::support::{MIB, MINUTE, Network, complete};
 
 const AMPLE: Budget = Budget { cells: 20_000, percent: 400 };
-const MOMENT: Duration = Duration::from_millis(200);
+pub const MOMENT: Duration = Duration::from_millis(200);
 
 const ALL: [MachineKind; 6] = [
     MachineKind::Tunic,
@@ -316,7 +316,7 @@ fn cover_traffic_ends_at_its_hop_and_loops_come_back() {
 }
 
 /// A client that the test plays, with a circuit over so many relays.
-fn raw(hops: usize) -> (Network, RawCircuit, tunic_testnet::sim::EndId) {
+pub fn raw(hops: usize) -> (Network, RawCircuit, tunic_testnet::sim::EndId) {
     let mut net = Network::new(107, 3);
     let node = net.world.raw_client();
     let end = net.world.open(node, net.relays[0], LinkSpec::delay_ms(1));
@@ -405,7 +405,7 @@ fn machines_are_asked_for_once_and_only_where_a_circuit_goes_on() {
 }
 
 /// The data of `PAD` for a machine without parameters.
-fn asked(kind: MachineKind) -> Vec<u8> {
+pub fn asked(kind: MachineKind) -> Vec<u8> {
     let budget = [&[0, 0, 0, 100][..], &[0, 50]].concat();
     let name = kind.name().as_bytes();
     [&budget[..], &budget, &[name.len() as u8], name, &[0]].concat()

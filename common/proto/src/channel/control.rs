@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::inbox::{CircKey, Inbox};
-use super::machines::Padder;
+use super::machines::{FREE_ADDED, Padder};
 use super::mail::{Link, Mail};
 use super::survey::Queued;
 use super::table::{Circuit, Endpoint, Kind};
@@ -307,8 +307,10 @@ impl Channel {
         };
         let back = Link { inbox: self.inbox.clone(), key, circ: circuit.id };
         let Kind::Endpoint(endpoint) = std::mem::replace(&mut circuit.kind, Kind::Closing) else { return };
-        let Endpoint { opener, sealer, .. } = *endpoint;
-        circuit.kind = Kind::Extending { opener, link: None, loops: 0 };
+        let Endpoint { opener, sealer, streams, .. } = *endpoint;
+        // Answers that could not go out yet are sealed with the layer that moves now.
+        let loops = (streams.waiting_asides(Code::Looped) as u32).min(FREE_ADDED);
+        circuit.kind = Kind::Extending { opener, link: None, loops };
         self.table.note(key);
         if let Err(mail) = channel.post(Mail::CarryOn { request, hop, sealer, back }) {
             bounce(mail);

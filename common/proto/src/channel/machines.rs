@@ -24,11 +24,13 @@ use crate::padding::{Account, Grant, MachineSpec, Meter, Refusal};
 /// `DROP` and `LOOP` that a client may send to one relay of a circuit without a machine: more than one each second for as
 /// long as circuits live.
 const FREE_COVER: u32 = 16_384;
-/// Cells that a relay adds to the queue of a circuit without machines, answers to its client; more are given up. They are
-/// half of the window that each circuit has reserved anyway.
-const FREE_ADDED: u32 = 32;
-/// The same for a circuit with machines, which has so much reserved in the budget of the process.
+/// Cells that a relay adds to the queue of a circuit without machines, answers to its client; more are given up. Nothing is
+/// reserved for them: they are as many as an idle circuit has reserved of its window.
+pub(super) const FREE_ADDED: u32 = 16;
+/// The same for `DROP`, on a circuit with machines, which has so much reserved in the budget of the process.
 const MAX_ADDED: u32 = 160;
+/// The data of `PADDED` that agrees.
+const AGREED: [u8; 1] = [0];
 /// What the states of machines take, in cells: FRONT has the most.
 const STATES: u32 = 256;
 /// A relay makes no padding while so many cells wait towards the client: what was added must never come near the bound above.
@@ -232,6 +234,10 @@ impl Channel {
         if circuit.cover > FREE_COVER {
             return Err(Violation::Padding);
         }
+        // Its other half is gone: nobody is left to seal what machines send. The client may not know that yet.
+        if circuit.ending {
+            return Ok(());
+        }
         let of_client = self.config.peer.id.is_none().then_some(self.machines.count);
         let made = spec.and_then(|spec| {
             let limits = self.padding.limits().ok_or(Refusal::NotOffered)?;
@@ -242,8 +248,8 @@ impl Channel {
             let runner = Runner::new(spec, End::Relay, seed, now).map_err(|_| Refusal::BadParameters)?;
             Ok(Padder::new(runner, Some((meter, grant, memory))))
         });
-        let code = made.as_ref().err().map_or(0, |refusal| *refusal as u8);
-        link.tell(Mail::Add(link.key, Code::Padded, vec![code], 1));
+        let answer = made.as_ref().err().map_or(AGREED, |refusal| [*refusal as u8]);
+        link.tell(Mail::Add(link.key, Code::Padded, answer.to_vec(), 1));
         match made {
             Ok(mut padder) => {
                 // The answer is no traffic that machines should act on.
@@ -295,12 +301,20 @@ impl Channel {
         let Some(circuit) = self.table.get_mut(key) else { return };
         let (Kind::Inward { sealer, link } | Kind::Asked { sealer, back: link, .. }) = &mut circuit.kind
         else {
+            // Whoever asked is being told that the circuit ends, and its machines end with that.
             return;
+        };
+        // A client that is not told of machines that run would end the circuit at their first `DROP`. It is told once.
+        let is_agreed = code == Code::Padded && data == AGREED;
+        let most = match code {
+            _ if is_agreed => u32::MAX,
+            // Only circuits with machines get it.
+            Code::Drop => MAX_ADDED,
+            _ => FREE_ADDED,
         };
         let mut cells = Vec::with_capacity(count);
         for _ in 0..count {
-            // Only circuits with machines get `DROP`.
-            if circuit.added >= if code == Code::Drop { MAX_ADDED } else { FREE_ADDED } {
+            if circuit.added >= most {
                 self.config.counters.count(Incident::Resources);
                 break;
             }
@@ -308,7 +322,7 @@ impl Channel {
             circuit.added += 1;
             cells.push(cell);
         }
-        circuit.is_prompt |= code == Code::Padded && data == [0];
+        circuit.is_prompt |= is_agreed;
         link.inbox.push_cells(cells.iter().map(|cell| (link.key, &cell[..])));
         if cells.len() < count {
             link.tell(Mail::NotAdded(link.key, code, count - cells.len()));

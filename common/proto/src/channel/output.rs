@@ -91,7 +91,9 @@ impl Channel {
         }
         match &mut circuit.kind {
             Kind::Origin(origin) => origin.report_gone(),
-            Kind::Outward { link, .. } | Kind::Inward { link, .. } => {
+            Kind::Outward { link, .. }
+            | Kind::Inward { link, .. }
+            | Kind::Extending { link: Some(link), .. } => {
                 circuit.passed += sent as u32;
                 if circuit.passed >= if circuit.is_prompt { 1 } else { REPORT_CELLS } {
                     link.tell(Mail::Passed(link.key, std::mem::take(&mut circuit.passed)));

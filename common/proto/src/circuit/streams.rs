@@ -110,6 +110,11 @@ impl Streams {
         }
     }
 
+    /// How many of these messages about the circuit wait.
+    pub(crate) fn waiting_asides(&self, code: Code) -> usize {
+        self.control.iter().filter(|(waiting, ..)| *waiting == code).count()
+    }
+
     fn reserve(&self) -> Option<Memory> {
         let send_buffer = Reservation::new(&self.budget, INITIAL_SEND_CELLS);
         Some(Memory {
