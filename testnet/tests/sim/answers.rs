@@ -148,6 +148,12 @@ fn a_circuit_that_is_ending_gets_no_machines() {
     line.net.world.send_raw(end, &[destroy]);
     line.net.world.run_for(MOMENT);
     line.ask(Code::Pad, &asked(MachineKind::BreakPad), 1);
+    let channel = line.net.world.channel(line.end.peer()).unwrap();
+    assert_eq!(
+        (channel.circuit_count(), channel.machine_accounts().len()),
+        (1, 0),
+        "still ending, without machines"
+    );
     line.net.world.run_for(MINUTE);
     let (answers, others) = line.came();
     assert_eq!((answers.len(), others.contains(&Command::Destroy)), (40, true));
