@@ -2,7 +2,7 @@
 //!
 //! 1. [`Start`] says when intervals begin, in UTC, which has no summer time.
 //! 2. [`Accounting::handle_moved`] adds what was moved, and begins a new interval when its time has come.
-//! 3. [`Accounting::phase`] says what follows: from [`SOFT_PERCENT`] of the limit on no new circuits, at the limit nothing.
+//! 3. [`Accounting::phase`] says what follows: from `SOFT_PERCENT` of the limit on no new circuits, at the limit nothing.
 //!    The relay wakes when the next interval begins.
 //!
 //! What was used is kept in a file ([`Accounting::record`]), so that a restart begins no new interval.

@@ -1,8 +1,8 @@
 //! `tunic-relay top`: a running relay in a terminal.
 //!
-//! 1. [`feed`] reads samples from the relay's control socket, and connects again when the relay was started again.
-//! 2. [`state`] is what is shown and what keys change of it; [`screen`] draws it.
-//! 3. [`terminal`] has the terminal: it draws, takes keys, and leaves everything as it was, however it ends.
+//! 1. `feed` reads samples from the relay's control socket, and connects again when the relay was started again.
+//! 2. `state` is what is shown and what keys change of it; `screen` draws it.
+//! 3. `terminal` has the terminal: it draws, takes keys, and leaves everything as it was, however it ends.
 
 mod feed;
 mod screen;
