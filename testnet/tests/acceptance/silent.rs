@@ -12,7 +12,7 @@ use crate::network::TestNetwork;
 use crate::processes;
 use crate::server::serve_echo;
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// The relay at this hop of the path, which stands still until this is dropped.
 struct Paused(u32);

@@ -37,6 +37,9 @@ pub const MAX_BUILDS: usize = 8;
 /// the spares that are made up for. Below what a relay grants an address with several channels, lest it refuses all of them for
 /// an hour (docs/protocol.md §12).
 pub const BUILD_RATE: Rate = Rate { per_second: 2, burst: 80 };
+/// A circuit that is being built for so long keeps nobody from having another one begun: perhaps one of its relays stands
+/// still, and that blames none of them.
+const SLOW_BUILD: Duration = Duration::from_secs(6);
 /// Spare circuits at a time.
 pub const MAX_SPARES: usize = 16;
 /// New streams go to another circuit from this on; the protocol's limit is 1,024 (docs/protocol.md §6.6).
@@ -311,7 +314,7 @@ impl Pool {
     /// wants of one isolation and port.
     fn build_for_wants(&mut self, now: Instant, load: Load<'_>) {
         let mut builds: Vec<(Build, Option<Isolation>)> =
-            self.building().map(|build| (build.clone(), None)).collect();
+            self.building().filter(|build| !is_slow(build, now)).map(|build| (build.clone(), None)).collect();
         let mut has_room = true;
         for id in self.in_turn(now) {
             let Some(waiting) = self.wants.get_mut(&id) else { continue };
@@ -433,13 +436,19 @@ impl Pool {
         let pause = self.pause_until.filter(|until| now < *until);
         let paced = !self.pace.has_room(self.rate, now);
         let paced = paced.then(|| now + Duration::from_secs(1) / self.rate.per_second);
-        wants.chain(circuits).chain(pause).chain(paced).min()
+        let slow = self.building().filter(|build| !self.wants.is_empty() && !is_slow(build, now));
+        let slow = slow.map(|build| build.started + SLOW_BUILD);
+        wants.chain(circuits).chain(pause).chain(paced).chain(slow).min()
     }
 
     fn fresh_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }
+}
+
+fn is_slow(build: &Build, now: Instant) -> bool {
+    now >= build.started + SLOW_BUILD
 }
 
 #[cfg(test)]

@@ -173,6 +173,21 @@ fn wants_of_many_isolations_start_a_bounded_number_of_builds() {
 }
 
 #[test]
+fn a_circuit_that_is_built_too_slowly_gets_a_rival() {
+    let mut bench = Bench::new(0);
+    let want = bench.want("a", "example.com", 443);
+    let first = builds_of(&bench.settle());
+    assert_eq!(first.len(), 1);
+    bench.advance(SLOW_BUILD - Duration::from_secs(1));
+    assert!(builds_of(&bench.settle()).is_empty());
+    bench.now = bench.pool.poll_timeout().unwrap();
+    let second = builds_of(&bench.settle());
+    assert_eq!(second.len(), 1, "at once when it is slow");
+    bench.built(second[0].circuit, 1);
+    assert!(bench.settle().contains(&Output::Use(want, second[0].circuit)));
+}
+
+#[test]
 fn fifty_new_isolations_are_served_at_once_and_a_flood_at_a_rate() {
     let mut bench = Bench::new(2);
     bench.build_all();
@@ -474,8 +489,8 @@ fn a_want_is_refused_with_the_last_failure_when_its_time_is_over() {
     let want = bench.want("a", "example.com", 443);
     let build = builds_of(&bench.settle()).remove(0);
     bench.pool.failed(build.circuit, BuildFailure::Guard, bench.now);
-    bench.settle();
-    assert_eq!(bench.pool.poll_timeout(), Some(bench.now + WANT_TIMEOUT));
+    assert_eq!(builds_of(&bench.settle()).len(), 1);
+    assert_eq!(bench.pool.poll_timeout(), Some(bench.now + SLOW_BUILD));
     bench.advance(WANT_TIMEOUT);
     assert!(bench.settle().contains(&Output::Refuse(want, BuildFailure::Guard)));
 }
