@@ -31,7 +31,7 @@ def queries():
     panels = json.loads((HERE / "dashboard.json").read_text())["panels"]
     for panel in panels:
         for target in panel.get("targets", []):
-            text = re.sub(r"\s*> 0\s*$", "", target["expr"])
+            text = re.sub(r"\s*> 0(?=\)|\s*$)", "", target["expr"])
             for name, value in (("$__rate_interval", "30s"), ("$job", ".*"), ("$instance", ".*")):
                 text = text.replace(name, value)
             yield panel["title"], text
