@@ -1,22 +1,18 @@
 //! The daemon as its operator meets it: files, signals, exit codes, log lines.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+#[path = "support/authority.rs"]
+mod authority;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-const RELAY: &str = env!("CARGO_BIN_EXE_tunic-relay");
+use authority::AUTHORITY;
 
-/// Port 9 (discard) of loopback: nobody listens there.
-const AUTHORITY: &str = r#"
-[[authority]]
-name = "one"
-identity = "0000000000000000000000000000000000000000000000000000000000000002"
-onion_key = "0000000000000000000000000000000000000000000000000000000000000003"
-addresses = ["127.0.0.1:9"]
-"#;
+const RELAY: &str = env!("CARGO_BIN_EXE_tunic-relay");
 
 fn config(dir: &Path, more: &str) -> PathBuf {
     let file = dir.join("relay.toml");

@@ -1,6 +1,9 @@
 //! A relay as others meet it: over real sockets, with an authority that the test plays.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail like tests")]
 
+#[path = "support/relay.rs"]
+mod support;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -8,15 +11,13 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
+use support::{Relay, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tunic_net::channel::{Circuit, HopSpec, IncomingStream, Node, NodeConfig, Peer, Responder};
+use tunic_net::channel::{Circuit, IncomingStream, Node, NodeConfig, Responder};
 use tunic_net::config::AuthorityConfig;
-use tunic_net::daemon::{RunOptions, Status, unix_now};
+use tunic_net::daemon::{Status, unix_now};
 use tunic_net::dirstream::{self, DirHandler};
-use tunic_net::keys::NodeKeys;
 use tunic_proto::datagram::Datagram;
 use tunic_proto::dir::{Consensus, ConsensusBody, ExitPolicy, Request, Response, UncheckedDescriptor};
 use tunic_proto::ids::RelayId;
@@ -25,72 +26,16 @@ use tunic_proto::message::{Begin, EndReason, Target};
 use tunic_proto::time::UnixTime;
 use tunic_relay::config::{Config, ExitConfig};
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const MEMORY: usize = 64 << 20;
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("this takes too long")
+fn start(dir: &Path, exit: ExitConfig, authorities: Vec<AuthorityConfig>) -> Relay {
+    Relay::start(dir, Config { exit, authorities, ..Config::default() })
 }
 
-/// A relay of the test's: its files are made before it starts, so that its keys are known.
-struct Relay {
-    hop: HopSpec,
-    at: SocketAddr,
-    status: mpsc::UnboundedReceiver<Status>,
-    end: oneshot::Sender<()>,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Relay {
-    fn start(dir: &Path, exit: ExitConfig, authorities: Vec<AuthorityConfig>) -> Relay {
-        let config = Config {
-            data_dir: dir.join("data"),
-            allow_private_relays: true,
-            drain_s: 0,
-            exit,
-            authorities,
-            ..Config::default()
-        };
-        tunic_net::keyfile::ensure_private_dir(&config.data_dir).unwrap();
-        let keys = NodeKeys::load_or_create(&config.key_dir(), unix_now()).unwrap();
-        let hop = HopSpec { id: keys.signer.id(), onion_key: keys.onion[0].public() };
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = listener.local_addr().unwrap();
-        let (tell, status) = mpsc::unbounded_channel();
-        let options = RunOptions {
-            listener: Some(Arc::new(listener)),
-            status: Some(Arc::new(move |status| tell.send(status).unwrap_or_default())),
-            ..RunOptions::default()
-        };
-        let (end, ended) = oneshot::channel();
-        let shutdown = async { drop(ended.await) };
-        let task = tokio::spawn(tunic_relay::run(config, options, shutdown));
-        Relay { hop, at, status, end, task }
-    }
-
-    /// Waits for a status that fits.
-    async fn wait(&mut self, wanted: impl Fn(&Status) -> bool) -> Status {
-        loop {
-            let status = soon(self.status.recv()).await.expect("the relay has ended");
-            if wanted(&status) {
-                return status;
-            }
-        }
-    }
-
-    /// A circuit of this relay alone.
-    async fn circuit(&self) -> Circuit {
-        let config = NodeConfig { signer: None, responder: None, memory_budget: MEMORY };
-        let node = Node::new(config).unwrap();
-        let peer = Peer { id: self.hop.id, addresses: vec![self.at] };
-        let channel = soon(node.connect(&peer)).await.unwrap();
-        soon(channel.create_circuit(vec![self.hop.clone()])).await.unwrap()
-    }
-
-    async fn end(self) {
-        self.end.send(()).unwrap();
-        soon(self.task).await.unwrap().unwrap();
-    }
+/// A circuit of this relay alone.
+async fn circuit_over(relay: &Relay) -> Circuit {
+    let channel = relay.channel().await.unwrap();
+    soon(channel.create_circuit(vec![relay.hop.clone()])).await.unwrap()
 }
 
 fn exit(policy: &[&str], allow_private: bool) -> ExitConfig {
@@ -151,8 +96,8 @@ async fn refusal(circuit: &Circuit, target: Target) -> EndReason {
 #[tokio::test]
 async fn an_exit_carries_streams_and_their_half_closes() {
     let dir = tempfile::tempdir().unwrap();
-    let relay = Relay::start(dir.path(), exit(&["accept *:*"], true), unreachable_authority().await);
-    let (circuit, target) = (relay.circuit().await, echo_server().await);
+    let relay = start(dir.path(), exit(&["accept *:*"], true), unreachable_authority().await);
+    let (circuit, target) = (circuit_over(&relay).await, echo_server().await);
     let bytes: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
     assert_eq!(echo(&circuit, Target::Addr(target), &bytes).await, bytes);
     assert_eq!(echo(&circuit, Target::Name("localhost".into(), target.port()), b"name").await, b"name");
@@ -165,8 +110,8 @@ async fn an_exit_carries_streams_and_their_half_closes() {
 async fn an_exit_says_why_it_does_not_connect() {
     let dir = tempfile::tempdir().unwrap();
     let policy = exit(&["reject *:25", "accept *:*"], true);
-    let relay = Relay::start(dir.path(), policy, unreachable_authority().await);
-    let circuit = relay.circuit().await;
+    let relay = start(dir.path(), policy, unreachable_authority().await);
+    let circuit = circuit_over(&relay).await;
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     assert_eq!(refusal(&circuit, Target::Addr(closed)).await, EndReason::ConnectionRefused);
     assert_eq!(refusal(&circuit, Target::Name("example.com".into(), 25)).await, EndReason::Policy);
@@ -177,8 +122,8 @@ async fn an_exit_says_why_it_does_not_connect() {
 #[tokio::test]
 async fn a_public_exit_does_not_reach_its_own_machine() {
     let dir = tempfile::tempdir().unwrap();
-    let relay = Relay::start(dir.path(), exit(&["accept *:*"], false), unreachable_authority().await);
-    let (circuit, target) = (relay.circuit().await, echo_server().await);
+    let relay = start(dir.path(), exit(&["accept *:*"], false), unreachable_authority().await);
+    let (circuit, target) = (circuit_over(&relay).await, echo_server().await);
     let mapped = format!("[::ffff:127.0.0.1]:{}", target.port()).parse().unwrap();
     for target in
         [Target::Addr(target), Target::Addr(mapped), Target::Name("127.0.0.1".into(), target.port())]
@@ -191,8 +136,8 @@ async fn a_public_exit_does_not_reach_its_own_machine() {
 #[tokio::test]
 async fn a_public_exit_sends_no_datagram_to_its_own_machine() {
     let dir = tempfile::tempdir().unwrap();
-    let relay = Relay::start(dir.path(), exit(&["accept *:*"], false), unreachable_authority().await);
-    let (circuit, socket) = (relay.circuit().await, UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let relay = start(dir.path(), exit(&["accept *:*"], false), unreachable_authority().await);
+    let (circuit, socket) = (circuit_over(&relay).await, UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let port = socket.local_addr().unwrap().port();
     let association = circuit.begin_any(Begin::Datagrams).unwrap().into_datagrams();
     soon(association.connected()).await.unwrap();
@@ -215,8 +160,8 @@ async fn an_exit_tells_who_looks_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let exit = ExitConfig { notice: Some(free), ..exit(&["accept *:*"], false) };
-    let relay = Relay::start(dir.path(), exit, unreachable_authority().await);
-    let circuit = relay.circuit().await;
+    let relay = start(dir.path(), exit, unreachable_authority().await);
+    let circuit = circuit_over(&relay).await;
     let mut tcp = TcpStream::connect(free).await.unwrap();
     tcp.write_all(b"GET /anything HTTP/1.1\r\nHost: 198.51.100.7\r\n\r\n").await.unwrap();
     let mut page = String::new();
@@ -231,8 +176,8 @@ async fn an_exit_tells_who_looks_what_it_is() {
 async fn streams_beyond_the_limit_are_refused_until_one_ends() {
     let dir = tempfile::tempdir().unwrap();
     let exit = ExitConfig { max_exit_streams: 1, ..exit(&["accept *:*"], true) };
-    let relay = Relay::start(dir.path(), exit, unreachable_authority().await);
-    let (circuit, target) = (relay.circuit().await, echo_server().await);
+    let relay = start(dir.path(), exit, unreachable_authority().await);
+    let (circuit, target) = (circuit_over(&relay).await, echo_server().await);
     let mut first = circuit.begin(Target::Addr(target)).unwrap();
     soon(first.connected()).await.unwrap();
     assert_eq!(refusal(&circuit, Target::Addr(target)).await, EndReason::Resources);
@@ -328,8 +273,8 @@ async fn a_check_tells_of_clock_and_listing_and_of_a_circuit_that_reaches_the_re
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let mut relays = Vec::new();
     for dir in &dirs {
-        let mut relay = Relay::start(dir.path(), ExitConfig::default(), vec![authority.clone()]);
-        relay.wait(|status| *status == Status::Published).await;
+        let mut relay = start(dir.path(), ExitConfig::default(), vec![authority.clone()]);
+        relay.wait(Status::Published).await;
         relays.push(relay);
     }
     let descriptors = shared.posted.lock().unwrap().clone();
@@ -353,7 +298,7 @@ async fn a_check_tells_of_clock_and_listing_and_of_a_circuit_that_reaches_the_re
     *shared.consensus.lock().unwrap() = Some(consensus.clone());
     // The other relay has to know of this one, to extend to it.
     for relay in &mut relays {
-        relay.wait(|status| *status == Status::Consensus { relays: 2 }).await;
+        relay.wait(Status::Consensus { relays: 2 }).await;
     }
     let (reached, said) = ask(consensus.clone()).await;
     assert!(reached && said.contains("a circuit through another relay reaches it"), "{said}");
@@ -369,14 +314,14 @@ async fn a_check_tells_of_clock_and_listing_and_of_a_circuit_that_reaches_the_re
 async fn a_relay_publishes_itself_fetches_the_consensus_and_mirrors_it() {
     let dir = tempfile::tempdir().unwrap();
     let (shared, signer, config, node) = running_authority().await;
-    let mut relay = Relay::start(dir.path(), exit(&["accept *:443"], false), vec![config.clone()]);
-    relay.wait(|status| *status == Status::Published).await;
+    let mut relay = start(dir.path(), exit(&["accept *:443"], false), vec![config.clone()]);
+    relay.wait(Status::Published).await;
     let descriptor = shared.posted.lock().unwrap()[0].clone();
     let consensus = signed_consensus(std::slice::from_ref(&descriptor), &signer, unix_now());
     *shared.consensus.lock().unwrap() = Some(consensus.clone());
-    relay.wait(|status| *status == Status::Consensus { relays: 1 }).await;
+    relay.wait(Status::Consensus { relays: 1 }).await;
 
-    let circuit = relay.circuit().await;
+    let circuit = circuit_over(&relay).await;
     let get = |have| Request::GetConsensus { have };
     let answer = soon(dirstream::request(&circuit, &get(UnixTime(0)))).await.unwrap();
     assert_eq!(answer, Response::Ok(consensus.clone().into()));
@@ -388,9 +333,9 @@ async fn a_relay_publishes_itself_fetches_the_consensus_and_mirrors_it() {
 
     // The next run starts with what was stored, also when no authority is in reach.
     node.shutdown(Duration::ZERO).await;
-    let mut relay = Relay::start(dir.path(), exit(&[], false), vec![config]);
-    relay.wait(|status| *status == Status::Consensus { relays: 1 }).await;
-    let circuit = relay.circuit().await;
+    let mut relay = start(dir.path(), exit(&[], false), vec![config]);
+    relay.wait(Status::Consensus { relays: 1 }).await;
+    let circuit = circuit_over(&relay).await;
     let answer = soon(dirstream::request(&circuit, &get(UnixTime(0)))).await.unwrap();
     assert_eq!(answer, Response::Ok(consensus.into()));
     relay.end().await;
@@ -399,7 +344,7 @@ async fn a_relay_publishes_itself_fetches_the_consensus_and_mirrors_it() {
 #[tokio::test]
 async fn garbage_on_the_port_disturbs_nobody() {
     let dir = tempfile::tempdir().unwrap();
-    let relay = Relay::start(dir.path(), exit(&[], false), unreachable_authority().await);
+    let relay = start(dir.path(), exit(&[], false), unreachable_authority().await);
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 255, 255], &[0; 4096]] {
         let mut tcp = TcpStream::connect(relay.at).await.unwrap();
         tcp.write_all(garbage).await.unwrap();
@@ -408,6 +353,6 @@ async fn garbage_on_the_port_disturbs_nobody() {
         // Closed, with or without a TLS alert.
         let _ = soon(tcp.read_to_end(&mut rest)).await;
     }
-    assert!(relay.circuit().await.is_open());
+    assert!(circuit_over(&relay).await.is_open());
     relay.end().await;
 }

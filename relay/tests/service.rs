@@ -1,6 +1,9 @@
 //! The relay as a service: what its manager is told, what SIGHUP changes, how it ends, how it is started again.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+#[path = "support/authority.rs"]
+mod authority;
+
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -16,15 +19,9 @@ use tunic_net::daemon::unix_now;
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::NodeKeys;
 
+use authority::AUTHORITY;
+
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Port 9 (discard) of loopback: nobody listens there.
-const AUTHORITY: &str = r#"
-[[authority]]
-name = "one"
-identity = "0000000000000000000000000000000000000000000000000000000000000002"
-onion_key = "0000000000000000000000000000000000000000000000000000000000000003"
-addresses = ["127.0.0.1:9"]
-"#;
 
 /// The files of a relay, and who it is.
 struct Files {

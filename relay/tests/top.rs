@@ -1,6 +1,9 @@
 //! `tunic-relay top` beside a running relay: as text, and in a terminal whose screen is read.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+#[path = "support/authority.rs"]
+mod authority;
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -21,18 +24,12 @@ use tunic_net::daemon::unix_now;
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::NodeKeys;
 
+use authority::AUTHORITY;
+
 const RELAY: &str = env!("CARGO_BIN_EXE_tunic-relay");
 /// How often a condition is looked at, and how long it may take.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS: usize = 1_200;
-/// Port 9 (discard) of loopback: nobody listens there.
-const AUTHORITY: &str = r#"
-[[authority]]
-name = "one"
-identity = "0000000000000000000000000000000000000000000000000000000000000002"
-onion_key = "0000000000000000000000000000000000000000000000000000000000000003"
-addresses = ["127.0.0.1:9"]
-"#;
 
 #[track_caller]
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
