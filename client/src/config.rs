@@ -39,6 +39,8 @@ pub struct Config {
     pub status: Listen,
     /// Whether `status` may be an address that other machines reach.
     pub allow_public_status: bool,
+    /// What the page asks for, if anything.
+    pub status_password: Option<Password>,
     /// Whether the page tells where streams lead.
     pub status_destinations: bool,
     /// Whether `socks` may be an address that other machines reach.
@@ -130,6 +132,13 @@ impl From<Listen> for String {
 #[serde(transparent)]
 pub struct Password(pub String);
 
+impl Password {
+    /// Its bytes, to compare with.
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        self.0.as_bytes().to_vec()
+    }
+}
+
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Password(…)")
@@ -144,6 +153,7 @@ impl Default for Config {
             dns: None,
             status: Listen::At(SocketAddr::from(([127, 0, 0, 1], 9152))),
             allow_public_status: false,
+            status_password: None,
             status_destinations: false,
             allow_public_socks: false,
             socks_password: None,
@@ -218,29 +228,34 @@ impl Config {
     }
 
     fn problems(&self, socks: SocketAddr) -> Vec<&'static str> {
-        let is_public = !socks.ip().to_canonical().is_loopback();
-        let password_len = self.socks_password.as_ref().map_or(1, |password| password.0.len());
+        let is_public = |at: SocketAddr| !at.ip().to_canonical().is_loopback();
+        let public_socks = is_public(socks);
+        let public_status = self.status.address().is_some_and(is_public);
+        let is_odd = |password: &Option<Password>| {
+            password.as_ref().is_some_and(|password| !(1..=255).contains(&password.0.len()))
+        };
         let checks = [
             (
-                is_public && !self.allow_public_socks,
+                public_socks && !self.allow_public_socks,
                 "`socks` is an address that other machines can reach: use 127.0.0.1, or set allow_public_socks = true \
                  and a socks_password if you mean it",
             ),
             (
-                is_public && self.allow_public_socks && self.socks_password.is_none(),
+                public_socks && self.allow_public_socks && self.socks_password.is_none(),
                 "`allow_public_socks` needs a `socks_password`, or everybody could use Tunic in your name",
             ),
+            (self.dns.is_some_and(is_public), "`dns` must be a loopback address: DNS has no password"),
             (
-                self.dns.is_some_and(|dns| !dns.ip().to_canonical().is_loopback()),
-                "`dns` must be a loopback address: DNS has no password",
+                public_status && !self.allow_public_status,
+                "`status` is an address that other machines can reach: use 127.0.0.1, or set allow_public_status = true \
+                 and a status_password if you mean it",
             ),
             (
-                self.status.address().is_some_and(|at| !at.ip().to_canonical().is_loopback())
-                    && !self.allow_public_status,
-                "`status` is an address that other machines can reach, and the page has no password: use 127.0.0.1, or \
-                 set allow_public_status = true if whoever reaches it may see and end your circuits",
+                public_status && self.allow_public_status && self.status_password.is_none(),
+                "`allow_public_status` needs a `status_password`, or everybody could see your circuits and end them",
             ),
-            (!(1..=255).contains(&password_len), "`socks_password` must have 1 to 255 bytes"),
+            (is_odd(&self.socks_password), "`socks_password` must have 1 to 255 bytes"),
+            (is_odd(&self.status_password), "`status_password` must have 1 to 255 bytes"),
             (self.spare_circuits > MAX_SPARES, "`spare_circuits` is more than 16"),
             (self.memory_budget < MIN_MEMORY_BUDGET, "`memory_budget` is below 4194304 bytes (4 MiB)"),
         ];
@@ -335,9 +350,14 @@ mod tests {
         let config = usable();
         assert_eq!(config.authorities[0].addresses, ["192.0.2.1:9001".parse().unwrap()]);
         config.check(None).unwrap();
-        let text = EXAMPLE.replace("# socks_password", "socks_password").replace("# state_dir", "state_dir");
+        let settings = ["socks_password", "status_password", "state_dir"];
+        let text = settings.iter().fold(EXAMPLE.to_owned(), |text, name| {
+            text.replace(&format!("# {name} ="), &format!("{name} ="))
+        });
         let config: Config = parse(&text, EXAMPLE).unwrap();
-        assert!(config.socks_password.is_some() && config.state_dir.is_some());
+        assert!(
+            config.socks_password.is_some() && config.status_password.is_some() && config.state_dir.is_some()
+        );
     }
 
     #[test]
@@ -375,9 +395,13 @@ mod tests {
         assert_eq!(status("[::1]:1").unwrap().status, Listen::At("[::1]:1".parse().unwrap()));
         let error = status("9152").unwrap_err().to_string();
         assert!(error.contains("nor \"off\""), "{error}");
-        let public = Config { status: Listen::At("0.0.0.0:9152".parse().unwrap()), ..usable() };
-        check_refused(&public, "allow_public_status");
-        Config { allow_public_status: true, ..public }.check(None).unwrap();
+        for public in ["0.0.0.0:9152", "192.0.2.1:9152", "[::]:9152", "[::ffff:192.0.2.1]:9152"] {
+            let public = Config { status: Listen::At(public.parse().unwrap()), ..usable() };
+            check_refused(&public, "allow_public_status = true");
+            let meant = Config { allow_public_status: true, ..public };
+            check_refused(&meant, "needs a `status_password`");
+            Config { status_password: Some(Password("secret".into())), ..meant }.check(None).unwrap();
+        }
     }
 
     #[test]
@@ -385,8 +409,16 @@ mod tests {
         check_refused(&Config::default(), "[[authority]]");
         check_refused(&Config { spare_circuits: 17, ..usable() }, "spare_circuits");
         check_refused(&Config { memory_budget: 1, ..usable() }, "memory_budget");
-        check_refused(&Config { socks_password: Some(Password("x".repeat(256))), ..usable() }, "255 bytes");
-        check_refused(&Config { socks_password: Some(Password(String::new())), ..usable() }, "255 bytes");
+        for odd in [String::new(), "x".repeat(256)] {
+            check_refused(
+                &Config { socks_password: Some(Password(odd.clone())), ..usable() },
+                "`socks_password` must",
+            );
+            check_refused(
+                &Config { status_password: Some(Password(odd)), ..usable() },
+                "`status_password` must",
+            );
+        }
         let mut config = usable();
         config.authorities.push(config.authorities[0].clone());
         check_refused(&config, "same identity");

@@ -97,7 +97,7 @@ fn the_documented_parts_are_parts_of_the_report() {
 
 #[test]
 fn the_documented_requests_are_answered_and_no_others() {
-    let door = Door { local: None, token: Token::new([0; 32]), destinations: false };
+    let door = Door { local: None, password: None, token: Token::new([0; 32]), destinations: false };
     let known = |line: &str| judge(format!("{line} HTTP/1.1\r\n\r\n").as_bytes(), &door).is_ok();
     let examples = examples();
     assert!(examples.keys().all(|line| known(line)));

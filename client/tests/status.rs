@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 use tunic_client::Config;
-use tunic_client::config::Listen;
+use tunic_client::config::{Listen, Password};
 use tunic_client::ctl::{self, Question};
 
 /// A network and a client with a page.
@@ -172,6 +172,32 @@ async fn the_form_of_the_page_begins_a_new_identity() {
     assert_eq!(code, 0);
     let after = json(&ask(page, "GET /api/v1/streams", "").await)["streams"]["shown"][0]["circuit"].clone();
     assert!(after.as_u64() > before.as_u64(), "{before} and {after}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_with_a_password_shows_itself_and_its_token_to_those_who_have_it() {
+    let net = TestNet::start(4).await;
+    let (status_at, status_password) =
+        (Listen::At(([127, 0, 0, 1], 0).into()), Some(Password("secret".into())));
+    let config = Config { status: status_at, status_password, ..net.config("a") };
+    let control = config.state_dir.as_ref().unwrap().join("control.sock");
+    let daemon = Daemon::start(config).await;
+    let page = daemon.page.unwrap();
+    for line in ["GET /", "GET /live", "GET /api/v1/status", "POST /api/v1/new-identity"] {
+        for wrong in ["", "Authorization: Basic YW55Ondyb25n\r\n"] {
+            let answer = ask(page, line, wrong).await;
+            assert_eq!(status(&answer), 401, "{answer}");
+            assert!(!answer.contains("relay") && !answer.contains("token"), "{answer}");
+        }
+    }
+    let right = "Authorization: Basic YW55OnNlY3JldA==\r\n";
+    let html = ask(page, "GET /", right).await;
+    let token = format!("Tunic-Token: {}\r\n{right}", token(&html));
+    assert!(json(&ask(page, "POST /api/v1/new-identity", &token).await)["ended_circuits"].is_u64());
+    // The owner's socket asks for none.
+    let told = tokio::task::spawn_blocking(move || ctl::ask(&control, Question::Status, false).unwrap());
+    assert!(!told.await.unwrap().is_empty());
     daemon.stop().await;
 }
 

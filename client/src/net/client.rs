@@ -27,7 +27,7 @@ use super::monitor::{Listed, Monitor, StreamKind};
 
 use super::state::State;
 use super::status::StatusServer;
-use crate::config::Config;
+use crate::config::{Config, Password};
 use crate::core::answers::believable;
 use crate::core::front::leaks::Leak;
 use crate::core::isolation::Isolation;
@@ -208,8 +208,8 @@ impl Client {
         DnsServer::new(self.clone(), DNS_PORT, self.inner.config.isolate_by()).serve(udp, tcp)
     }
 
-    /// Serves the status page and the local API (docs/client-api.md) at this listener; never ends by itself. Whether its
-    /// address may be public is the caller's business.
+    /// Serves the status page and the local API (docs/client-api.md) at this listener, with the configured password if there
+    /// is one; never ends by itself. Whether its address may be public is the caller's business.
     pub fn serve_status(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + use<> {
         self.status_server().serve(Listener::Tcp(listener))
     }
@@ -220,7 +220,9 @@ impl Client {
     }
 
     fn status_server(&self) -> Arc<StatusServer> {
-        StatusServer::new(self.clone(), self.inner.config.status_destinations)
+        let config = &self.inner.config;
+        let password = config.status_password.as_ref().map(Password::to_vec);
+        StatusServer::new(self.clone(), password, config.status_destinations)
     }
 
     /// What is going on, with the destinations of streams if they are wanted. Rates are known while a status page or a
@@ -249,7 +251,7 @@ impl Client {
 
     fn front(&self, listener: u16) -> FrontServer {
         let config = &self.inner.config;
-        let password = config.socks_password.as_ref().map(|password| password.0.as_bytes().to_vec());
+        let password = config.socks_password.as_ref().map(Password::to_vec);
         FrontServer::new(self.clone(), password, config.leak_rules(), config.isolate_by(), listener)
     }
 

@@ -32,6 +32,7 @@ const STRANGER: Refused = Refused { status: 403, why: "This client is another us
 /// Answers at one port or socket.
 pub(super) struct StatusServer {
     client: Client,
+    password: Option<Vec<u8>>,
     token: Token,
     destinations: bool,
     places: Arc<Semaphore>,
@@ -62,12 +63,12 @@ struct Explanation {
 }
 
 impl StatusServer {
-    /// Its token is made anew. `destinations`: whether a port may tell where streams lead.
-    pub(super) fn new(client: Client, destinations: bool) -> Arc<Self> {
+    /// Its token is made anew. A port asks for the password; `destinations`: whether it may tell where streams lead.
+    pub(super) fn new(client: Client, password: Option<Vec<u8>>, destinations: bool) -> Arc<Self> {
         let mut random = [0; 32];
         new_rng().fill_bytes(&mut random);
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        Arc::new(StatusServer { client, token: Token::new(random), destinations, places })
+        Arc::new(StatusServer { client, password, token: Token::new(random), destinations, places })
     }
 
     /// Serves for ever.
@@ -115,7 +116,8 @@ impl StatusServer {
 
     async fn judge(&self, application: &mut Application) -> io::Result<Result<Asked, Refused>> {
         let local = application.as_tcp().map(|tcp| tcp.local_addr()).transpose()?;
-        let door = Door { local, token: self.token.clone(), destinations: self.destinations };
+        let (password, token) = (self.password.clone(), self.token.clone());
+        let door = Door { local, password, token, destinations: self.destinations };
         match timeout(REQUEST_TIMEOUT, read_request(application, &door)).await {
             Ok(judged) => judged,
             Err(_) => Ok(Err(Refused { status: 408, why: "The request did not come in time." })),

@@ -3,9 +3,10 @@
 //! 1. One request a connection, [`MAX_HEAD`] bytes of head and [`MAX_BODY`] of body at most.
 //! 2. On a TCP port, `Host` must be an address of this machine and the port's own (otherwise a name was pointed here, "DNS
 //!    rebinding"), and what a page of another site made a browser send is refused. There is no CORS.
-//! 3. Whatever changes something is a `POST` and carries the [`Token`] of this process: as a header from scripts and
+//! 3. Where a password is set, the port asks for it (RFC 7617): the page, what belongs to it, and the API.
+//! 4. Whatever changes something is a `POST` and carries the [`Token`] of this process: as a header from scripts and
 //!    programs, in the body from the page's form, never in an address. A Unix socket is its owner's, and needs none.
-//! 4. Where streams lead is told over the Unix socket, and elsewhere only if the person has allowed it.
+//! 5. Where streams lead is told over the Unix socket, and elsewhere only if the person has allowed it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use std::net::SocketAddr;
 use httparse::{EMPTY_HEADER, Status};
 use subtle::ConstantTimeEq as _;
 
-use crate::core::front::http::{Body, Head, MAX_HEADERS, names_here};
+use crate::core::front::http::{Body, Head, MAX_HEADERS, has_password, names_here};
 
 /// The longest head of a request, in bytes.
 pub const MAX_HEAD: usize = 8 * 1024;
@@ -47,10 +48,12 @@ impl fmt::Debug for Token {
 }
 
 /// Who asks, and what they may.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Door {
     /// The address at which the port was reached; `None` for the Unix socket, which only its owner can reach.
     pub local: Option<SocketAddr>,
+    /// What a port asks for, if anything.
+    pub password: Option<Vec<u8>>,
     /// What actions on a port need.
     pub token: Token,
     /// Whether a port may tell where streams lead.
@@ -169,7 +172,12 @@ fn admit(head: &Head<'_>, door: &Door) -> Result<(), Refused> {
     if head.is_from_elsewhere(host) || (door.local.is_none() && head.value("origin").is_some()) {
         return refused(403, "A page of another site asked for this.");
     }
-    Ok(())
+    match &door.password {
+        Some(password) if door.local.is_some() && !has_password(head.value("authorization"), password) => {
+            refused(401, "This page has a password; any user name does.")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn route(head: &Head<'_>, body: &[u8], door: &Door) -> Result<Asked, Refused> {
@@ -289,6 +297,7 @@ impl Refused {
     /// The answer that says so. Programs get the words as JSON: they have no characters that would need escaping.
     pub fn answer(&self) -> Vec<u8> {
         let status = match self.status {
+            401 => "401 Unauthorized",
             403 => "403 Forbidden",
             404 => "404 Not Found",
             405 => "405 Method Not Allowed",
@@ -301,12 +310,13 @@ impl Refused {
             _ => "400 Bad Request",
         };
         let body = format!("{{\"api\":{},\"error\":\"{}\"}}\n", super::report::API, self.why);
-        let allow = match (self.status, self.why) {
+        let extra = match (self.status, self.why) {
+            (401, _) => "WWW-Authenticate: Basic realm=\"Tunic\"\r\n",
             (405, ONLY_POST) => "Allow: POST\r\n",
             (405, _) => "Allow: GET, HEAD\r\n",
             _ => "",
         };
-        whole(status, allow, Media::Json, &body, true)
+        whole(status, extra, Media::Json, &body, true)
     }
 }
 

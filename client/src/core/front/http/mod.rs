@@ -154,11 +154,10 @@ impl Server {
 
     fn admit(&self, request: &Head<'_>, target: Target, dialect: Dialect, early: Vec<u8>) -> Verdict {
         let credentials = request.value("proxy-authorization").map(basic);
-        if let Some(required) = &self.password {
-            let given = credentials.as_ref().and_then(Option::as_ref).map(|given| &given.password[..]);
-            if !bool::from(required.ct_eq(given.unwrap_or_default())) {
-                return Refuse(answer::password_wanted(), FrontError::Password);
-            }
+        if let Some(required) = &self.password
+            && !is_right(credentials.as_ref().and_then(Option::as_ref), required)
+        {
+            return Refuse(answer::password_wanted(), FrontError::Password);
         }
         match credentials {
             Some(None) => Refuse(answer::password_wanted(), FrontError::Auth),
@@ -217,6 +216,15 @@ fn authority_target(authority: &str, default_port: u16) -> Option<Target> {
         Some((host, port)) if !port.ends_with(']') => target(host, port.parse().ok()?),
         _ => target(authority, default_port),
     }
+}
+
+/// Whether the value of such a header has this password, with any user name.
+pub(crate) fn has_password(header: Option<&str>, required: &[u8]) -> bool {
+    is_right(header.and_then(basic).as_ref(), required)
+}
+
+fn is_right(given: Option<&Credentials>, required: &[u8]) -> bool {
+    given.is_some_and(|given| required.ct_eq(&given.password).into())
 }
 
 /// `Basic` credentials (RFC 7617): user and password, 255 bytes at most each, as in SOCKS5.

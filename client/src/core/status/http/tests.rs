@@ -3,7 +3,8 @@ use super::*;
 const LOCAL: &str = "127.0.0.1:9152";
 
 fn door() -> Door {
-    Door { local: Some(LOCAL.parse().unwrap()), token: Token::new([7; 32]), destinations: false }
+    let (local, token) = (Some(LOCAL.parse().unwrap()), Token::new([7; 32]));
+    Door { local, password: None, token, destinations: false }
 }
 
 fn unix() -> Door {
@@ -121,6 +122,50 @@ fn the_unix_socket_is_its_owners() {
 }
 
 #[test]
+fn a_port_with_a_password_tells_nothing_without_it() {
+    let door = Door { password: Some(b"secret".to_vec()), ..door() };
+    let judged = |line: &str, headers: &[&str]| {
+        let judged = judge(&request(line, &[&["Host: 127.0.0.1:9152"], headers].concat(), ""), &door);
+        judged.map(|asked| asked.unwrap().wanted).map_err(|refused| refused.status)
+    };
+    // `any:wrong`, `any:`, `any:secret` in another scheme, `secret`, and nothing.
+    let wrong =
+        ["Basic YW55Ondyb25n", "Basic YW55Og==", "Bearer YW55OnNlY3JldA==", "Basic c2VjcmV0", "Basic"];
+    let right = "Authorization: Basic YW55OnNlY3JldA==";
+    let token = format!("Tunic-Token: {}", token());
+    for line in [
+        "GET /",
+        "GET /live",
+        "GET /style.css",
+        "GET /api/v1/status",
+        "GET /none",
+        "POST /api/v1/new-identity",
+    ] {
+        assert_eq!(judged(line, &[&token]), Err(401), "{line}");
+        for wrong in wrong {
+            assert_eq!(
+                judged(line, &[&token, &format!("Authorization: {wrong}")]),
+                Err(401),
+                "{line}: {wrong}"
+            );
+        }
+    }
+    assert_eq!(judged("GET /", &[right]), Ok(Wanted::Page));
+    assert_eq!(judged("POST /api/v1/new-identity", &[right]), Err(403), "it does not replace the token");
+    assert_eq!(judged("POST /api/v1/new-identity", &[right, &token]), Ok(Wanted::NewIdentity));
+    // A page of another site is refused without a question: a browser would show that to the person.
+    assert_eq!(judged("GET /", &["Origin: http://evil.example"]), Err(403));
+    assert_eq!(judge(&request("GET /", &["Host: evil.example"], ""), &door).unwrap_err().status, 421);
+    let unix = Door { local: None, ..door };
+    assert_eq!(judge(&request("GET /", &[], ""), &unix).unwrap().unwrap().wanted, Wanted::Page);
+    let answer = String::from_utf8(Refused { status: 401, why: "" }.answer()).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 401 ") && answer.contains("\r\nWWW-Authenticate: Basic "),
+        "{answer}"
+    );
+}
+
+#[test]
 fn destinations_are_told_on_a_port_only_where_that_is_allowed() {
     check("GET /api/v1/streams?destinations=1", &[], Err(403));
     check("GET /api/v1/status?a=b&destinations=1", &[], Err(403));
@@ -175,5 +220,5 @@ fn answers_are_safe_to_show() {
     let text = String::from_utf8(refused).unwrap();
     let json: serde_json::Value = serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(json["error"], "Only `so`.");
-    assert!(!format!("{:?}", door()).contains("0707"));
+    assert!(!format!("{:?}", door().token).contains("0707"));
 }
