@@ -7,9 +7,12 @@
 //!    application is told so in the answer ([`Passed`]).
 //! 4. `GET /path` is for the port itself: a page for a person, and `/proxy.pac`.
 //!
-//! A web page can make a browser send requests here, though not proxy requests. So 4 is answered only where `Host` is an
-//! address of this machine (otherwise a name was pointed here, "DNS rebinding"), and whatever carries an `Origin` of
-//! another site is refused. In 2 and 3 `Host`, where there is one, must agree with the target.
+//! A web page can make a browser send requests to this port as if it were a site: those are requests for a path, so 4. They are
+//! answered only where `Host` is an address of this machine (otherwise a name was pointed here, "DNS rebinding"), and
+//! refused with an `Origin` or a `Sec-Fetch-Site` of another site. A browser asks with 2 and 3 only where its user has made
+//! this port its proxy. In 3 it passes on what a page sends to other sites, and its `Origin` is for the target to judge: to
+//! refuse it would break every page that uses two sites. 2 is the browser's own, and carries nothing of a page's: what
+//! does is refused. In 2 and 3 `Host`, where there is one, must agree with the target.
 
 mod answer;
 mod body;
@@ -124,7 +127,7 @@ impl Server {
     }
 
     fn connect(&self, request: &Head<'_>, behind: &[u8]) -> Verdict {
-        if request.value("origin").is_some() {
+        if request.value("origin").or(request.value("sec-fetch-site")).is_some() {
             return foreign();
         }
         let target = request.path.rsplit_once(':').and_then(|(host, port)| target(host, port.parse().ok()?));

@@ -143,7 +143,35 @@ fn pages_of_other_sites_get_nothing() {
     check_status("GET /proxy.pac HTTP/1.1\nHost: 127.0.0.1:9150\nOrigin: https://evil.example\n\n", 403);
     check_status("GET / HTTP/1.1\nHost: 127.0.0.1:9150\nOrigin: null\n\n", 403);
     check_status("GET / HTTP/1.1\nHost: 127.0.0.1:9150\nSec-Fetch-Site: cross-site\n\n", 403);
-    check_status("CONNECT a.example:443 HTTP/1.1\nOrigin: https://evil.example\n\n", 403);
+    check_status("POST / HTTP/1.1\nHost: 127.0.0.1:9150\nOrigin: https://evil.example\n\n", 403);
+    for header in
+        ["Origin: https://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: none"]
+    {
+        check_status(&format!("CONNECT a.example:443 HTTP/1.1\n{header}\n\n"), 403);
+    }
+}
+
+/// What follows a request that was refused is its body, whatever it looks like.
+#[test]
+fn a_page_cannot_hide_a_proxy_request_in_the_body_of_another() {
+    let text = "POST / HTTP/1.1\r\nHost: 127.0.0.1:9150\r\nOrigin: https://evil.example\r\n\r\n\
+        CONNECT a.example:443 HTTP/1.1\r\n\r\n";
+    let mut server = server(None);
+    server.handle_input(text.as_bytes());
+    assert!(matches!(server.poll_event(), Some(Event::Close { error: Some(FrontError::Foreign), .. })));
+    assert_eq!(server.poll_event(), None);
+}
+
+/// A browser that uses the port as its proxy sends along from which site a page asks another one (Fetch, "`Origin` header").
+#[test]
+fn pages_of_a_browser_that_uses_the_proxy_may_ask_other_sites() {
+    let headers = "Host: a.example\r\nOrigin: http://b.example\r\nSec-Fetch-Site: cross-site\r\n";
+    for method in ["GET", "POST", "OPTIONS"] {
+        let (event, early) = feed_whole(&format!("{method} http://a.example/ HTTP/1.1\r\n{headers}\r\n"));
+        let Event::Request(request) = event else { panic!("{event:?}") };
+        assert_eq!(request.command, Command::Connect(name("a.example", 80)));
+        assert_eq!(early, format!("{method} / HTTP/1.1\r\n{headers}Connection: close\r\n\r\n"));
+    }
 }
 
 #[test]
