@@ -224,9 +224,9 @@ impl Pool {
     /// Draws the conclusions of all inputs so far and of the time.
     pub fn settle(&mut self, now: Instant, load: Load<'_>) {
         self.expire(now, load);
-        self.serve(now, load);
+        let waiting = self.serve(now, load);
         if self.network_known && self.pause_until.is_none_or(|until| until <= now) {
-            self.build_for_wants(now, load);
+            self.build_for_wants(waiting, now, load);
             self.build_spares(now, load);
         }
         self.next_timeout = self.earliest_timeout(now);
@@ -279,15 +279,21 @@ impl Pool {
         turns.into_iter().map(|(_, id)| id).collect()
     }
 
-    fn serve(&mut self, now: Instant, load: Load<'_>) {
-        for id in self.in_turn(now) {
-            let Some(waiting) = self.wants.get(&id) else { continue };
-            let Some(circuit) = self.find(waiting, now, load) else { continue };
-            if let Some(waiting) = self.wants.remove(&id) {
-                self.assign(circuit, waiting.want.isolation, now);
-                self.outputs.push_back(Output::Use(id, circuit));
-            }
+    /// Gives circuits to those for whom there are some. The others, in turn.
+    fn serve(&mut self, now: Instant, load: Load<'_>) -> Vec<WantId> {
+        let mut turns = self.in_turn(now);
+        turns.retain(|id| !self.serve_one(*id, now, load));
+        turns
+    }
+
+    fn serve_one(&mut self, id: WantId, now: Instant, load: Load<'_>) -> bool {
+        let found = self.wants.get(&id).and_then(|waiting| self.find(waiting, now, load));
+        let Some(circuit) = found else { return false };
+        if let Some(waiting) = self.wants.remove(&id) {
+            self.assign(circuit, waiting.want.isolation, now);
+            self.outputs.push_back(Output::Use(id, circuit));
         }
+        true
     }
 
     /// A circuit of the want's own isolation, the least loaded; else the oldest spare.
@@ -310,13 +316,14 @@ impl Pool {
         self.taken.push_back(now);
     }
 
-    /// Starts a circuit for each want that none of the circuits being built will serve. A circuit being built serves all
-    /// wants of one isolation and port.
-    fn build_for_wants(&mut self, now: Instant, load: Load<'_>) {
+    /// Starts a circuit for each of these wants, in this order, that none of the circuits being built will serve. A circuit
+    /// being built serves all wants of one isolation and port; from [`SLOW_BUILD`] on nobody counts on it, though it still
+    /// serves whom it can once it is built.
+    fn build_for_wants(&mut self, waiting: Vec<WantId>, now: Instant, load: Load<'_>) {
         let mut builds: Vec<(Build, Option<Isolation>)> =
             self.building().filter(|build| !is_slow(build, now)).map(|build| (build.clone(), None)).collect();
         let mut has_room = true;
-        for id in self.in_turn(now) {
+        for id in waiting {
             let Some(waiting) = self.wants.get_mut(&id) else { continue };
             let want = &waiting.want;
             let promise = builds.iter_mut().find(|(build, promised)| {
