@@ -21,7 +21,7 @@ use tokio::io::{
 };
 use tokio::net::TcpStream;
 use tokio::time::sleep;
-use tunic_net::channel::{CircuitStream, splice_counted};
+use tunic_net::channel::{CircuitStream, reset_when_closed, splice_counted};
 use tunic_proto::stream::StreamMeter;
 
 use super::Application;
@@ -178,8 +178,7 @@ async fn while_there(
         error = abandoned(application, progress, look_every, limits) => Err(error),
     };
     if let (Err(_), Some(tcp)) = (&result, application.as_tcp()) {
-        // A part must not look like the whole. Where this fails there is no connection any more.
-        let _ = sockopt::set_socket_linger(tcp, Some(Duration::ZERO));
+        reset_when_closed(tcp);
     }
     result
 }

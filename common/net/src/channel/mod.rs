@@ -36,7 +36,7 @@ pub use limits::Limits;
 pub use node::Node;
 pub use open::ConnectError;
 pub use shed::Shed;
-pub use stream::{CircuitStream, IncomingStream, splice, splice_counted};
+pub use stream::{CircuitStream, IncomingStream, reset_when_closed, splice, splice_counted};
 pub use tls::Tls;
 pub use traffic::{Moved, Traffic};
 pub use tunic_proto::circuit::{BuildError, CircuitStatus, HopSpec};

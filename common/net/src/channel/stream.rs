@@ -195,14 +195,24 @@ impl AsyncWrite for CircuitStream {
 /// # Errors
 /// The side that broke; the other one is reset.
 pub async fn splice(stream: CircuitStream, tcp: TcpStream) -> io::Result<()> {
-    splice_counted(stream, &tcp, &AtomicU64::new(0)).await
+    let result = splice_counted(stream, &tcp, &AtomicU64::new(0)).await;
+    if result.is_err() {
+        reset_when_closed(&tcp);
+    }
+    result
+}
+
+/// Has the connection end as a reset: a part must not look like the whole.
+pub fn reset_when_closed(tcp: &TcpStream) {
+    // Where this fails there is no connection any more.
+    let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
 /// As [`splice`], adding what was read from and written to `tcp` to `moved`, for whoever wants to see that it goes on.
-/// Dropping the future resets the stream.
+/// Dropping the future resets the stream. What becomes of `tcp` is the caller's business ([`reset_when_closed`]).
 ///
 /// # Errors
-/// As [`splice`].
+/// The side that broke.
 pub async fn splice_counted(mut stream: CircuitStream, tcp: &TcpStream, moved: &AtomicU64) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let Some(io) = stream.io.take() else { return Ok(()) };
@@ -214,8 +224,6 @@ pub async fn splice_counted(mut stream: CircuitStream, tcp: &TcpStream, moved: &
     let result = poll_fn(|cx| splice.poll(cx)).await;
     if result.is_err() {
         splice.io.end(EndReason::Reset);
-        // Unsent bytes must not look like an orderly end.
-        let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
     }
     result
 }
