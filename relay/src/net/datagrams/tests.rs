@@ -38,9 +38,13 @@ pub(super) fn now() -> Instant {
 
 /// What an exit with a policy for everything may do.
 pub(super) fn connector(allow_private: bool, nameservers: Vec<SocketAddr>) -> Arc<Connector> {
+    connector_with(ExitPolicy::accept_all(), allow_private, nameservers)
+}
+
+fn connector_with(policy: ExitPolicy, allow_private: bool, nameservers: Vec<SocketAddr>) -> Arc<Connector> {
     let view = DirectoryView::new(RelayId([1; 32]), AuthoritySet::default(), allow_private);
     let view = Arc::new(SharedView::new(view, "/nonexistent".into()));
-    let rules = ExitRules::new(ExitPolicy::accept_all(), allow_private, &[OWN.parse().unwrap()]);
+    let rules = ExitRules::new(policy, allow_private, &[OWN.parse().unwrap()]);
     let config = ExitConfig {
         allow_private,
         nameservers,
@@ -275,6 +279,31 @@ async fn a_public_exit_sends_datagrams_to_no_address_that_is_not_public() {
     assert_eq!(refused(), targets.len() as u64);
     assert_eq!(client.counters.datagrams_dropped.load(Relaxed), 0);
     assert!(inside.recv(&mut [0; 64]).is_err(), "a datagram reached the exit's own machine");
+}
+
+#[tokio::test]
+async fn the_policy_of_an_exit_holds_for_each_datagram() {
+    let (server, may_answer) = name_server(vec![[127, 0, 0, 2].into()]).await;
+    may_answer.send(true).unwrap();
+    let (allowed, refused_port) = (echo().await, UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let refused_address = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    let port_of = |socket: &UdpSocket| socket.local_addr().unwrap().port();
+    let port = port_of(&refused_port);
+    let policy =
+        ExitPolicy::parse(&["reject 127.0.0.2:*", &format!("reject *:{port}"), "accept *:*"]).unwrap();
+    let mut client = Client::start(connector_with(policy, true, vec![server])).await;
+    client.send(address(port), b"to a port").await;
+    // What the name stands for is known to the exit only.
+    client.send(Target::Name("elsewhere.example".into(), port_of(&refused_address)), b"to an address").await;
+    let refused = || client.counters.datagrams_refused.load(Relaxed);
+    soon(until(|| refused() == 2)).await;
+    // One association goes on to where the policy lets it.
+    client.send(address(allowed), b"allowed").await;
+    assert_eq!(client.receive().await, b"allowed");
+    assert_eq!(client.counters.datagrams_refused.load(Relaxed), 2);
+    for socket in [refused_port, refused_address] {
+        assert!(socket.try_recv(&mut [0; 64]).is_err(), "a datagram reached what the policy refuses");
+    }
 }
 
 #[tokio::test]
