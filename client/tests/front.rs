@@ -73,14 +73,19 @@ async fn leaks_are_refused_where_that_is_wanted() {
     let mut config = net.config("a");
     config.safe_socks = tunic_client::core::front::leaks::Reaction::Refuse;
     config.on_leaky_port = config.safe_socks;
+    config.leaky_ports = vec![4_430];
     let daemon = Daemon::start(config).await;
     let answer = ask(&daemon, b"\x05\x01\x00\x05\x01\x00\x01\xc0\x00\x02\x01\x01\xbb", false).await;
     assert_eq!(answer.as_bytes()[2..4], [5, 2]);
     assert_eq!(ask(&daemon, b"\x04\x01\x01\xbb\xc0\x00\x02\x01\0", false).await.as_bytes()[1], b'[');
-    let answer = ask(&daemon, format!("CONNECT {ECHO}:25 HTTP/1.1\r\n\r\n").as_bytes(), false).await;
-    assert!(answer.contains("leaky_ports"), "{answer}");
-    let answer = ask(&daemon, format!("CONNECT {ECHO}:443 HTTP/1.1\r\n\r\nx").as_bytes(), true).await;
-    assert!(answer.ends_with("\r\n\r\nx"), "{answer}");
+    let connect = |port: u16| format!("CONNECT {ECHO}:{port} HTTP/1.1\r\n\r\nx");
+    let answer = ask(&daemon, connect(4_430).as_bytes(), true).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("leaky_ports"), "{answer}");
+    // Port 23 is in the list of the defaults, which this one replaces.
+    for port in [443, 23] {
+        let answer = ask(&daemon, connect(port).as_bytes(), true).await;
+        assert!(answer.ends_with("\r\n\r\nx"), "{port}: {answer}");
+    }
     daemon.stop().await;
 }
 
@@ -100,6 +105,12 @@ async fn the_unix_socket_is_for_its_owner_and_works() {
     let mut answer = String::new();
     timeout(PATIENCE, unix.read_to_string(&mut answer)).await.expect("an end").unwrap();
     assert!(answer.ends_with("\r\n\r\necho"), "{answer}");
+    // It has no address beside which datagrams could arrive (RFC 1928 §6: command not supported).
+    let mut unix = UnixStream::connect(&path).await.unwrap();
+    unix.write_all(b"\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00").await.unwrap();
+    let mut refused = Vec::new();
+    timeout(PATIENCE, unix.read_to_end(&mut refused)).await.expect("an end").unwrap();
+    assert_eq!(refused, [5, 0, 5, 7, 0, 1, 0, 0, 0, 0, 0, 0]);
     daemon.stop().await;
 }
 

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 #[cfg(target_os = "linux")]
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -82,7 +83,16 @@ async fn the_page_and_the_report_tell_what_is_going_on() {
     let hops = used["hops"].as_array().unwrap();
     assert_eq!(hops.len(), 3);
     assert!(hops.iter().all(|hop| hop["relay"].as_str().unwrap().starts_with("relay")));
-    assert!(hops.iter().all(|hop| hop["answer_ms"].as_f64().unwrap() > 0.0));
+    let told = |name: &str| -> Vec<f64> { hops.iter().map(|hop| hop[name].as_f64().unwrap()).collect() };
+    let (answers, added, shares) = (told("answer_ms"), told("added_ms"), told("share_percent"));
+    assert!(answers.iter().all(|answer| *answer > 0.0), "{hops:?}");
+    for hop in 0..3 {
+        // What a hop adds to the one before it, and its part of all that was added; times are in tenths.
+        let before = if hop == 0 { 0.0 } else { answers[hop - 1] };
+        assert!((added[hop] - (answers[hop] - before).max(0.0)).abs() < 0.16, "{hops:?}");
+        let all: f64 = added.iter().sum();
+        assert!((100.0 * added[hop] / all - shares[hop]).abs() <= 1.0 + 20.0 / all, "{hops:?}");
+    }
     assert_eq!(report["findings"], Value::Array(Vec::new()));
     let ports: Vec<&str> =
         report["ports"].as_array().unwrap().iter().map(|port| port["name"].as_str().unwrap()).collect();
@@ -101,6 +111,42 @@ async fn the_page_and_the_report_tell_what_is_going_on() {
     ] {
         let answer = ask(page, &format!("GET {path}"), "").await;
         assert!(status(&answer) == 200 && answer.contains(&format!("Content-Type: {kind}")), "{answer}");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn throughput_is_told_second_by_second_while_bytes_move() {
+    const BYTES: u64 = 2_000_000;
+    let (_net, daemon, _) = with_page().await;
+    let page = daemon.page.unwrap();
+    let traffic = async || json(&ask(page, "GET /api/v1/status", "").await)["traffic"].take();
+    let before = traffic().await;
+    let (_, tcp) = daemon.ask(ECHO, 443, b"").await;
+    let (mut read, mut write) = tcp.into_split();
+    let sending = tokio::spawn(async move { write.write_all(&vec![7; BYTES as usize]).await.unwrap() });
+    timeout(PATIENCE, read.read_exact(&mut vec![0; BYTES as usize])).await.expect("an echo").unwrap();
+    sending.await.unwrap();
+    // A second that has passed is in the history, and the last one of it is the rate.
+    let seen = async {
+        loop {
+            let now = traffic().await;
+            let history: Vec<(u64, u64)> = serde_json::from_value(now["history"].clone()).unwrap();
+            let last = history.last().copied().unwrap_or_default();
+            let rates = ["sent_bytes_per_s", "received_bytes_per_s"].map(|name| now[name].as_u64().unwrap());
+            assert_eq!((rates[0], rates[1]), last);
+            let of = |pick: fn(&(u64, u64)) -> u64| history.iter().map(pick).sum::<u64>();
+            if of(|second| second.0) >= BYTES && of(|second| second.1) >= BYTES {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let after = timeout(PATIENCE, seen).await.expect("the seconds in which it moved");
+    for way in ["sent_bytes", "received_bytes"] {
+        let moved = after[way].as_u64().unwrap() - before[way].as_u64().unwrap();
+        // Whole cells, layers and padding included: more than was moved, and not twice as much.
+        assert!((BYTES..2 * BYTES).contains(&moved), "{way}: {moved}");
     }
     daemon.stop().await;
 }
@@ -203,32 +249,61 @@ async fn a_page_with_a_password_shows_itself_and_its_token_to_those_who_have_it(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_line_asks_over_a_socket_that_is_its_owners() {
-    let (_net, daemon, control) = with_page().await;
+    let (net, daemon, control) = with_page().await;
     assert_eq!(control.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let file = control.with_extension("toml");
+    std::fs::write(&file, format!("state_dir = {:?}", control.parent().unwrap())).unwrap();
+    let (socket, file) = (["--socket", control.to_str().unwrap()], ["--config", file.to_str().unwrap()]);
     let (_, _tcp) = daemon.ask(ECHO, 443, b"").await;
     assert_eq!(daemon.ask("nowhere.test", 443, b"").await.0, 4);
-    let ask = async |question: Question, json: bool| {
-        let control = control.clone();
-        tokio::task::spawn_blocking(move || ctl::ask(&control, question, json).unwrap()).await.unwrap()
-    };
-    assert!(ask(Question::Status, false).await.starts_with("Ready: "));
-    let circuits = ask(Question::Circuits { destinations: false }, false).await;
+    let say = async |words: &[&str], whom: &[&str]| told(command(words, whom).await);
+    for whom in [&socket, &file] {
+        assert!(say(&["status"], whom).await.starts_with("Ready: "));
+    }
+    let circuits = say(&["circuits"], &socket).await;
     assert!(circuits.contains("in use") && !circuits.contains(ECHO), "{circuits}");
-    let told = ask(Question::Circuits { destinations: true }, false).await;
+    let told = say(&["circuits", "--destinations"], &file).await;
     assert!(told.contains(&format!("to {ECHO}:443, on circuit")), "{told}");
-    let explained = ask(Question::Explain, false).await;
+    let explained = say(&["explain"], &socket).await;
     assert!(explained.contains("name not found. (relay 3 of the circuit: relay"), "{explained}");
     assert!(!explained.contains("nowhere"), "not even then: {explained}");
-    assert!(ask(Question::NewIdentity, false).await.contains("circuits were ended"));
-    let report: Value = serde_json::from_str(&ask(Question::Status, true).await).unwrap();
-    assert_eq!(report["api"], 1);
+    let newest = |report: &str| {
+        let report: Value = serde_json::from_str(report).unwrap();
+        assert_eq!(report["api"], 1);
+        let circuits = report["circuits"]["shown"].as_array().unwrap();
+        circuits.iter().map(|circuit| circuit["id"].as_u64().unwrap()).max()
+    };
+    let before = newest(&say(&["circuits", "--json"], &socket).await);
+    assert!(say(&["new-identity"], &file).await.contains("circuits were ended"));
+    assert_eq!(daemon.ask(ECHO, 443, b"").await.0, 0);
+    assert!(newest(&say(&["status", "--json"], &socket).await) > before);
+    let nobody = command(&["status"], &["--socket", "/nonexistent/control.sock"]).await;
+    let error = String::from_utf8(nobody.stderr).unwrap();
+    assert!(
+        !nobody.status.success() && nobody.stdout.is_empty() && error.contains("is it running"),
+        "{error}"
+    );
     // Over TCP the page does not tell, unless its owner has allowed it.
-    assert_eq!(status(&self::ask(daemon.page.unwrap(), "GET /api/v1/streams?destinations=1", "").await), 403);
+    assert_eq!(status(&ask(daemon.page.unwrap(), "GET /api/v1/streams?destinations=1", "").await), 403);
     // No browser can reach the socket; what says that it comes from one is refused.
     let unix = UnixStream::connect(&control).await.unwrap();
     let answer = exchange(unix, "GET / HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n\r\n").await;
     assert_eq!(status(&answer), 403);
     daemon.stop().await;
+    drop(net);
+}
+
+/// What came of `tunic-client` with these words.
+async fn command(words: &[&str], whom: &[&str]) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_tunic-client"));
+    program.args(words).args(whom);
+    tokio::task::spawn_blocking(move || program.output().unwrap()).await.unwrap()
+}
+
+/// What a command printed that succeeded.
+fn told(output: Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -242,7 +317,7 @@ async fn other_users_of_this_machine_learn_nothing() {
     let (_net, daemon, _) = with_page().await;
     let url = format!("http://{}/", daemon.page.unwrap());
     let fetch = async |user: u32| {
-        let mut curl = std::process::Command::new("curl");
+        let mut curl = Command::new("curl");
         curl.args(["--silent", "--include", "--noproxy", "*", &url]).uid(user).current_dir("/");
         let done =
             tokio::task::spawn_blocking(move || curl.output().expect("curl is installed")).await.unwrap();
