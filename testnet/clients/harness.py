@@ -146,7 +146,7 @@ def try_case(one: Case, site: Site, required: bool) -> tuple[str, str]:
     try:
         note = one.run(site) or ""
     except Skip as reason:
-        return "skipped", str(reason)
+        return ("failed" if required else "skipped"), str(reason)
     except Exception as error:  # whatever it is, the other cases go on
         return "failed", f"{type(error).__name__}: {error}"
     finally:
@@ -166,14 +166,15 @@ def try_case(one: Case, site: Site, required: bool) -> tuple[str, str]:
 def try_all(site: Site, only: list[str], required: bool) -> bool:
     """Runs the cases, says what came of them, and whether none failed."""
     chosen = [one for one in CASES if not only or any(one.name.startswith(prefix) for prefix in only)]
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    counts, skipped = {"passed": 0, "failed": 0, "skipped": 0}, []
     for one in chosen:
         started = time.monotonic()
         outcome, note = try_case(one, site, required)
         counts[outcome] += 1
+        skipped += [f"skipped: {one.name} ({note})"] if outcome == "skipped" else []
         seconds = time.monotonic() - started
         print(f"{outcome:<8}{seconds:6.1f} s  {one.name}{': ' if note else ''}{note}", flush=True)
-    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()), *skipped, sep="\n", flush=True)
     return not counts["failed"] and bool(counts["passed"])
 
 

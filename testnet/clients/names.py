@@ -10,6 +10,8 @@ from place import WORLD_ADDRESS, WORLD_V6
 
 WEB = "web.tunic.test"
 WEB_V6 = "web6.tunic.test"
+# Another site of the same server.
+OTHER = "other.tunic.test"
 # So many addresses, and such a name, that they do not fit in 512 bytes.
 MANY = "a-name-of-more-than-forty-letters-for-a-long-answer.tunic.test"
 # Found after so many seconds.
@@ -29,6 +31,7 @@ def reverse(address: str) -> str:
 RECORDS: dict[tuple[str, int], list[str]] = {
     (WEB, A): [WORLD_ADDRESS],
     (WEB_V6, AAAA): [WORLD_V6],
+    (OTHER, A): [WORLD_ADDRESS],
     (SLOW, A): [WORLD_ADDRESS],
     (MANY, AAAA): [f"fd79::{number:x}" for number in range(1, 17)],
     (reverse(WORLD_ADDRESS), PTR): [WEB],

@@ -55,9 +55,12 @@ class Web(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_) -> None:
         pass
 
-    def reply(self, status: int, body: bytes, kind: str = "text/plain") -> None:
+    def reply(self, status: int, body: bytes, kind: str = "text/plain", allow: str = "") -> None:
+        """`allow`: which pages of other sites may read it."""
         self.send_response(status)
         self.send_header("Content-Type", kind)
+        if allow:
+            self.send_header("Access-Control-Allow-Origin", allow)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -69,6 +72,9 @@ class Web(http.server.BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         if path.startswith("/git/"):
             return self.git()
+        if path == "/asked-by":
+            self.body()
+            return self.reply(200, self.headers.get("Origin", "nobody").encode(), allow="*")
         if self.command in ("PUT", "POST"):
             return self.reply(200, hashlib.sha256(self.body()).hexdigest().encode())
         if path in ("/", "/index.html"):

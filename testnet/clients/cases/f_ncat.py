@@ -22,21 +22,32 @@ def is_half_closed(port: int) -> bool:
     return any(row[2].endswith(f":{port:04X}") and row[3] == close_wait for row in rows)
 
 
-@case("nc, the server closes its half first", "nc")
-def server_first(site: Site) -> None:
+def speak_after_the_end(site: Site, *command) -> None:
+    """The server has closed its half when this program begins to speak, and hears all of it."""
     word = f"said after the end {time.monotonic()}"
-    command = ["nc", "-X", "5", "-x", site.socks, "-N", names.WEB, str(ports.CLOSE_FIRST)]
-    nc = site.start(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    program = site.start(*command, names.WEB, ports.CLOSE_FIRST, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        assert nc.stdout.read(5) == b"hello"
+        assert program.stdout.read(5) == b"hello"
         while not is_half_closed(site.client.port):
             assert site.seconds_left > 1, "the server's end did not arrive"
             time.sleep(0.05)
-        nc.stdin.write(word.encode())
-        nc.stdin.close()
+        program.stdin.write(word.encode())
+        program.stdin.close()
         while word not in site.report()["heard"]:
             assert site.seconds_left > 1, "what was said after the end did not arrive"
             time.sleep(0.05)
     finally:
-        end(nc)
-        nc.stdout.close()
+        end(program)
+        program.stdout.close()
+
+
+@case("ncat, the server closes its half first", "ncat")
+def server_first(site: Site) -> None:
+    for kind in ("socks5", "http"):
+        speak_after_the_end(site, "ncat", "--proxy", site.socks, "--proxy-type", kind, "--proxy-dns", "remote")
+
+
+@case("nc, the server closes its half first", "nc")
+def server_first_nc(site: Site) -> None:
+    for kind in ("5", "connect"):
+        speak_after_the_end(site, "nc", "-X", kind, "-x", site.socks, "-N")

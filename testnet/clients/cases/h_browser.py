@@ -111,6 +111,25 @@ def page_by_script(site: Site) -> str:
     return load_page(site, "pac", f"http://{site.socks}/proxy.pac", "--proxy-pac-url")
 
 
+ASK_ANOTHER_SITE = """
+fetch("http://%s/asked-by", {method: "POST", body: "x"}).then(answer => answer.text())
+  .then(text => document.title = "asked by " + text, error => document.title = "asked in vain: " + error)
+"""
+
+
+@case("Chromium, a page that asks another site, HTTP proxy and SOCKS5", "chromium", "chromedriver", seconds=90)
+def other_site(site: Site) -> None:
+    """Its browser says from where it asks (`Origin`), and the port passes that on: it is the other site's to judge."""
+    for kind in ("http", "socks5"):
+        with browser(site, f"other-{kind}", f"{kind}://{site.socks}") as session:
+            session.open(f"http://{names.WEB}/nothing-else")
+            session.run(ASK_ANOTHER_SITE % names.OTHER)
+            while "asked" not in session.title:
+                assert site.seconds_left > 1, f"no answer: {session.title}"
+                time.sleep(0.05)
+            assert session.title == f"asked by http://{names.WEB}", session.title
+
+
 @case("Chromium, the port's own page", "chromium", "chromedriver", seconds=90)
 def own_page(site: Site) -> None:
     """Browsers go to addresses of their own machine without the proxy."""
