@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tunic_net::channel::{Channel, CircuitStatus, HopSpec, Node, NodeConfig, Peer};
+use tunic_net::channel::{Channel, Circuit, CircuitStatus, HopSpec, Node, NodeConfig, Peer};
 use tunic_net::daemon::unix_now;
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::NodeKeys;
@@ -104,6 +104,26 @@ impl Relay {
     }
 }
 
+/// A relay with a circuit.
+struct InUse {
+    files: Files,
+    at: SocketAddr,
+    relay: Relay,
+    channel: Channel,
+    circuit: Circuit,
+}
+
+impl InUse {
+    async fn start(settings: &str) -> InUse {
+        let files = Files::make(settings);
+        let (socket, at) = socket();
+        let relay = Relay::start(&files, &socket, &[]);
+        let channel = connect(&files, at).await;
+        let circuit = channel.create_circuit(files.hops()).await.unwrap();
+        InUse { files, at, relay, channel, circuit }
+    }
+}
+
 fn socket() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
@@ -187,11 +207,7 @@ fn sighup_changes_what_can_change_and_names_the_rest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn circuits_go_on_while_the_relay_drains_and_no_new_ones_are_made() {
-    let files = Files::make("drain_s = 600");
-    let (socket, at) = socket();
-    let mut relay = Relay::start(&files, &socket, &[]);
-    let channel = connect(&files, at).await;
-    let circuit = channel.create_circuit(files.hops()).await.unwrap();
+    let InUse { files, at, mut relay, channel, circuit } = InUse::start("drain_s = 600").await;
     relay.send(Signal::TERM);
     relay.wait_for("no new circuits; 1 have up to 600 s");
     assert!(channel.create_circuit(files.hops()).await.is_err());
@@ -205,28 +221,20 @@ async fn circuits_go_on_while_the_relay_drains_and_no_new_ones_are_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_relay_at_once() {
-    let files = Files::make("drain_s = 600");
-    let (socket, at) = socket();
-    let mut relay = Relay::start(&files, &socket, &[]);
-    let channel = connect(&files, at).await;
-    let circuit = channel.create_circuit(files.hops()).await.unwrap();
-    relay.send(Signal::TERM);
-    relay.wait_for("no new circuits");
-    relay.send(Signal::TERM);
-    relay.ended();
-    circuit.closed().await;
+    let mut used = InUse::start("drain_s = 600").await;
+    used.relay.send(Signal::TERM);
+    used.relay.wait_for("no new circuits");
+    used.relay.send(Signal::TERM);
+    used.relay.ended();
+    used.circuit.closed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_that_is_over_ends_its_circuits_with_destroy() {
-    let files = Files::make("drain_s = 1");
-    let (socket, at) = socket();
-    let mut relay = Relay::start(&files, &socket, &[]);
-    let channel = connect(&files, at).await;
-    let circuit = channel.create_circuit(files.hops()).await.unwrap();
-    relay.send(Signal::TERM);
-    assert!(matches!(circuit.closed().await, CircuitStatus::Closed(_)));
-    relay.ended();
+    let mut used = InUse::start("drain_s = 1").await;
+    used.relay.send(Signal::TERM);
+    assert!(matches!(used.circuit.closed().await, CircuitStatus::Closed(_)));
+    used.relay.ended();
 }
 
 #[tokio::test(flavor = "multi_thread")]
