@@ -1,6 +1,7 @@
 //! A relay dies while it is in use.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,9 +14,10 @@ use tunic_net::daemon::RunOptions;
 use tunic_proto::message::Target;
 
 use crate::network::TestNetwork;
-use crate::processes;
-use crate::server::serve_echo;
+use crate::processes::{self, wait_until};
+use crate::server::{Unanswering, serve_echo};
 use crate::socks;
+use crate::status::{circuit_to, report};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Each on a circuit of its own: enough that no middle is on all of them.
@@ -63,8 +65,7 @@ async fn a_killed_middle_breaks_only_its_own_streams() {
     let (mut broken, mut others): (Vec<Open>, Vec<Open>) =
         streams.into_iter().partition(|open| open.path.contains(&victim));
 
-    let number: usize = victim.trim_start_matches("relay").parse().unwrap();
-    processes::send(network.up.pids.relay[number - 1], Signal::KILL);
+    processes::send(network.relay_pid(&victim), Signal::KILL);
 
     for open in &mut broken {
         assert!(open.ping().await.is_err(), "a stream through {victim} survived: {:?}", open.path);
@@ -76,6 +77,32 @@ async fn a_killed_middle_breaks_only_its_own_streams() {
     next.ping().await.unwrap();
     socks::ping(&mut socks::connect(network.up.socks, target)).unwrap();
     client.shutdown().await;
+}
+
+/// What a program is answered whose circuit breaks when its bytes are on their way, over HTTP: SOCKS has codes only.
+#[test]
+fn a_program_is_told_at_which_relay_its_circuit_broke() {
+    let network = TestNetwork::start(&["--authorities", "1", "--relays", "6", "--exits", "2"]);
+    let echo = serve_echo();
+    let mut kept = socks::connect(network.up.socks, echo);
+    socks::ping(&mut kept).unwrap();
+    let guard = circuit_to(&network, echo).hops[0].relay.clone();
+
+    // Over the same circuit: nothing but the dialect tells them apart.
+    let target = Unanswering::new();
+    let mut program = socks::raw(network.up.socks);
+    write!(program, "CONNECT {} HTTP/1.1\r\n\r\npay 10", target.address).unwrap();
+    wait_until(LIMIT, "an exit calls the target", || target.is_called());
+    processes::send(network.relay_pid(&guard), Signal::KILL);
+    let mut answer = String::new();
+    program.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    let why = "the circuit broke at relay 1 before the exit had answered; what was sent may have arrived\n";
+    assert!(answer.ends_with(why), "{answer}");
+    let failures = report(&network).failures;
+    let told =
+        failures.iter().find(|failure| failure.kind == "stream").expect("it is told to the person too");
+    assert_eq!((told.hop, told.relay.as_deref()), (Some(1), Some(guard.as_str())), "{failures:?}");
 }
 
 /// A client of the test's own, which tells its paths, with the network's client configuration.

@@ -61,6 +61,12 @@ impl TestNetwork {
         table[key].as_str().unwrap().to_owned()
     }
 
+    /// The process of the relay with this nickname.
+    pub fn relay_pid(&self, nickname: &str) -> u32 {
+        let number: usize = nickname.trim_start_matches("relay").parse().unwrap();
+        self.up.pids.relay[number - 1]
+    }
+
     pub fn close_stdin(&mut self) {
         self.stdin = None;
     }

@@ -31,6 +31,34 @@ pub fn serve_echo() -> SocketAddr {
     })
 }
 
+/// A port that takes no connection and refuses none: its queue is full (listen(2)).
+pub struct Unanswering {
+    pub address: SocketAddr,
+    _listener: TcpListener,
+    _queued: TcpStream,
+}
+
+impl Unanswering {
+    pub fn new() -> Unanswering {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Room for one is left.
+        let queued = TcpStream::connect(address).unwrap();
+        Unanswering { address, _listener: listener, _queued: queued }
+    }
+
+    /// Whether somebody waits to be answered (proc_pid_net(5): a socket in SYN_SENT to this port).
+    pub fn is_called(&self) -> bool {
+        let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        let port = format!(":{:04X}", self.address.port());
+        sockets.lines().skip(1).any(|line| {
+            let mut fields = line.split_whitespace().skip(2);
+            fields.next().is_some_and(|remote| remote.ends_with(&port)) && fields.next() == Some("02")
+        })
+    }
+}
+
 /// `GET /bytes/N` answers N bytes of [`Pattern`]; `PUT` answers the SHA-256 of the body in hex.
 pub fn serve_web() -> SocketAddr {
     // A visitor who breaks off gets no answer.

@@ -19,8 +19,7 @@ struct Paused(u32);
 
 impl Paused {
     fn hop(network: &TestNetwork, path: &CircuitPath, hop: usize) -> Paused {
-        let number: usize = path.hops[hop].nickname.trim_start_matches("relay").parse().unwrap();
-        let pid = network.up.pids.relay[number - 1];
+        let pid = network.relay_pid(&path.hops[hop].nickname);
         processes::send(pid, Signal::STOP);
         Paused(pid)
     }

@@ -53,6 +53,11 @@ fn stream_to(network: &TestNetwork, target: SocketAddr) -> StreamReport {
     found.expect("the stream is listed")
 }
 
+/// The circuit of the stream that leads there.
+pub fn circuit_to(network: &TestNetwork, target: SocketAddr) -> CircuitReport {
+    circuit_of(network, &stream_to(network, target))
+}
+
 fn circuit_of(network: &TestNetwork, stream: &StreamReport) -> CircuitReport {
     let circuits = report(network).circuits.shown;
     circuits.into_iter().find(|circuit| Some(circuit.id) == stream.circuit).expect("its circuit is listed")
