@@ -10,7 +10,7 @@ use tunic_proto::message::{Code, DestroyReason};
 use tunic_proto::padding::{
     Budget, ClientPadding, LimitsConfig, LinkMode, MachineKind, MachineSpec, Refusal,
 };
-use tunic_testnet::sim::{LinkSpec, NodeId, RawCircuit, RawHop, World, service, source};
+use tunic_testnet::sim::{EndId, LinkSpec, NodeId, RawCircuit, RawHop, World, service, source};
 
 use crate::support::{MIB, MINUTE, Network, complete};
 
@@ -411,67 +411,69 @@ pub fn asked(kind: MachineKind) -> Vec<u8> {
     [&budget[..], &budget, &[name.len() as u8], name, &[0]].concat()
 }
 
-/// A client whose first relay the test plays.
-fn hostile_guard(
-    act: impl Fn(&mut World, NodeId, &mut RawHop) -> Vec<Cell>,
-) -> (World, NodeId, CircuitHandle) {
-    let mut world = World::new(108);
-    let client = world.client();
-    let relay = world.raw_relay();
-    let end = world.open(client, relay, LinkSpec::delay_ms(1));
-    let circuit = world.circuit(end, &[relay]).unwrap();
-    world.run_for(MOMENT);
-    let create: Vec<_> = std::iter::from_fn(|| world.receive_raw(end.peer())).collect();
-    let (mut hop, cells) = RawHop::answer(&mut world, relay, &create).unwrap();
-    world.send_raw(end.peer(), &cells);
-    world.run_for(MOMENT);
-    assert_eq!(circuit.status(), CircuitStatus::Open);
-    let cells = act(&mut world, relay, &mut hop);
-    world.send_raw(end.peer(), &cells);
-    world.run_for(MOMENT);
-    (world, client, circuit)
+/// A client whose first relay the test plays, with a circuit to it.
+struct PlayedGuard {
+    world: World,
+    client: NodeId,
+    end: EndId,
+    hop: RawHop,
+    circuit: CircuitHandle,
+}
+
+impl PlayedGuard {
+    fn new(seed: u64) -> PlayedGuard {
+        let mut world = World::new(seed);
+        let client = world.client();
+        let relay = world.raw_relay();
+        let end = world.open(client, relay, LinkSpec::delay_ms(1)).peer();
+        let circuit = world.circuit(end.peer(), &[relay]).unwrap();
+        world.run_for(MOMENT);
+        let create: Vec<_> = std::iter::from_fn(|| world.receive_raw(end)).collect();
+        let (hop, cells) = RawHop::answer(&mut world, relay, &create).unwrap();
+        world.send_raw(end, &cells);
+        world.run_for(MOMENT);
+        assert_eq!(circuit.status(), CircuitStatus::Open);
+        PlayedGuard { world, client, end, hop, circuit }
+    }
+
+    /// Sends a message so often.
+    fn send(&mut self, code: Code, data: &[u8], times: usize) {
+        let cells: Vec<_> = (0..times).map(|_| self.hop.message(code, 0, data)).collect();
+        self.world.send_raw(self.end, &cells);
+        self.world.run_for(MOMENT);
+    }
+
+    /// The client has ended the circuit, and counts this against its relay once.
+    #[track_caller]
+    fn assert_ended(&self, incident: Incident) {
+        assert_eq!(self.circuit.status(), CircuitStatus::Closed(DestroyReason::Protocol));
+        assert_eq!(self.world.count(self.client, incident), 1);
+    }
 }
 
 #[test]
 fn a_relay_cannot_signal_with_padding_that_nobody_agreed_to() {
-    for code in [Code::Drop, Code::Looped] {
-        let (world, client, circuit) = hostile_guard(|_, _, hop| vec![hop.message(code, 0, &[])]);
-        assert_eq!(circuit.status(), CircuitStatus::Closed(DestroyReason::Protocol), "{code:?}");
-        assert_eq!(world.count(client, Incident::BadMessage), 1);
+    for (code, data) in [(Code::Drop, &[][..]), (Code::Looped, &[]), (Code::Padded, &[0])] {
+        let mut guard = PlayedGuard::new(108);
+        guard.send(code, data, 1);
+        guard.assert_ended(Incident::BadMessage);
     }
-    let (_, _, circuit) = hostile_guard(|_, _, hop| vec![hop.message(Code::Padded, 0, &[0])]);
-    assert_eq!(circuit.status(), CircuitStatus::Closed(DestroyReason::Protocol));
 }
 
 #[test]
 fn a_relay_that_agreed_cannot_pad_beyond_the_budget() {
     let budget = Budget { cells: 20, percent: 0 };
-    let mut world = World::new(109);
-    let client = world.client();
-    let relay = world.raw_relay();
-    let end = world.open(client, relay, LinkSpec::delay_ms(1));
-    let circuit = world.circuit(end, &[relay]).unwrap();
-    world.run_for(MOMENT);
-    let create: Vec<_> = std::iter::from_fn(|| world.receive_raw(end.peer())).collect();
-    let (mut hop, cells) = RawHop::answer(&mut world, relay, &create).unwrap();
-    world.send_raw(end.peer(), &cells);
-    world.run_for(MOMENT);
-    circuit.pad(0, MachineSpec::new(MachineKind::BreakPad, &[], budget, budget).unwrap());
-    world.run_for(MOMENT);
-    let agreed = hop.message(Code::Padded, 0, &[0]);
-    world.send_raw(end.peer(), &[agreed]);
+    let mut guard = PlayedGuard::new(109);
+    guard.circuit.pad(0, MachineSpec::new(MachineKind::BreakPad, &[], budget, budget).unwrap());
+    guard.world.run_for(MOMENT);
+    guard.send(Code::Padded, &[0], 1);
     // Credit returns as the client takes cells in.
-    for batch in [30, 30, 30, 30, 30, 30, 30, 30, 36] {
-        let cells: Vec<_> = (0..batch).map(|_| hop.message(Code::Drop, 0, &[])).collect();
-        world.send_raw(end.peer(), &cells);
-        world.run_for(MOMENT);
+    for times in [30, 30, 30, 30, 30, 30, 30, 30, 36] {
+        guard.send(Code::Drop, &[], times);
     }
-    assert_eq!(circuit.status(), CircuitStatus::Open, "256 more than agreed on may be under way");
-    let one_more = hop.message(Code::Drop, 0, &[]);
-    world.send_raw(end.peer(), &[one_more]);
-    world.run_for(MOMENT);
-    assert_eq!(circuit.status(), CircuitStatus::Closed(DestroyReason::Protocol));
-    assert_eq!(world.count(client, Incident::Padding), 1);
+    assert_eq!(guard.circuit.status(), CircuitStatus::Open, "256 more than agreed on may be under way");
+    guard.send(Code::Drop, &[], 1);
+    guard.assert_ended(Incident::Padding);
 }
 
 #[test]
