@@ -76,7 +76,7 @@ def main() -> int:
         __import__(f"cases.{file.stem}")
     kinds = {
         "plain": {"dns": f"127.0.0.1:{free_port()}", "unix_socket": str(scratch / "tunic.sock")},
-        "password": {"socks_password": PASSWORD},
+        "password": {"socks_password": PASSWORD, "status_password": PASSWORD},
         "strict": {"safe_socks": "refuse", "on_leaky_port": "refuse"},
     }
     with contextlib.ExitStack() as stack:

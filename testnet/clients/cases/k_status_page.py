@@ -3,11 +3,13 @@
 import base64
 import json
 import time
+import urllib.parse
 import urllib.request
 from typing import Callable
 
 from cases.h_browser import DIRECT, Browser, browser
-from harness import Site, case, end, names
+from harness import Client, Site, case, end, names
+from inside_settings import PASSWORD
 
 WIDE, NARROW, HEIGHT = 1000, 360, 900
 # Long enough for a graph that has something to show, at a rate that slow machines keep too.
@@ -21,8 +23,9 @@ def wait_for(site: Site, what: str, condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def circuits(site: Site) -> list[dict]:
-    request = urllib.request.Request(f"http://{site.client.page}/api/v1/circuits")
+def circuits(client: Client) -> list[dict]:
+    credentials = base64.b64encode(f"any:{PASSWORD}".encode()).decode()
+    request = urllib.request.Request(f"http://{client.page}/api/v1/circuits", headers={"Authorization": f"Basic {credentials}"})
     with DIRECT.open(request, timeout=10) as answer:
         return json.load(answer)["circuits"]["shown"]
 
@@ -43,6 +46,26 @@ def picture(site: Site, session: Browser, name: str, scheme: str, width: int) ->
 
 def background(session: Browser) -> str:
     return session.run("return getComputedStyle(document.body).backgroundColor")
+
+
+@case("Chromium and curl, a status page with a password", "chromium", "chromedriver", "curl", seconds=90)
+def password(site: Site) -> None:
+    client = site.clients["password"]
+    page = client.page
+    for user, status in ((None, "401"), ("any:wrong", "401"), (f"any:{PASSWORD}", "200")):
+        words = ["--user", user] if user else []
+        told = site.run("curl", "--silent", "--noproxy", "*", "--include", *words, f"http://{page}/").stdout.decode()
+        assert told.split()[1] == status, told
+        assert ("name=\"token\"" in told) == (status == "200"), told
+    with browser(site, "password", f"socks5://{site.socks}") as session:
+        session.open(f"http://any:{urllib.parse.quote(PASSWORD)}@{page}/")
+        refreshes = "return Number(document.documentElement.dataset.refreshes || 0)"
+        wait_for(site, "the page has refreshed itself", lambda: session.run(refreshes) >= 2)
+        assert session.run("return document.getElementById('lost').hidden"), "it says that the client does not answer"
+        old = {circuit["id"] for circuit in circuits(client)}
+        press_new_identity(session)
+        wait_for(site, "its circuits have ended", lambda: not old & {circuit["id"] for circuit in circuits(client)})
+        assert (complaints := session.complaints()) == [], complaints
 
 
 @case("Chromium, the status page", "chromium", "chromedriver", "curl", seconds=120)
@@ -77,12 +100,12 @@ def drive(site: Site, session: Browser, download) -> str:
     picture(site, session, "status-dark", "dark", WIDE)
     assert background(session) != light, "dark is as light"
     picture(site, session, "status-narrow", "light", NARROW)
-    old = {circuit["id"] for circuit in circuits(site)}
+    old = {circuit["id"] for circuit in circuits(site.client)}
     press_new_identity(session)
     wait_for(site, "the download has ended", lambda: download.poll() is not None)
     assert download.returncode != 0, "the download went on to its end"
-    wait_for(site, "there are other circuits", lambda: circuits(site) != [])
-    new = {circuit["id"] for circuit in circuits(site)}
+    wait_for(site, "there are other circuits", lambda: circuits(site.client) != [])
+    new = {circuit["id"] for circuit in circuits(site.client)}
     assert not old & new, f"{old & new} are still there"
     wait_for(site, "the page shows them", lambda: any(f"Circuit {number} " in session.text() for number in new))
     assert (complaints := session.complaints()) == [], complaints

@@ -34,7 +34,8 @@
   async function refresh() {
     if (!document.hidden) {
       try {
-        const answer = await fetch("/live", { cache: "no-store", signal: AbortSignal.timeout(5000) });
+        // Not relative: the page's own address may hold a password, and then that is an error.
+        const answer = await fetch(`${location.origin}/live`, { cache: "no-store", signal: AbortSignal.timeout(5000) });
         if (!answer.ok) throw new Error(answer.statusText);
         show(await answer.text());
         lost.hidden = true;
