@@ -191,19 +191,14 @@ async fn abandoned(
     limits: Limits,
 ) -> io::Error {
     let mut quiet = Quiet::new(limits);
-    let mut reset = None;
     loop {
-        // The system tells of a reset only once.
         let seen = match look(application, progress.ended.load(Ordering::Relaxed)).await {
-            Ok(seen) if seen != Seen::Gone && reset.is_none() => seen,
-            Ok(_) => progress.left(),
-            Err(error) => {
-                reset = Some(error);
-                progress.left()
-            }
+            Ok(Seen::Gone) => progress.left(),
+            Ok(seen) => seen,
+            Err(error) => return error,
         };
         if quiet.is_over(seen, progress.total(), look_every) {
-            return reset.unwrap_or_else(|| io::ErrorKind::TimedOut.into());
+            return reset(application).unwrap_or_else(|| io::ErrorKind::TimedOut.into());
         }
         sleep(look_every).await;
     }
@@ -213,15 +208,23 @@ async fn abandoned(
 pub(super) async fn gone(application: &Application) -> io::Error {
     loop {
         match look(application, false).await {
-            Ok(Seen::Gone) => return io::ErrorKind::UnexpectedEof.into(),
+            Ok(Seen::Gone) => {
+                return reset(application).unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+            }
             Ok(_) => sleep(LOOK_EVERY).await,
             Err(error) => return error,
         }
     }
 }
 
-/// What the system says of the other end; an error if the connection was reset. Waits as long as nothing at all comes from it,
-/// so that a connection on which nothing happens wakes nobody.
+/// Why the connection broke, if it did. Only for a connection that is given up: the system tells it once, and whoever reads
+/// would then take the end for an orderly one.
+fn reset(application: &Application) -> Option<io::Error> {
+    application.as_tcp().and_then(|tcp| tcp.take_error().ok().flatten())
+}
+
+/// What the system says of the other end. Waits as long as nothing at all comes from it, so that a connection on which
+/// nothing happens wakes nobody.
 async fn look(application: &Application, we_have_ended: bool) -> io::Result<Seen> {
     let ready = match application {
         Application::Tcp(tcp) => tcp.ready(Interest::READABLE).await?,
@@ -231,14 +234,11 @@ async fn look(application: &Application, we_have_ended: bool) -> io::Result<Seen
         return Ok(Seen::Open);
     }
     // Does not wait, now that the other half has ended.
-    let interest = Interest::READABLE | Interest::WRITABLE;
+    let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
     let (ready, gone): (Ready, bool) = match application {
         Application::Tcp(tcp) => {
             let ready = tcp.ready(interest).await?;
-            if let Some(error) = tcp.take_error()? {
-                return Err(error);
-            }
-            (ready, false)
+            (ready, ready.is_error())
         }
         // Here the system tells a half that was ended from an end that was closed, as long as ours is open.
         Application::Unix(unix) => {
@@ -309,3 +309,7 @@ impl AsyncWrite for Counted<'_> {
 #[cfg(test)]
 #[path = "passing_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "broken_tests.rs"]
+mod broken_tests;
