@@ -137,23 +137,26 @@ impl GuardSet {
 
     /// This guard could not be reached or did not answer. Failures while it is left alone anyway count as one.
     pub fn failed(&mut self, id: RelayId, now: Instant) {
-        if !self.sample.iter().any(|guard| guard.id == id) {
-            return;
-        }
-        let before = self.unreachable.get(&id);
-        if before.is_some_and(|before| now < before.retry_at) {
-            return;
-        }
-        let wait = before.map_or(FIRST_RETRY, |before| (before.wait * 2).min(MAX_RETRY));
-        self.unreachable.insert(id, Unreachable { wait, retry_at: now + wait });
+        self.leave_alone(id, FIRST_RETRY, now);
     }
 
     /// This guard stands still: its channel is open, and nothing comes over it.
     pub fn fell_silent(&mut self, id: RelayId, now: Instant) {
-        if self.sample.iter().any(|guard| guard.id == id) {
-            let wait = self.unreachable.get(&id).map_or(SILENT_RETRY, |before| before.wait.max(SILENT_RETRY));
-            self.unreachable.insert(id, Unreachable { wait, retry_at: now + wait });
+        self.leave_alone(id, SILENT_RETRY, now);
+    }
+
+    /// For so long at least, and twice as long as the last time if it was left alone before.
+    fn leave_alone(&mut self, id: RelayId, least: Duration, now: Instant) {
+        if !self.sample.iter().any(|guard| guard.id == id) {
+            return;
         }
+        let wait = match self.unreachable.get(&id) {
+            Some(before) if now < before.retry_at && least <= before.wait => return,
+            Some(before) if now < before.retry_at => least,
+            Some(before) => (before.wait * 2).clamp(least, MAX_RETRY),
+            None => least,
+        };
+        self.unreachable.insert(id, Unreachable { wait, retry_at: now + wait });
     }
 
     /// Listed guards: the confirmed in the order of the sample, then the others.

@@ -83,6 +83,21 @@ fn a_guard_that_fails_again_is_left_alone_twice_as_long() {
 }
 
 #[test]
+fn a_guard_that_stands_still_is_left_alone_for_a_minute_and_longer_each_time() {
+    let (mut set, mut now) = (set_for(20), start());
+    let guard = sampled(&set)[0];
+    set.failed(guard, now);
+    for wait in [60, 120, 240, 480, 600, 600].map(Duration::from_secs) {
+        set.fell_silent(guard, now);
+        set.fell_silent(guard, now);
+        set.failed(guard, now);
+        assert!(!set.candidates(now + wait - Duration::from_millis(1)).contains(&guard), "{wait:?}");
+        assert!(set.candidates(now + wait).contains(&guard), "{wait:?}");
+        now += wait;
+    }
+}
+
+#[test]
 fn when_nothing_is_in_reach_the_primaries_are_tried_soonest_first() {
     let (mut set, now) = (set_for(20), start());
     let order = sampled(&set);

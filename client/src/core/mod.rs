@@ -13,5 +13,5 @@ pub mod pool;
 pub mod schedule;
 pub mod status;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod timeouts;

@@ -95,6 +95,11 @@ pub struct Path {
 }
 
 impl Path {
+    /// The identity of the first relay.
+    pub fn guard(&self) -> Option<RelayId> {
+        self.hops.first().map(|hop| hop.id)
+    }
+
     /// The identity of the last relay.
     pub fn exit(&self) -> Option<RelayId> {
         self.hops.last().map(|hop| hop.id)

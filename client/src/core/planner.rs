@@ -91,17 +91,20 @@ impl Planner {
     ) -> bool {
         self.times.built(took);
         path.hops.iter().for_each(|hop| self.failures.succeeded(hop.id));
-        path.hops.first().is_some_and(|guard| self.guards.succeeded(guard.id, now, rng))
+        path.guard().is_some_and(|guard| self.guards.succeeded(guard, now, rng))
     }
 
-    /// The circuit over this path failed. The relay that is to blame, if one is, is avoided for a while; a build that was
-    /// too slow blames nobody, because the timeout is made so that one in five is.
+    /// A circuit was not built within this time. That blames nobody, because the timeout is made so that one in five is.
+    pub fn gave_up(&mut self, limit: Duration) {
+        self.times.gave_up(limit);
+    }
+
+    /// The circuit over this path failed. The relay that is to blame, if one is, is avoided for a while.
     pub fn failed(&mut self, path: &Path, failure: BuildFailure, now: Instant) {
         let hop = match failure {
             BuildFailure::Guard => 0,
             BuildFailure::Hop { hop, .. } => hop,
-            BuildFailure::TooSlow => return self.times.gave_up(self.times.timeout()),
-            BuildFailure::Path(_) | BuildFailure::Busy => return,
+            BuildFailure::Path(_) | BuildFailure::TooSlow | BuildFailure::Busy => return,
         };
         match path.hops.get(hop) {
             Some(guard) if hop == 0 => self.guards.failed(guard.id, now),
@@ -112,7 +115,7 @@ impl Planner {
 
     /// The guard of this path stands still.
     pub fn guard_fell_silent(&mut self, path: &Path, now: Instant) {
-        path.hops.first().into_iter().for_each(|guard| self.guards.fell_silent(guard.id, now));
+        path.guard().into_iter().for_each(|guard| self.guards.fell_silent(guard, now));
     }
 
     fn choose<R: Rng + ?Sized>(
@@ -214,6 +217,7 @@ mod tests {
         let (mut planner, now) = (planner(8), start());
         let path = plan(&planner, 1, now);
         for _ in 0..40 {
+            planner.gave_up(planner.build_timeout());
             planner.failed(&path, BuildFailure::TooSlow, now);
         }
         assert_eq!(plan(&planner, 1, now), path);

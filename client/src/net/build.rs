@@ -1,6 +1,7 @@
 //! Building one circuit.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -20,38 +21,38 @@ pub(super) struct Built {
     pub(super) took: Duration,
 }
 
+/// Sets `reached` once the channel to the guard is open.
 pub(super) async fn build(
     node: Node,
     path: Arc<Path>,
     limit: Duration,
     monitor: Arc<Monitor>,
+    reached: Arc<AtomicBool>,
 ) -> Result<Built, BuildFailure> {
     let guard = path.hops.first().ok_or(BuildFailure::Guard)?;
     let channel = connect(&node, guard).await.ok_or(BuildFailure::Guard)?;
+    reached.store(true, Ordering::Relaxed);
     monitor.guard_reached(channel.clock_ahead_s());
     let started = now();
-    let circuit = create(&channel, path.hops.iter().map(spec).collect(), limit).await?;
+    let create = create(&channel, path.hops.iter().map(spec).collect());
+    let circuit = timeout(limit, create).await.unwrap_or(Err(BuildFailure::TooSlow))?;
     Ok(Built { circuit, took: now() - started })
 }
 
-/// A circuit of one hop, for the directory, or to learn whether the relay answers.
+/// A circuit of one hop, for the directory, or to learn whether the relay answers. The caller limits how long that may take.
 pub(super) async fn build_one_hop(
     node: &Node,
     hop: &Hop,
-    limit: Duration,
     monitor: &Monitor,
 ) -> Result<Circuit, BuildFailure> {
     let channel = connect(node, hop).await.ok_or(BuildFailure::Guard)?;
     monitor.clock_seen(channel.clock_ahead_s());
-    create(&channel, vec![spec(hop)], limit).await
+    create(&channel, vec![spec(hop)]).await
 }
 
-async fn create(channel: &Channel, hops: Vec<HopSpec>, limit: Duration) -> Result<Circuit, BuildFailure> {
-    match timeout(limit, channel.create_circuit(hops)).await {
-        Ok(Ok(circuit)) => Ok(circuit),
-        Ok(Err(BuildError { hop, reason })) => Err(BuildFailure::Hop { hop, reason }),
-        Err(_) => Err(BuildFailure::TooSlow),
-    }
+async fn create(channel: &Channel, hops: Vec<HopSpec>) -> Result<Circuit, BuildFailure> {
+    let created = channel.create_circuit(hops).await;
+    created.map_err(|BuildError { hop, reason }| BuildFailure::Hop { hop, reason })
 }
 
 async fn connect(node: &Node, hop: &Hop) -> Option<Channel> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tunic_net::channel::Node;
 use tunic_net::config::AuthorityConfig;
 use tunic_net::daemon::{RunOptions, Status, unix_now};
@@ -29,8 +29,8 @@ use crate::core::path::Hop;
 use crate::core::schedule::{Backoff, refetch_at, unhurried_pause};
 use crate::core::status::diagnose::FetchTrouble;
 
-/// How long a circuit of one hop may take.
-const CIRCUIT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a circuit of one hop may take, with its channel.
+const CIRCUIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A clock that was set, or a machine that slept, is noticed after this at the latest.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 /// Failures in a row after which a person is told, and again each time that they have doubled.
@@ -226,8 +226,8 @@ async fn request(
     have: UnixTime,
     monitor: &Monitor,
 ) -> Result<Arc<[u8]>, FetchError> {
-    let circuit =
-        build_one_hop(node, source, CIRCUIT_TIMEOUT, monitor).await.map_err(|_| FetchError::Unreachable)?;
+    let built = timeout(CIRCUIT_TIMEOUT, build_one_hop(node, source, monitor)).await;
+    let Ok(Ok(circuit)) = built else { return Err(FetchError::Unreachable) };
     match dirstream::request(&circuit, &Request::GetConsensus { have }).await? {
         Response::Ok(bytes) => Ok(bytes),
         Response::NotModified => Err(FetchError::NotNewer),

@@ -3,19 +3,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tunic_net::channel::{Circuit, CircuitStatus, Node};
 use tunic_net::daemon::{RunOptions, Status, unix_now};
+use tunic_proto::ids::RelayId;
 use tunic_proto::limits::Rate;
 use tunic_proto::message::DestroyReason;
 
 use super::build::{Built, build};
 use super::monitor::Monitor;
-use super::probe::{Health, Suspect};
+use super::probe::{Doubt, Health, Suspect};
 use super::state::Writer;
 use super::view::View;
 use super::{new_rng, now};
@@ -118,13 +120,22 @@ impl ManagerHandle {
 pub(super) enum Event {
     Built(CircuitId, Result<Built, BuildFailure>),
     Closed(CircuitId),
-    Probed(CircuitId, Health),
+    /// Whether the circuit answered.
+    Probed(CircuitId, bool),
+    /// Whether the guard did, if that is known.
+    GuardAsked(RelayId, Option<bool>),
 }
 
 pub(super) struct Building {
     pub(super) task: AbortHandle,
     pub(super) path: Arc<Path>,
     pub(super) since: Instant,
+    /// How long it may take.
+    pub(super) limit: Duration,
+    /// Whether the channel to the guard is open.
+    pub(super) reached: Arc<AtomicBool>,
+    /// Whether the guard was asked because it takes long.
+    pub(super) doubted: bool,
 }
 
 pub(super) struct Live {
@@ -150,6 +161,8 @@ pub(super) struct Manager {
     pub(super) live: HashMap<CircuitId, Live>,
     /// Circuits that are being asked whether they answer.
     pub(super) suspects: HashMap<CircuitId, Suspect>,
+    /// Guards that are; those of suspects and of builds.
+    pub(super) doubts: HashMap<RelayId, Doubt>,
     pub(super) tasks: JoinSet<Event>,
     pub(super) was_ready: bool,
 }
@@ -177,6 +190,7 @@ impl Manager {
             building: HashMap::new(),
             live: HashMap::new(),
             suspects: HashMap::new(),
+            doubts: HashMap::new(),
             tasks: JoinSet::new(),
             was_ready: false,
         };
@@ -215,6 +229,7 @@ impl Manager {
             }
             !gone
         });
+        self.doubt_slow_builds();
         loop {
             let live = &self.live;
             let load = |id: CircuitId| live.get(&id).map_or(0, |live| live.circuit.stream_count());
@@ -303,11 +318,12 @@ impl Manager {
             Ok(path) => {
                 self.planner.begun(&path, now());
                 let path = Arc::new(path);
-                let limit = self.planner.build_timeout();
-                let (id, work) =
-                    (wanted.circuit, build(self.node.clone(), path.clone(), limit, self.monitor.clone()));
+                let (limit, reached) = (self.planner.build_timeout(), Arc::<AtomicBool>::default());
+                let (node, monitor) = (self.node.clone(), self.monitor.clone());
+                let (id, work) = (wanted.circuit, build(node, path.clone(), limit, monitor, reached.clone()));
                 let task = self.tasks.spawn(async move { Event::Built(id, work.await) });
-                self.building.insert(id, Building { task, path, since: now() });
+                let building = Building { task, path, since: wanted.started, limit, reached, doubted: false };
+                self.building.insert(id, building);
             }
             Err(error) => self.failed(wanted.circuit, error.into(), None),
         }
@@ -341,18 +357,13 @@ impl Manager {
     pub(super) fn finish(&mut self, event: Result<Event, JoinError>) {
         match event {
             Ok(Event::Built(id, Ok(built))) => self.built(id, built),
-            Ok(Event::Built(id, Err(failure))) => {
-                let path = self.building.remove(&id).map(|building| building.path);
-                if let Some(path) = &path {
-                    self.planner.failed(path, failure, now());
-                }
-                self.failed(id, failure, path.as_deref());
-            }
+            Ok(Event::Built(id, Err(failure))) => self.not_built(id, failure),
             Ok(Event::Closed(id)) => {
                 self.pool.closed(id);
                 self.live.remove(&id);
             }
-            Ok(Event::Probed(id, health)) => self.probed(id, health),
+            Ok(Event::Probed(id, answered)) => self.probed(id, answered),
+            Ok(Event::GuardAsked(guard, answered)) => self.guard_asked(guard, answered),
             Err(error) => {
                 if error.is_panic() {
                     self.crashed(&error);
@@ -390,7 +401,18 @@ impl Manager {
         }
     }
 
-    pub(super) fn failed(&mut self, id: CircuitId, failure: BuildFailure, path: Option<&Path>) {
+    fn not_built(&mut self, id: CircuitId, failure: BuildFailure) {
+        let Some(Building { path, since, limit, .. }) = self.building.remove(&id) else { return };
+        if failure == BuildFailure::TooSlow {
+            self.planner.gave_up(limit);
+            self.doubt_guard(&path, since);
+        } else {
+            self.planner.failed(&path, failure, now());
+        }
+        self.failed(id, failure, Some(&path));
+    }
+
+    fn failed(&mut self, id: CircuitId, failure: BuildFailure, path: Option<&Path>) {
         tracing::debug!(circuit = id.0, %failure, "circuit not built");
         self.streak.failed(failure);
         self.monitor.note(Mishap::not_built(failure, path));

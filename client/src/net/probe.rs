@@ -3,26 +3,27 @@
 //!
 //! The question is a directory stream to the last relay (docs/protocol.md §8.1), whose answer, whatever it is, comes from
 //! there and concerns nobody else. If none comes, the guard is asked for a circuit of one hop. If it answers, be it to refuse,
-//! those behind it are suspected, otherwise the guard; a guard that mutes circuits on purpose is not found out this way
+//! those behind it are suspected, otherwise the guard; a guard that mutes longer circuits on purpose is not found out this way
 //! (docs/threat-model.md). Relays under suspicion are avoided for a while, and no circuit through them gets new streams.
+//! Where there are no streams that could ask, a build that takes long has the guard asked.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::{self, AbortHandle};
 use tokio::time::timeout;
-use tunic_net::channel::{Circuit, Node};
+use tunic_net::channel::Circuit;
 use tunic_proto::ids::RelayId;
 use tunic_proto::message::DestroyReason;
 
 use super::build::build_one_hop;
-use super::manager::{Event, Manager};
-use super::monitor::Monitor;
+use super::manager::{Building, Event, Live, Manager};
 use super::now;
-use crate::core::path::{Hop, Path};
-use crate::core::pool::{BuildFailure, CircuitId};
+use crate::core::path::Path;
+use crate::core::pool::{BuildFailure, CircuitId, SLOW_BUILD};
 
 /// How long a stream may wait for its answer before its circuit is asked.
 pub(super) const SUSPICIOUS_AFTER: Duration = Duration::from_secs(3);
@@ -40,11 +41,19 @@ pub(super) enum Health {
     SilentGuard,
 }
 
-/// A circuit that is being asked.
+/// A circuit that is being asked, and then perhaps its guard.
 pub(super) struct Suspect {
-    task: AbortHandle,
+    /// `None` once the circuit did not answer.
+    task: Option<AbortHandle>,
+    path: Arc<Path>,
     /// The streams that want to know; those of a circuit are limited.
     waiting: Vec<oneshot::Sender<Health>>,
+}
+
+/// A guard that is being asked, once for all that want to know.
+pub(super) struct Doubt {
+    task: AbortHandle,
+    path: Arc<Path>,
 }
 
 impl Manager {
@@ -52,45 +61,109 @@ impl Manager {
         if let Some(suspect) = self.suspects.get_mut(&id) {
             return suspect.waiting.push(answer);
         }
-        let Some((live, guard)) = self.live.get(&id).and_then(|live| Some((live, live.path.hops.first()?)))
-        else {
-            return;
-        };
-        let asked = probe(self.node.clone(), self.monitor.clone(), live.circuit.clone(), guard.clone());
-        let task = self.tasks.spawn(async move { Event::Probed(id, asked.await) });
-        self.suspects.insert(id, Suspect { task, waiting: vec![answer] });
+        let Some(Live { circuit, path, .. }) = self.live.get(&id) else { return };
+        let (circuit, path) = (circuit.clone(), path.clone());
+        let task = self.tasks.spawn(async move { Event::Probed(id, answers(&circuit).await) });
+        self.suspects.insert(id, Suspect { task: Some(task), path, waiting: vec![answer] });
     }
 
-    /// A task ended without a result. If it was to ask a circuit, nothing was learned, and the next stream that waits may have
-    /// it asked again.
+    /// A task ended without a result. If it was to ask somebody, nothing was learned, and the next stream that waits may have
+    /// it done again.
     pub(super) fn probe_lost(&mut self, task: task::Id) {
-        let lost = self.suspects.iter().find(|(_, suspect)| suspect.task.id() == task).map(|(id, _)| *id);
-        if let Some(id) = lost {
-            self.probed(id, Health::Answers);
+        let is_lost = |asked: Option<&AbortHandle>| asked.is_some_and(|asked| asked.id() == task);
+        let suspect = self.suspects.iter().find(|(_, suspect)| is_lost(suspect.task.as_ref()));
+        if let Some(id) = suspect.map(|(id, _)| *id) {
+            self.probed(id, true);
+        }
+        let guard = self.doubts.iter().find(|(_, doubt)| is_lost(Some(&doubt.task)));
+        if let Some(id) = guard.map(|(id, _)| *id) {
+            self.guard_asked(id, None);
         }
     }
 
-    pub(super) fn probed(&mut self, id: CircuitId, health: Health) {
-        if let Some(path) = self.live.get(&id).map(|live| live.path.clone()) {
-            match health {
-                Health::Answers => {}
-                Health::SilentGuard => {
-                    self.planner.guard_fell_silent(&path, now());
-                    self.leave(&path, 0..1);
-                }
-                Health::SilentCircuit => {
-                    let reason = DestroyReason::Timeout;
-                    let behind = 1..path.hops.len();
-                    let failed = |hop| BuildFailure::Hop { hop, reason };
-                    behind.clone().for_each(|hop| self.planner.failed(&path, failed(hop), now()));
-                    self.leave(&path, behind);
-                }
+    /// The circuit answered, or did not.
+    pub(super) fn probed(&mut self, id: CircuitId, answered: bool) {
+        if answered {
+            return self.judge(id, Health::Answers);
+        }
+        if let Some(suspect) = self.suspects.get_mut(&id) {
+            suspect.task = None;
+            let path = suspect.path.clone();
+            self.ask_guard(&path);
+        }
+    }
+
+    /// Builds that take long may wait for a guard that stands still, and nobody has a stream over it who would ask.
+    pub(super) fn doubt_slow_builds(&mut self) {
+        let is_slow = |building: &&mut Building| {
+            building.reached.load(Ordering::Relaxed) && now() >= building.since + SLOW_BUILD
+        };
+        let slow = self.building.values_mut().filter(|building| !building.doubted).filter(is_slow);
+        let slow = slow.map(|building| {
+            building.doubted = true;
+            (building.path.clone(), building.since)
+        });
+        for (path, since) in slow.collect::<Vec<_>>() {
+            self.doubt_guard(&path, since);
+        }
+    }
+
+    /// A build that began then takes too long: its guard is asked, if it has granted no circuit since.
+    pub(super) fn doubt_guard(&mut self, path: &Arc<Path>, since: Instant) {
+        let has_granted =
+            self.live.values().any(|live| live.since >= since && live.path.guard() == path.guard());
+        if !has_granted {
+            self.ask_guard(path);
+        }
+    }
+
+    fn ask_guard(&mut self, path: &Arc<Path>) {
+        let Some(guard) = path.hops.first().filter(|guard| !self.doubts.contains_key(&guard.id)) else {
+            return;
+        };
+        let (node, monitor, hop) = (self.node.clone(), self.monitor.clone(), guard.clone());
+        let task = self.tasks.spawn(async move {
+            let asked = timeout(ANSWER_LIMIT, build_one_hop(&node, &hop, &monitor)).await;
+            let failure = asked.unwrap_or(Err(BuildFailure::TooSlow)).err();
+            Event::GuardAsked(hop.id, Some(guard_answered(failure)))
+        });
+        self.doubts.insert(guard.id, Doubt { task, path: path.clone() });
+    }
+
+    /// The guard answered, or did not; `None`: nobody knows.
+    pub(super) fn guard_asked(&mut self, guard: RelayId, answered: Option<bool>) {
+        let Some(Doubt { path, .. }) = self.doubts.remove(&guard) else { return };
+        if answered == Some(false) {
+            tracing::debug!("the guard stands still");
+            self.planner.guard_fell_silent(&path, now());
+            self.leave(&path, 0..1);
+        }
+        let health = match answered {
+            None => Health::Answers,
+            Some(true) => Health::SilentCircuit,
+            Some(false) => Health::SilentGuard,
+        };
+        let silent = self.suspects.iter().filter(|(_, suspect)| suspect.task.is_none());
+        let silent = silent.filter(|(_, suspect)| suspect.path.guard() == Some(guard)).map(|(id, _)| *id);
+        for id in silent.collect::<Vec<_>>() {
+            self.judge(id, health);
+        }
+    }
+
+    fn judge(&mut self, id: CircuitId, health: Health) {
+        let Some(Suspect { path, waiting, .. }) = self.suspects.remove(&id) else { return };
+        if health == Health::SilentCircuit {
+            let behind = 1..path.hops.len();
+            for hop in behind.clone() {
+                let failure = BuildFailure::Hop { hop, reason: DestroyReason::Timeout };
+                self.planner.failed(&path, failure, now());
             }
+            self.leave(&path, behind);
         }
         if health != Health::Answers {
             tracing::debug!(circuit = id.0, ?health, "nothing comes over a circuit any more");
         }
-        for answer in self.suspects.remove(&id).into_iter().flat_map(|suspect| suspect.waiting) {
+        for answer in waiting {
             let _ = answer.send(health);
         }
     }
@@ -101,25 +174,16 @@ impl Manager {
         let through = |path: &Path| path.hops.iter().any(|hop| silent.contains(&hop.id));
         let live = self.live.iter().filter(|(_, live)| through(&live.path));
         live.for_each(|(id, _)| self.pool.retire(*id));
-        let begun = self.building.iter().filter(|(_, building)| through(&building.path));
-        for id in begun.map(|(id, _)| *id).collect::<Vec<_>>() {
-            if let Some(building) = self.building.remove(&id) {
+        let pool = &mut self.pool;
+        self.building.retain(|id, building| {
+            let leaves = through(&building.path);
+            if leaves {
                 building.task.abort();
-                self.failed(id, BuildFailure::TooSlow, Some(&building.path));
+                // Not a failure of the line: nobody knows what would have become of it.
+                pool.closed(*id);
             }
-        }
-    }
-}
-
-async fn probe(node: Node, monitor: Arc<Monitor>, circuit: Circuit, guard: Hop) -> Health {
-    if answers(&circuit).await {
-        return Health::Answers;
-    }
-    let asked = timeout(ANSWER_LIMIT, build_one_hop(&node, &guard, ANSWER_LIMIT, &monitor)).await;
-    if guard_answered(asked.unwrap_or(Err(BuildFailure::TooSlow)).err()) {
-        Health::SilentCircuit
-    } else {
-        Health::SilentGuard
+            !leaves
+        });
     }
 }
 
@@ -143,48 +207,5 @@ async fn answers(circuit: &Circuit) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::path::PathError;
-
-    #[test]
-    fn a_guard_that_refuses_is_not_silent() {
-        let refused = |reason| Some(BuildFailure::Hop { hop: 0, reason });
-        assert!(guard_answered(None));
-        for reason in [
-            DestroyReason::None,
-            DestroyReason::Protocol,
-            DestroyReason::Internal,
-            DestroyReason::Resources,
-            DestroyReason::Handshake,
-        ] {
-            assert!(guard_answered(refused(reason)), "{reason}");
-        }
-        for reason in [DestroyReason::ChannelLost, DestroyReason::ConnectFailed, DestroyReason::Timeout] {
-            assert!(!guard_answered(refused(reason)), "{reason}");
-        }
-        for failure in [BuildFailure::Guard, BuildFailure::TooSlow, PathError::NoGuard.into()] {
-            assert!(!guard_answered(Some(failure)), "{failure}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_question_that_crashes_or_is_given_up_leaves_nothing() {
-        for crashes in [true, false] {
-            let mut manager = Manager::for_testing();
-            let (answer, mut answered) = oneshot::channel();
-            let task = manager.tasks.spawn(async move {
-                assert!(!crashes, "a crash that is wanted");
-                std::future::pending().await
-            });
-            if !crashes {
-                task.abort();
-            }
-            manager.suspects.insert(CircuitId(1), Suspect { task, waiting: vec![answer] });
-            let ended = manager.tasks.join_next().await.unwrap();
-            manager.finish(ended);
-            assert!(manager.suspects.is_empty(), "another stream may have it asked again");
-            assert_eq!(answered.try_recv(), Ok(Health::Answers));
-        }
-    }
-}
+#[path = "probe_tests.rs"]
+mod tests;

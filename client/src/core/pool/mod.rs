@@ -39,7 +39,7 @@ pub const MAX_BUILDS: usize = 8;
 pub const BUILD_RATE: Rate = Rate { per_second: 2, burst: 80 };
 /// A circuit that is being built for so long keeps nobody from having another one begun: perhaps one of its relays stands
 /// still, and that blames none of them.
-const SLOW_BUILD: Duration = Duration::from_secs(6);
+pub const SLOW_BUILD: Duration = Duration::from_secs(6);
 /// Spare circuits at a time.
 pub const MAX_SPARES: usize = 16;
 /// New streams go to another circuit from this on; the protocol's limit is 1,024 (docs/protocol.md §6.6).
