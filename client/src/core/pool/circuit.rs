@@ -52,6 +52,14 @@ impl Circuit {
         free && !want.not_exits.contains(exit) && want.need.met_by(policy)
     }
 
+    /// Whom the circuit belongs to.
+    pub(super) fn isolation(&self) -> Option<&Isolation> {
+        match self {
+            Circuit::Ready { usage: Usage::Assigned { isolation, .. }, .. } => Some(isolation),
+            _ => None,
+        }
+    }
+
     /// Whom the circuit was given to, if that was in the last minute.
     pub(super) fn given_lately(&self, now: Instant) -> Option<&Isolation> {
         let Circuit::Ready { usage: Usage::Assigned { isolation, first_used }, .. } = self else {

@@ -14,6 +14,7 @@
 //! [`Pool::poll_timeout`].
 
 mod circuit;
+mod offers;
 mod types;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +24,7 @@ use tunic_proto::ids::RelayId;
 use tunic_proto::limits::{Pace, Rate};
 
 use self::circuit::{Circuit, Usage, Waiting};
+use self::offers::Offers;
 pub use self::types::{Build, BuildFailure, CircuitId, Output, Standing, Want, WantId};
 use super::isolation::Isolation;
 use super::path::{Need, Path, PathError};
@@ -31,8 +33,10 @@ use super::path::{Need, Path, PathError};
 pub const MAX_WANTS: usize = 4_096;
 /// Circuits at a time, those being built included; beyond it an idle one is closed for each new one.
 pub const MAX_CIRCUITS: usize = 1_024;
-/// Circuits being built at a time.
+/// Circuits being built at a time, without those that are slow.
 pub const MAX_BUILDS: usize = 8;
+/// The slow ones included.
+pub const MAX_BUILDS_WITH_SLOW: usize = 4 * MAX_BUILDS;
 /// Circuits that are begun. The burst is for a page of many sites or a program with an identity for each of fifty tasks, and
 /// the spares that are made up for. Below what a relay grants an address with several channels, lest it refuses all of them for
 /// an hour (docs/protocol.md §12).
@@ -74,6 +78,8 @@ pub struct Pool {
     /// Ports and when they were last wanted, the last [`MAX_PORTS`].
     ports: VecDeque<(u16, Instant)>,
     failures_in_a_row: u32,
+    /// When one was counted last: builds that had begun by then do not count again.
+    failed_at: Option<Instant>,
     last_failure: BuildFailure,
     pause_until: Option<Instant>,
     pace: Pace,
@@ -99,6 +105,7 @@ impl Pool {
             taken: VecDeque::new(),
             ports: VecDeque::new(),
             failures_in_a_row: 0,
+            failed_at: None,
             last_failure: PathError::NoConsensus.into(),
             pause_until: None,
             pace: Pace::default(),
@@ -162,7 +169,9 @@ impl Pool {
             return;
         }
         self.last_failure = failure;
-        self.pause(now);
+        if self.failed_at.is_none_or(|counted| counted <= build.started) {
+            self.pause(now);
+        }
     }
 
     /// A circuit that was built has ended.
@@ -281,27 +290,30 @@ impl Pool {
 
     /// Gives circuits to those for whom there are some. The others, in turn.
     fn serve(&mut self, now: Instant, load: Load<'_>) -> Vec<WantId> {
-        let mut turns = self.in_turn(now);
-        turns.retain(|id| !self.serve_one(*id, now, load));
-        turns
+        if self.wants.is_empty() {
+            return Vec::new();
+        }
+        let mut offers = Offers::new(&self.circuits, now, load);
+        let found = self.in_turn(now).into_iter().map(|id| {
+            let offered = self.wants.get(&id).and_then(|waiting| offers.take(waiting));
+            (id, offered)
+        });
+        let found: Vec<_> = found.collect();
+        let unserved = |(id, offered): (WantId, Option<CircuitId>)| match offered {
+            Some(circuit) => {
+                self.hand_over(id, circuit, now);
+                None
+            }
+            None => Some(id),
+        };
+        found.into_iter().filter_map(unserved).collect()
     }
 
-    fn serve_one(&mut self, id: WantId, now: Instant, load: Load<'_>) -> bool {
-        let found = self.wants.get(&id).and_then(|waiting| self.find(waiting, now, load));
-        let Some(circuit) = found else { return false };
+    fn hand_over(&mut self, id: WantId, circuit: CircuitId, now: Instant) {
         if let Some(waiting) = self.wants.remove(&id) {
             self.assign(circuit, waiting.want.isolation, now);
             self.outputs.push_back(Output::Use(id, circuit));
         }
-        true
-    }
-
-    /// A circuit of the want's own isolation, the least loaded; else the oldest spare.
-    fn find(&self, waiting: &Waiting, now: Instant, load: Load<'_>) -> Option<CircuitId> {
-        let fitting = || self.circuits.iter().filter(|(_, circuit)| circuit.suits(waiting, now));
-        let own = fitting().filter(|(_, circuit)| !circuit.is_spare()).map(|(id, _)| (load(*id), *id));
-        let own = own.filter(|(streams, _)| *streams < MAX_STREAMS).min().map(|(_, id)| id);
-        own.or_else(|| fitting().find(|(_, circuit)| circuit.is_spare()).map(|(id, _)| *id))
     }
 
     fn assign(&mut self, id: CircuitId, isolation: Isolation, now: Instant) {
@@ -382,8 +394,9 @@ impl Pool {
         now: Instant,
         load: Load<'_>,
     ) -> Option<Build> {
-        let may_begin = self.building().count() < MAX_BUILDS && self.pace.has_room(self.rate, now);
-        if !may_begin || !self.make_room(now, load) {
+        let brisk = self.building().filter(|build| !is_slow(build, now)).count();
+        let has_place = brisk < MAX_BUILDS && self.building().count() < MAX_BUILDS_WITH_SLOW;
+        if !has_place || !self.pace.has_room(self.rate, now) || !self.make_room(now, load) {
             return None;
         }
         self.pace.take(self.rate, now);
@@ -416,11 +429,9 @@ impl Pool {
         })
     }
 
-    /// After a few failures in a row, waits longer after each. Those that come in during a pause began before it.
+    /// After a few failures in a row, waits longer after each.
     fn pause(&mut self, now: Instant) {
-        if self.pause_until.is_some_and(|until| now < until) {
-            return;
-        }
+        self.failed_at = Some(now);
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         if let Some(doublings) = self.failures_in_a_row.checked_sub(FREE_FAILURES) {
             let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(MAX_PAUSE);
@@ -441,8 +452,7 @@ impl Pool {
         let circuits = self.circuits.values().filter_map(|circuit| circuit.ends(now));
         let circuits = circuits.map(|end| if end <= now { now + IDLE_CHECK } else { end });
         let pause = self.pause_until.filter(|until| now < *until);
-        let paced = !self.pace.has_room(self.rate, now);
-        let paced = paced.then(|| now + Duration::from_secs(1) / self.rate.per_second);
+        let paced = self.pace.room_at(self.rate, now);
         let slow = self.building().filter(|build| !self.wants.is_empty() && !is_slow(build, now));
         let slow = slow.map(|build| build.started + SLOW_BUILD);
         wants.chain(circuits).chain(pause).chain(paced).chain(slow).min()

@@ -51,6 +51,12 @@ impl Pace {
         self.after(rate, now).is_none_or(|after| fits(rate, after, now))
     }
 
+    /// When one will be left again; `None`: one is.
+    pub fn room_at(self, rate: Rate, now: Instant) -> Option<Instant> {
+        let after = self.after(rate, now).filter(|after| !fits(rate, *after, now))?;
+        Some(after.checked_sub(rate.interval() * rate.burst).unwrap_or(now))
+    }
+
     /// Whether nothing of the burst is used.
     pub fn is_full(self, now: Instant) -> bool {
         self.0.is_none_or(|full_at| full_at <= now)
@@ -80,6 +86,9 @@ mod tests {
         let later = start + Duration::from_secs(10);
         assert_eq!((0..200).filter(|_| pace.take(RATE, later)).count(), 30);
         assert!(pace.is_full(later + Duration::from_secs(30)));
+        let room_at = pace.room_at(RATE, later + Duration::from_millis(100)).unwrap();
+        assert!(!pace.has_room(RATE, room_at - Duration::from_nanos(1)) && pace.has_room(RATE, room_at));
+        assert_eq!(pace.room_at(RATE, room_at), None);
         assert!(!pace.is_full(later + Duration::from_secs(29)));
     }
 

@@ -163,9 +163,29 @@ fn builds_that_fail_together_count_once() {
     for number in 0..8 {
         bench.want(&format!("{number}"), "example.com", 443);
     }
-    let builds = builds_of(&bench.settle());
-    builds.iter().for_each(|build| bench.pool.failed(build.circuit, BuildFailure::Guard, bench.now));
-    assert_eq!(bench.pool.pause_until, Some(bench.now + FIRST_PAUSE));
+    for generation in 1..=FREE_FAILURES {
+        let builds = builds_of(&bench.settle());
+        assert_eq!(builds.len(), 8);
+        for build in builds {
+            bench.advance(Duration::from_millis(1));
+            bench.pool.failed(build.circuit, BuildFailure::Guard, bench.now);
+            assert_eq!(bench.pool.failures_in_a_row(), generation);
+        }
+    }
+    assert!(bench.pool.pause_until.is_some());
+}
+
+#[test]
+fn slow_builds_leave_room_for_others_up_to_a_bound() {
+    let mut bench = Bench::new(0);
+    for number in 0..2 * MAX_BUILDS_WITH_SLOW {
+        bench.want(&format!("{number}"), "example.com", 443);
+    }
+    for _ in 0..MAX_BUILDS_WITH_SLOW / MAX_BUILDS {
+        assert_eq!(builds_of(&bench.settle()).len(), MAX_BUILDS);
+        bench.advance(SLOW_BUILD);
+    }
+    assert_eq!(builds_of(&bench.settle()), []);
 }
 
 #[test]
