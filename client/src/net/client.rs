@@ -108,16 +108,16 @@ impl Client {
         target: Target,
         isolation: Isolation,
     ) -> Result<(CircuitStream, Arc<Path>), ConnectError> {
-        let (stream, lease) = self.connect_early(target, isolation, Early::none()).await?;
+        let (stream, lease) = self.connect_early(target, isolation, &mut Early::none()).await?;
         Ok((stream, lease.path))
     }
 
-    /// As [`Client::connect`], sending what the application sends meanwhile.
+    /// As [`Client::connect`], sending what the application sends meanwhile; what the stream does not take yet is left.
     pub(super) async fn connect_early(
         &self,
         target: Target,
         isolation: Isolation,
-        early: Early<'_>,
+        early: &mut Early<'_>,
     ) -> Result<(CircuitStream, Lease), ConnectError> {
         let need = Need::Target(target.clone());
         self.dial(target.into(), need, isolation, early).await
@@ -128,7 +128,7 @@ impl Client {
     /// # Errors
     /// [`ConnectError`], after other exits were tried where that could help.
     pub async fn resolve(&self, query: Query, isolation: Isolation) -> Result<Answer, ConnectError> {
-        self.resolve_early(query, isolation, Early::none(), None).await
+        self.resolve_early(query, isolation, &mut Early::none(), None).await
     }
 
     /// As [`Client::resolve`], for an application that may leave meanwhile, and that is in the list of streams.
@@ -136,7 +136,7 @@ impl Client {
         &self,
         query: Query,
         isolation: Isolation,
-        early: Early<'_>,
+        early: &mut Early<'_>,
         listed: Option<&Listed>,
     ) -> Result<Answer, ConnectError> {
         let begin = Begin::Resolve(query.clone());
@@ -174,7 +174,7 @@ impl Client {
         listed: Option<&Listed>,
     ) -> Result<CircuitDatagrams, ConnectError> {
         let need = Need::Target(first);
-        let (stream, lease) = self.dial(Begin::Datagrams, need, isolation, Early::none()).await?;
+        let (stream, lease) = self.dial(Begin::Datagrams, need, isolation, &mut Early::none()).await?;
         if let Some(listed) = listed {
             listed.opened(lease.id, &stream);
         }
@@ -186,7 +186,7 @@ impl Client {
         begin: Begin,
         need: Need,
         isolation: Isolation,
-        early: Early<'_>,
+        early: &mut Early<'_>,
     ) -> Result<(CircuitStream, Lease), ConnectError> {
         dial(&self.inner.manager, &self.inner.monitor, (begin, need), isolation, early).await
     }

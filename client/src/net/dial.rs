@@ -2,19 +2,22 @@
 //!
 //! 1. A circuit is asked for, the stream begun, and what the application has sent so far goes out with it: the exit hands
 //!    it over as soon as it has connected, which saves a round trip.
-//! 2. While the exit's answer is awaited, more from the application is sent as the stream's window allows. An application
-//!    that leaves while it waits ends the attempt, and so does one that ends its half before it has said anything.
+//! 2. While the exit's answer is awaited, more from the application is sent as the stream's window allows; what is left is
+//!    for whoever goes on with the stream. An application that leaves while it waits ends the attempt, and so does one that
+//!    ends its half before it has said anything.
 //! 3. When the exit says that it did not connect, all of it is sent again over another circuit, three times at most. When
-//!    the circuit breaks, or turns out to be silent (`probe`), before the exit has answered, that is done only if nothing of it had been sent: the target may
-//!    have got it. What the target itself refuses is final.
+//!    the circuit breaks, or turns out to be silent (`probe`), before the exit has answered, that is done only if nothing of
+//!    it had been sent: the target may have got it. What the target itself refuses is final. Where there is no room for one
+//!    more stream on this side, nobody else is to blame.
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite};
 use tokio::time::{sleep, timeout};
 use tunic_net::channel::{CircuitStatus, CircuitStream};
 use tunic_proto::ids::RelayId;
@@ -48,9 +51,43 @@ enum Source<'a> {
     Watches(&'a Application),
 }
 
+impl Source<'_> {
+    /// Reads at most so much more; while there is nothing to read, or no room, completes only if the application leaves.
+    ///
+    /// # Errors
+    /// The application has left. Whoever has sent something and then ends its half may still wait for the answer, and
+    /// the end is left to whoever reads on to see it again; whoever has sent `nothing_yet` has left.
+    async fn read(&mut self, room: usize, nothing_yet: bool) -> io::Result<Vec<u8>> {
+        let source = match self {
+            Source::Reads(source) if room > 0 => source,
+            Source::Reads(application) => return Err(application.left().await),
+            Source::Watches(application) => return Err(application.left().await),
+            Source::None => return std::future::pending().await,
+        };
+        let mut buffer = vec![0; room.min(READ_LEN)];
+        let count = source.read(&mut buffer).await?;
+        if count == 0 {
+            if nothing_yet {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Source::Reads(application) = std::mem::replace(self, Source::None) {
+                *self = Source::Watches(application);
+            }
+        }
+        buffer.truncate(count);
+        Ok(buffer)
+    }
+}
+
 /// What the application sends before the exit has answered, and whether it still waits.
 pub(super) struct Early<'a> {
     source: Source<'a>,
+    kept: Kept,
+}
+
+/// Kept until the exit has answered, and how much of it the stream has taken.
+#[derive(Default)]
+struct Kept {
     bytes: Vec<u8>,
     sent: usize,
 }
@@ -58,77 +95,70 @@ pub(super) struct Early<'a> {
 impl<'a> Early<'a> {
     /// Nothing will come.
     pub(super) fn none() -> Self {
-        Early { source: Source::None, bytes: Vec::new(), sent: 0 }
+        Early { source: Source::None, kept: Kept::default() }
     }
 
     /// These bytes, and no more until the stream is open.
     pub(super) fn only(application: &'a Application, bytes: Vec<u8>) -> Self {
-        Early { source: Source::Watches(application), bytes, sent: 0 }
+        Early { source: Source::Watches(application), kept: Kept { bytes, sent: 0 } }
     }
 
     /// Begins with these bytes and reads more.
     pub(super) fn new(application: &'a mut Application, bytes: Vec<u8>) -> Self {
-        Early { source: Source::Reads(application), bytes, sent: 0 }
+        Early { source: Source::Reads(application), kept: Kept { bytes, sent: 0 } }
     }
 
-    /// Reads more; never completes when there is nothing to read for now, or no room.
-    ///
-    /// # Errors
-    /// The application has left. Whoever has sent something and then ends its half may still wait for the answer, and
-    /// the end is left to whoever reads on to see it again; whoever has nothing to send has left.
-    async fn read_more(&mut self) -> io::Result<()> {
-        let room = MAX_EARLY.saturating_sub(self.bytes.len()).min(READ_LEN);
-        let source = match &mut self.source {
-            Source::Reads(source) if room > 0 => source,
-            Source::Watches(application) => return Err(application.left().await),
-            _ => return std::future::pending().await,
-        };
-        let mut buffer = [0; READ_LEN];
-        match source.read(&mut buffer[..room]).await? {
-            0 if self.bytes.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
-            0 => {
-                if let Source::Reads(application) = std::mem::replace(&mut self.source, Source::None) {
-                    self.source = Source::Watches(application);
-                }
-            }
-            count => self.bytes.extend_from_slice(&buffer[..count]),
-        }
-        Ok(())
+    /// What the stream has not taken yet.
+    pub(super) fn into_unsent(self) -> Vec<u8> {
+        let Kept { mut bytes, sent } = self.kept;
+        bytes.drain(..sent);
+        bytes
     }
 
     /// Completes only when the application has left; what it sends meanwhile is kept.
     async fn left(&mut self) -> io::Error {
         loop {
-            if let Err(error) = self.read_more().await {
-                return error;
+            match self.source.read(self.kept.room(), self.kept.bytes.is_empty()).await {
+                Ok(more) => self.kept.bytes.extend(more),
+                Err(error) => return error,
             }
         }
     }
+}
 
-    /// Gives the stream as much as its window takes now. What goes wrong, the stream's answer tells.
-    async fn send_now(&mut self, stream: &mut CircuitStream) {
+impl Kept {
+    fn room(&self) -> usize {
+        MAX_EARLY.saturating_sub(self.bytes.len())
+    }
+
+    /// Waits for the exit's answer, and gives the stream what its window takes meanwhile.
+    async fn send_until_answered(&mut self, stream: &mut CircuitStream) -> Result<Option<IpAddr>, EndReason> {
+        poll_fn(|cx| {
+            self.poll_send(Pin::new(stream), cx);
+            pin!(stream.connected()).poll(cx)
+        })
+        .await
+    }
+
+    /// What goes wrong, the stream's answer tells.
+    fn poll_send(&mut self, mut stream: Pin<&mut impl AsyncWrite>, cx: &mut Context<'_>) {
         while self.sent < self.bytes.len() {
-            let unsent = &self.bytes[self.sent..];
-            let taken = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_write(cx, unsent))).await;
-            match taken {
+            match stream.as_mut().poll_write(cx, &self.bytes[self.sent..]) {
                 Poll::Ready(Ok(count)) if count > 0 => self.sent += count,
                 _ => return,
             }
         }
     }
-
-    async fn send_rest(&mut self, stream: &mut CircuitStream) -> io::Result<()> {
-        stream.write_all(&self.bytes[self.sent..]).await
-    }
 }
 
-/// Connects and waits for the exit's answer. Returns the circuit that the stream is on as well.
+/// Connects and waits for the exit's answer. Returns the circuit that the stream is on as well; what the stream has not taken
+/// of `early` by then is left there.
 pub(super) async fn dial(
     manager: &ManagerHandle,
     monitor: &Monitor,
     (begin, need): (Begin, Need),
     isolation: Isolation,
-    mut early: Early<'_>,
+    early: &mut Early<'_>,
 ) -> Result<(CircuitStream, Lease), ConnectError> {
     let mut not_exits: Vec<RelayId> = Vec::new();
     let mut circuit_broke = false;
@@ -153,25 +183,28 @@ pub(super) async fn dial(
                 return Err(no_circuit(failed, refused));
             }
         };
-        let Refusal { reason, sent, hop } = match attempt(manager, &lease, &begin, &mut early).await? {
+        let Refusal { reason, by, sent, hop } = match attempt(manager, &lease, &begin, early).await? {
             Ok(stream) => return Ok((stream, lease)),
             Err(refusal) => refusal,
         };
-        tracing::debug!(circuit = lease.id.0, %reason, "stream refused");
+        tracing::debug!(circuit = lease.id.0, %reason, ?by, "stream refused");
         if identity.has_changed().unwrap_or(true) {
             return Err(ConnectError::NewIdentity);
         }
+        let verdict = verdict(reason, by, lease.circuit.is_open());
         let hop = hop.or(broke_at(lease.circuit.status()));
         monitor.note(match reason {
+            _ if verdict == Verdict::FullHere => Mishap::no_circuit(BuildFailure::Busy),
             EndReason::Reset => Mishap::broke(hop, sent > 0, &lease.path),
             reason => Mishap::refused(reason, &lease.path),
         });
-        match verdict(reason, lease.circuit.is_open()) {
+        match verdict {
             Verdict::Final => return Err(ConnectError::Stream(reason)),
+            Verdict::FullHere => failed = None,
             Verdict::OtherCircuit => {
                 manager.retire(lease.id).await;
-                // Any other reason came from the exit: it did not connect.
-                if sent > 0 && reason == EndReason::Reset {
+                // An exit that answers did not connect.
+                if sent > 0 && by == By::Nobody {
                     return Err(ConnectError::Broken { hop, sent: true });
                 }
                 circuit_broke = true;
@@ -221,10 +254,22 @@ fn broke_at(status: CircuitStatus) -> Option<usize> {
 /// An attempt that failed.
 struct Refusal {
     reason: EndReason,
+    by: By,
     /// Bytes of the application that had left by then.
     sent: u64,
     /// The hop that fell silent, if that was found out.
     hop: Option<usize>,
+}
+
+/// Who told that an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The exit, which then did not connect.
+    Exit,
+    /// This side, which then has sent nothing.
+    Us,
+    /// Nobody knows what the exit did: the circuit broke, or the answer did not come.
+    Nobody,
 }
 
 /// One stream over one circuit. The outer error is the application's.
@@ -234,34 +279,42 @@ async fn attempt(
     begin: &Begin,
     early: &mut Early<'_>,
 ) -> Result<Result<CircuitStream, Refusal>, ConnectError> {
-    early.sent = 0;
+    let Early { source, kept } = early;
+    kept.sent = 0;
     let mut stream = match lease.circuit.begin_any(begin.clone()) {
         Ok(stream) => stream,
-        Err(reason) => return Ok(Err(Refusal { reason, sent: 0, hop: None })),
+        Err(reason) => return Ok(Err(Refusal { reason, by: By::Us, sent: 0, hop: None })),
     };
     let mut silence = pin!(silence(manager, lease.id));
-    let mut hop = None;
+    let (mut by, mut hop) = (By::Nobody, None);
     let answer = timeout(ANSWER_TIMEOUT, async {
         loop {
-            early.send_now(&mut stream).await;
-            tokio::select! {
-                answer = stream.connected() => return Ok(answer),
+            let (room, nothing_yet) = (kept.room(), kept.bytes.is_empty());
+            let more = tokio::select! {
+                answer = kept.send_until_answered(&mut stream) => {
+                    by = By::Exit;
+                    return Ok(answer);
+                }
                 silent = &mut silence => {
                     hop = silent;
                     return Ok(Err(EndReason::Reset));
                 }
-                read = early.read_more() => read?,
-            }
+                read = source.read(room, nothing_yet) => read?,
+            };
+            kept.bytes.extend(more);
         }
     });
     let answer: io::Result<_> = answer.await.unwrap_or(Ok(Err(EndReason::Timeout)));
     match answer.map_err(ConnectError::Application)? {
-        // A stream that breaks right after it was opened is the application's to see, as on any connection.
-        Ok(_) => {
-            let _ = early.send_rest(&mut stream).await;
-            Ok(Ok(stream))
+        Ok(_) => Ok(Ok(stream)),
+        Err(reason) => {
+            by = match reason {
+                _ if stream.is_refused_here() => By::Us,
+                EndReason::Reset => By::Nobody,
+                _ => by,
+            };
+            Ok(Err(Refusal { reason, by, sent: stream.totals().sent, hop }))
         }
-        Err(reason) => Ok(Err(Refusal { reason, sent: stream.totals().sent, hop })),
     }
 }
 
@@ -280,15 +333,18 @@ async fn silence(manager: &ManagerHandle, circuit: CircuitId) -> Option<usize> {
 enum Verdict {
     /// The target is to blame, or nobody is.
     Final,
-    /// The circuit is broken or full.
+    /// There is no room for one more stream on this side, at least not on this circuit.
+    FullHere,
+    /// The circuit is broken.
     OtherCircuit,
     /// The exit does not want to, or cannot.
     OtherExit,
 }
 
-fn verdict(reason: EndReason, circuit_is_open: bool) -> Verdict {
+fn verdict(reason: EndReason, by: By, circuit_is_open: bool) -> Verdict {
     match reason {
         _ if !circuit_is_open => Verdict::OtherCircuit,
+        EndReason::Resources if by == By::Us => Verdict::FullHere,
         // Nothing can break at the target before it was connected to.
         EndReason::Reset => Verdict::OtherCircuit,
         EndReason::Policy | EndReason::Resources | EndReason::Internal => Verdict::OtherExit,
@@ -305,17 +361,40 @@ fn verdict(reason: EndReason, circuit_is_open: bool) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt as _;
     use tokio::net::{TcpListener, TcpStream};
     use tunic_proto::message::DestroyReason;
 
     #[test]
     fn only_failures_of_relays_are_tried_again() {
-        assert_eq!(verdict(EndReason::ConnectionRefused, true), Verdict::Final);
-        assert_eq!(verdict(EndReason::NameNotFound, true), Verdict::Final);
-        assert_eq!(verdict(EndReason::Policy, true), Verdict::OtherExit);
-        assert_eq!(verdict(EndReason::Resources, true), Verdict::OtherExit);
-        assert_eq!(verdict(EndReason::Reset, true), Verdict::OtherCircuit);
-        assert_eq!(verdict(EndReason::HostUnreachable, false), Verdict::OtherCircuit);
+        assert_eq!(verdict(EndReason::ConnectionRefused, By::Exit, true), Verdict::Final);
+        assert_eq!(verdict(EndReason::NameNotFound, By::Exit, true), Verdict::Final);
+        assert_eq!(verdict(EndReason::Policy, By::Exit, true), Verdict::OtherExit);
+        assert_eq!(verdict(EndReason::Resources, By::Exit, true), Verdict::OtherExit);
+        assert_eq!(verdict(EndReason::Reset, By::Nobody, true), Verdict::OtherCircuit);
+        assert_eq!(verdict(EndReason::HostUnreachable, By::Exit, false), Verdict::OtherCircuit);
+    }
+
+    #[test]
+    fn what_is_full_here_is_not_blamed_on_the_exit() {
+        assert_eq!(verdict(EndReason::Resources, By::Us, true), Verdict::FullHere);
+        assert_eq!(verdict(EndReason::Resources, By::Us, false), Verdict::OtherCircuit);
+        assert_eq!(verdict(EndReason::NameNotFound, By::Us, true), Verdict::Final, "it fits into no message");
+    }
+
+    /// Of what is offered it takes four bytes each time that somebody makes room, which it waits for.
+    #[tokio::test]
+    async fn what_has_no_room_yet_is_sent_when_there_is_some() {
+        let (mut stream, mut exit) = tokio::io::duplex(4);
+        let mut kept = Kept { bytes: b"more than fits".to_vec(), sent: 0 };
+        let sending = poll_fn(|cx| {
+            kept.poll_send(Pin::new(&mut stream), cx);
+            if kept.sent < kept.bytes.len() { Poll::Pending } else { Poll::Ready(()) }
+        });
+        let mut taken = [0; 14];
+        let both = async { tokio::join!(sending, exit.read_exact(&mut taken)) };
+        timeout(Duration::from_secs(60), both).await.expect("it goes on").1.unwrap();
+        assert_eq!(&taken, b"more than fits");
     }
 
     #[tokio::test]
@@ -328,12 +407,14 @@ mod tests {
             application
         });
         let mut early = Early::new(&mut accepted, b"first".to_vec());
-        while early.bytes.len() < MAX_EARLY {
-            early.read_more().await.unwrap();
+        while early.kept.room() > 0 {
+            assert!(timeout(Duration::from_millis(20), early.left()).await.is_err());
         }
-        assert!(timeout(Duration::from_millis(20), early.read_more()).await.is_err());
-        assert_eq!(early.bytes.len(), MAX_EARLY);
-        assert!(early.bytes.starts_with(b"first\x07"));
+        assert!(timeout(Duration::from_millis(20), early.left()).await.is_err());
+        early.kept.sent = 1;
+        let unsent = early.into_unsent();
+        assert_eq!(unsent.len(), MAX_EARLY - 1);
+        assert!(unsent.starts_with(b"irst\x07"));
         writer.abort();
     }
 
@@ -356,12 +437,13 @@ mod tests {
         }
         let limit = if expect { Duration::from_secs(60) } else { Duration::from_millis(200) };
         let left = timeout(limit, early.left()).await.is_ok();
-        assert_eq!(left, expect, "{sends:?}, watched: {watched}, goes away: {goes_away}");
+        assert_eq!(left, expect, "{} bytes, watched: {watched}, goes away: {goes_away}", sends.len());
     }
 
     #[tokio::test]
     async fn an_application_that_leaves_while_it_waits_is_noticed() {
         check_left(b"", false, false, true).await;
+        check_left(&[7; MAX_EARLY + 1], false, true, true).await;
         for sends in [&b""[..], b"a request"] {
             for watched in [false, true] {
                 check_left(sends, watched, true, true).await;

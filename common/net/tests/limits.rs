@@ -10,7 +10,7 @@ use std::time::Duration;
 use support::{Relay, client, echo, echo_server, relays};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
-use tunic_net::channel::Node;
+use tunic_net::channel::{Node, NodeConfig};
 use tunic_proto::counters::Incident;
 use tunic_proto::limits::Overrides;
 use tunic_proto::message::{DestroyReason, EndReason, Target};
@@ -78,6 +78,26 @@ async fn strangers_who_take_every_incoming_channel_leave_the_outgoing_ones() {
 }
 
 #[tokio::test]
+async fn a_client_without_room_says_that_it_is_its_own() {
+    let (relays, server) = (relays(1).await, echo_server().await);
+    let config = NodeConfig { signer: None, responder: None, memory_budget: 512 * 1024 };
+    let client = Node::new(config).unwrap();
+    let channel = client.connect(&relays[0].peer).await.unwrap();
+    let circuit = channel.create_circuit(vec![relays[0].hop.clone()]).await.unwrap();
+    let mut streams = Vec::new();
+    let refused = loop {
+        let mut stream = circuit.begin(Target::Addr(server)).expect("the circuit has places left");
+        match stream.connected().await {
+            Ok(_) => streams.push(stream),
+            Err(reason) => break (reason, stream),
+        }
+    };
+    assert_eq!(refused.0, EndReason::Resources);
+    assert!(refused.1.is_refused_here());
+    assert!(!streams.is_empty());
+}
+
+#[tokio::test]
 async fn a_client_has_so_many_circuits_and_a_circuit_so_many_new_streams() {
     let (relays, server) = (relays(1).await, echo_server().await);
     let limits = Overrides {
@@ -103,6 +123,7 @@ async fn a_client_has_so_many_circuits_and_a_circuit_so_many_new_streams() {
     for stream in &mut streams {
         if let Err(error) = stream.connected().await {
             assert_eq!(error, EndReason::Resources);
+            assert!(!stream.is_refused_here(), "the relay refuses");
             refused += 1;
         }
     }

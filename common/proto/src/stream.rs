@@ -53,6 +53,7 @@ pub(crate) struct State {
     pub(crate) send_buffer: Option<Reservation>,
     finished: bool,
     ended: Option<EndReason>,
+    refused_here: bool,
     notified: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -91,6 +92,7 @@ impl StreamShared {
             send_buffer: None,
             finished: false,
             ended: None,
+            refused_here: false,
             notified: false,
             reader: None,
             writer: None,
@@ -163,6 +165,12 @@ impl StreamShared {
         let waker = state.reader.take();
         drop(state);
         wake(waker);
+    }
+
+    /// There is no room for the stream on this side; the other one never heard of it.
+    pub(crate) fn refuse_here(&self, reason: EndReason) {
+        self.lock().refused_here = true;
+        self.deliver_end(reason);
     }
 
     /// The channel forgets the stream; what had arrived can still be read.
@@ -282,6 +290,11 @@ impl StreamIo {
             Phase::Ended(reason) => Poll::Ready(Err(StreamEnded(reason))),
             Phase::Opening => park(&mut state.reader, cx),
         }
+    }
+
+    /// Whether it was refused on this side: the other one never heard of it.
+    pub fn is_refused_here(&self) -> bool {
+        self.0.lock().refused_here
     }
 
     /// What the stream has moved so far.

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use super::passing;
 
 const READ_LEN: usize = 4 * 1024;
-/// Bytes that are read and thrown away, and for how long, so that a refusal arrives before the connection is reset.
-const MAX_DRAINED: usize = 64 * 1024;
+/// Bytes that are read and thrown away, and for how long, so that an answer arrives before the connection is reset.
+const MAX_DRAINED: usize = 1024 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One end of the connection.
@@ -83,9 +83,14 @@ impl Application {
         passing::gone(self).await
     }
 
-    /// Answers and closes. Closing with unread bytes would reset the connection, and the answer might not be seen.
+    /// Answers and closes.
     pub(in crate::net) async fn close_with(&mut self, answer: &[u8]) -> io::Result<()> {
         self.write_all(answer).await?;
+        self.close().await
+    }
+
+    /// Closes. Doing that with unread bytes would reset the connection, and what was said last might not be seen.
+    pub(super) async fn close(&mut self) -> io::Result<()> {
         self.shutdown().await?;
         let mut buffer = [0; READ_LEN];
         let drain = async {

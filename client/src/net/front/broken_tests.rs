@@ -1,4 +1,4 @@
-//! Programs that are killed in the middle.
+//! Programs that are killed in the middle, and answers that come early.
 
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -64,5 +64,35 @@ async fn a_program_that_is_killed_in_mid_upload_does_not_end_it_orderly() {
     for _ in 0..TRIES {
         check_killed(UPLOAD_LEN).await;
         check_killed(TAKEN_BEFORE).await;
+    }
+}
+
+/// The answer that a program reads once it has said what it can, when the target answers before it has heard all, and closes.
+async fn check_answered_early(early: &[u8], heard: usize) {
+    const ANSWER: &[u8] = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\n";
+    let (mut application, mut ours) = tcp().await;
+    let (stream, mut target) = tokio::io::duplex(1_024);
+    let (early, body) = (early.to_vec(), Body::Length(UPLOAD_LEN as u64));
+    let forwarding = tokio::spawn(async move { forward(&mut ours, (stream, None), early, body).await });
+    let said = application.write_all(&[7; UPLOAD_LEN]);
+    let answering = async {
+        target.read_exact(&mut vec![0; heard]).await.unwrap();
+        target.write_all(ANSWER).await.unwrap();
+        drop(target);
+    };
+    let both = timeout(PATIENCE, async { tokio::join!(said, answering) });
+    both.await.expect("all is taken").0.expect("nothing is reset");
+    let mut answer = Vec::new();
+    timeout(PATIENCE, application.read_to_end(&mut answer)).await.expect("an end").unwrap();
+    assert_eq!(answer, ANSWER);
+    drop(application);
+    timeout(PATIENCE, forwarding).await.expect("an end").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_request_has_ended_is_not_cut_off() {
+    for _ in 0..TRIES {
+        check_answered_early(b"", TAKEN_BEFORE).await;
+        check_answered_early(&[7; 4_096], 1).await;
     }
 }

@@ -113,20 +113,22 @@ impl FrontServer {
     ) -> io::Result<()> {
         let isolation = self.isolation(&application, request, Some(Isolation::host(&target)));
         let listed = self.client.list_stream(StreamKind::Stream, Some(target.clone()));
-        let early = match request.dialect {
+        let mut early = match request.dialect {
             Dialect::HttpForward { .. } => Early::only(&application, early),
             _ => Early::new(&mut application, early),
         };
-        match self.client.connect_early(target, isolation, early).await {
+        let connected = self.client.connect_early(target, isolation, &mut early).await;
+        let unsent = early.into_unsent();
+        match connected {
             Ok((stream, lease)) => {
                 listed.opened(lease.id, &stream);
                 application.write_all(&request.dialect.opened()).await?;
                 match request.dialect {
                     Dialect::HttpForward { body } => {
                         let meter = stream.meter();
-                        forward(&application, (stream, meter), body).await
+                        forward(&mut application, (stream, meter), unsent, body).await
                     }
-                    _ => tunnel(&application, stream).await,
+                    _ => tunnel(&application, stream, unsent).await,
                 }
             }
             Err(error) => {
@@ -140,8 +142,8 @@ impl FrontServer {
     async fn resolve(&self, mut application: Application, query: Query, request: &Request) -> io::Result<()> {
         let isolation = self.isolation(&application, request, Some(Isolation::looked_up(&query)));
         let listed = self.client.list_stream(StreamKind::Lookup, None);
-        let early = Early::only(&application, Vec::new());
-        let answer = match self.client.resolve_early(query, isolation, early, Some(&listed)).await {
+        let mut early = Early::only(&application, Vec::new());
+        let answer = match self.client.resolve_early(query, isolation, &mut early, Some(&listed)).await {
             Ok(answer) => request.dialect.resolved(&answer),
             Err(error) => {
                 tracing::debug!(%error, "lookup failed");

@@ -61,14 +61,19 @@ fn set_probe(tcp: &TcpStream, probe: Probe) -> io::Result<()> {
     Ok(sockopt::set_tcp_keepcnt(tcp, PROBES)?)
 }
 
-/// Moves bytes in both directions until both have ended.
-pub(super) async fn tunnel(application: &Application, mut stream: CircuitStream) -> io::Result<()> {
+/// Moves bytes in both directions until both have ended; what was read from the application before goes up first.
+pub(super) async fn tunnel(
+    application: &Application,
+    mut stream: CircuitStream,
+    early: Vec<u8>,
+) -> io::Result<()> {
     let progress = Progress { stream: stream.meter(), ..Progress::default() };
     let moves = async {
         match application {
-            Application::Tcp(tcp) => splice_counted(stream, tcp, &progress.moved).await,
+            Application::Tcp(tcp) => splice_counted(stream, tcp, early, &progress.moved).await,
             Application::Unix(_) => {
-                let mut ours = Counted { application, progress: &progress };
+                let half = || Counted { application, progress: &progress };
+                let mut ours = tokio::io::join(early.as_slice().chain(half()), half());
                 copy_bidirectional(&mut stream, &mut ours).await.map(drop)
             }
         }
@@ -76,10 +81,22 @@ pub(super) async fn tunnel(application: &Application, mut stream: CircuitStream)
     while_there(application, &progress, LOOK_EVERY, Limits::default(), moves).await
 }
 
-/// Passes on the rest of a request's body and then the answer; what comes behind the body is not the target's.
+/// Passes on what was read of a request before, the rest of its body, and then the answer, which may come before the body has
+/// ended; what comes behind the body is not the target's.
 pub(super) async fn forward(
+    application: &mut Application,
+    stream: (impl AsyncRead + AsyncWrite, Option<StreamMeter>),
+    early: Vec<u8>,
+    body: Body,
+) -> io::Result<()> {
+    forward_both(application, stream, early, body).await?;
+    application.close().await
+}
+
+async fn forward_both(
     application: &Application,
     (stream, meter): (impl AsyncRead + AsyncWrite, Option<StreamMeter>),
+    early: Vec<u8>,
     body: Body,
 ) -> io::Result<()> {
     let progress = Progress { stream: meter, ..Progress::default() };
@@ -87,7 +104,9 @@ pub(super) async fn forward(
     let (mut read, mut write) = (half(), half());
     let (mut from_target, mut to_target) = tokio::io::split(stream);
     let up = async {
-        pass_body(&mut read, &mut to_target, body).await?;
+        if to_target.write_all(&early).await.is_ok() {
+            pass_body(&mut read, &mut to_target, body).await?;
+        }
         // Whoever only has no more to say is not to be cut off. No half-close towards the target: some servers take it for
         // the end of the whole connection.
         tokio::io::copy(&mut read, &mut tokio::io::sink()).await?;
@@ -95,8 +114,7 @@ pub(super) async fn forward(
     };
     let down = async {
         pass_head(&mut from_target, &mut write).await?;
-        tokio::io::copy(&mut from_target, &mut write).await?;
-        write.shutdown().await
+        tokio::io::copy(&mut from_target, &mut write).await.map(drop)
     };
     let moves = async {
         tokio::select! {
@@ -107,7 +125,7 @@ pub(super) async fn forward(
     while_there(application, &progress, LOOK_EVERY, Limits::default(), moves).await
 }
 
-/// Passes on a body up to its end.
+/// Passes on a body up to its end, or until the target takes no more of it: the answer says why, or its end does.
 async fn pass_body(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
@@ -121,7 +139,9 @@ async fn pass_body(
         }
         let taken =
             body.take(&buffer[..count]).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
-        to.write_all(&buffer[..taken]).await?;
+        if to.write_all(&buffer[..taken]).await.is_err() {
+            break;
+        }
     }
     Ok(())
 }

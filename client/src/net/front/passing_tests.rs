@@ -76,10 +76,11 @@ async fn answered<F>(target: impl FnOnce(tokio::io::DuplexStream) -> F) -> Vec<u
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (mut application, ours) = tcp().await;
+    let (mut application, mut ours) = tcp().await;
     let (stream, theirs) = tokio::io::duplex(1_024);
     let target = tokio::spawn(target(theirs));
-    let forwarding = tokio::spawn(async move { forward(&ours, (stream, None), Body::Length(4)).await });
+    let forwarding =
+        tokio::spawn(async move { forward(&mut ours, (stream, None), Vec::new(), Body::Length(4)).await });
     application.write_all(b"body").await.unwrap();
     application.shutdown().await.unwrap();
     let mut answer = Vec::new();

@@ -150,6 +150,11 @@ impl CircuitStream {
         self.io.as_ref().map_or(Some(EndReason::Reset), StreamIo::end_reason)
     }
 
+    /// Whether it was refused on this side, for want of room: the exit never heard of it.
+    pub fn is_refused_here(&self) -> bool {
+        self.io.as_ref().is_some_and(StreamIo::is_refused_here)
+    }
+
     /// What the stream has moved so far.
     pub fn totals(&self) -> StreamTotals {
         self.io.as_ref().map_or_else(StreamTotals::default, StreamIo::totals)
@@ -195,7 +200,7 @@ impl AsyncWrite for CircuitStream {
 /// # Errors
 /// The side that broke; the other one is reset.
 pub async fn splice(stream: CircuitStream, tcp: TcpStream) -> io::Result<()> {
-    let result = splice_counted(stream, &tcp, &AtomicU64::new(0)).await;
+    let result = splice_counted(stream, &tcp, Vec::new(), &AtomicU64::new(0)).await;
     if result.is_err() {
         reset_when_closed(&tcp);
     }
@@ -209,18 +214,25 @@ pub fn reset_when_closed(tcp: &TcpStream) {
 }
 
 /// As [`splice`], adding what was read from and written to `tcp` to `moved`, for whoever wants to see that it goes on.
-/// Dropping the future resets the stream. What becomes of `tcp` is the caller's business ([`reset_when_closed`]).
+/// `early` was read before and goes up first. Dropping the future resets the stream. What becomes of `tcp` is the caller's
+/// business ([`reset_when_closed`]).
 ///
 /// # Errors
 /// The side that broke.
-pub async fn splice_counted(mut stream: CircuitStream, tcp: &TcpStream, moved: &AtomicU64) -> io::Result<()> {
+pub async fn splice_counted(
+    mut stream: CircuitStream,
+    tcp: &TcpStream,
+    early: Vec<u8>,
+    moved: &AtomicU64,
+) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let Some(io) = stream.io.take() else { return Ok(()) };
     let turn =
         |gate: fn(&Traffic) -> &Arc<super::traffic::Gate>| Turn::new(stream.traffic.as_deref().map(gate));
     let (reads, writes) = (turn(|traffic| &traffic.reads), turn(|traffic| &traffic.writes));
+    let (received, received_at) = (Vec::new(), 0);
     let mut splice =
-        Splice { io, tcp, moved, reads, writes, received: Vec::new(), received_at: 0, down: true, up: true };
+        Splice { io, tcp, moved, early, reads, writes, received, received_at, down: true, up: true };
     let result = poll_fn(|cx| splice.poll(cx)).await;
     if result.is_err() {
         splice.io.end(EndReason::Reset);
@@ -233,6 +245,8 @@ struct Splice<'a> {
     tcp: &'a TcpStream,
     /// Bytes read from and written to TCP.
     moved: &'a AtomicU64,
+    /// Bytes that were read from TCP before, and that the stream has not taken yet.
+    early: Vec<u8>,
     reads: Turn,
     writes: Turn,
     /// Bytes on their way from the stream to TCP.
@@ -310,6 +324,12 @@ impl Splice<'_> {
             return Poll::Pending;
         };
         let room = room.map_err(broken)?;
+        if !self.early.is_empty() {
+            let count = room.min(self.early.len());
+            let written = self.io.poll_write(cx, &self.early[..count]).map_ok(|_| ()).map_err(broken);
+            self.early.drain(..count);
+            return written;
+        }
         ready!(self.tcp.poll_read_ready(cx))?;
         let room = ready!(self.reads.poll_take(cx, room.min(SEND_BUFFER_LEN)));
         BUFFER.with_borrow_mut(|buffer| {

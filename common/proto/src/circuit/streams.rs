@@ -159,7 +159,7 @@ impl Streams {
             }
             Err(reason) => {
                 self.gone += 1;
-                io.deliver_end(reason);
+                io.refuse_here(reason);
             }
         }
     }
