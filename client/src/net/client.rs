@@ -232,8 +232,9 @@ impl Client {
         self.inner.monitor.report(view, &self.inner.node, self.padding(), destinations)
     }
 
-    pub(super) fn sample(&self) {
-        self.inner.monitor.sample(&self.inner.node, &self.inner.padding.totals());
+    /// Keeps the rates known, for ever.
+    pub(super) async fn sample(&self) {
+        self.inner.monitor.sample(&self.inner.node, &self.inner.padding).await;
     }
 
     pub(super) fn list_stream(&self, kind: StreamKind, destination: Option<Target>) -> Listed {

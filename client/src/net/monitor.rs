@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::time::{MissedTickBehavior, interval};
 use tunic_net::channel::{CircuitStream, Node};
 use tunic_net::daemon::unix_now;
 use tunic_proto::cell::CELL_LEN;
 use tunic_proto::message::Target;
-use tunic_proto::padding::PaddingTotals;
+use tunic_proto::padding::{PaddingStats, PaddingTotals};
 use tunic_proto::stream::{StreamMeter, StreamTotals};
 use tunic_proto::time::UnixTime;
 
@@ -27,8 +28,8 @@ use crate::padding::Class;
 
 /// How long what a relay said of its clock is of interest: this machine's clock may have been set since.
 const CLOCK_FRESH: Duration = Duration::from_secs(600);
-/// Page and control socket both take samples once a second: those that are nearer than this are one.
-const SAMPLE_GAP: Duration = Duration::from_millis(900);
+/// How often samples are taken.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
 /// What is going on. Shared by all parts of a client.
 pub(super) struct Monitor {
@@ -37,13 +38,14 @@ pub(super) struct Monitor {
     noted: Mutex<Noted>,
     streams: Mutex<BTreeMap<u64, Entry>>,
     next_stream: AtomicU64,
+    /// Whoever takes the samples.
+    sampler: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct Noted {
     journal: Journal,
     rates: Rates,
-    sampled: Option<Instant>,
     list: ListState,
     relays: usize,
     valid_until: Option<UnixTime>,
@@ -110,6 +112,7 @@ impl Monitor {
             noted: Mutex::default(),
             streams: Mutex::default(),
             next_stream: AtomicU64::new(1),
+            sampler: tokio::sync::Mutex::default(),
         })
     }
 
@@ -168,13 +171,15 @@ impl Monitor {
         noted.fetch = Some(trouble);
     }
 
-    /// A second has passed. Whoever else says so for the same second is not counted.
-    pub(super) fn sample(&self, node: &Node, padding: &PaddingTotals) {
-        let mut noted = lock(&self.noted);
-        let recent = |at: Instant| now().saturating_duration_since(at) < SAMPLE_GAP;
-        if !noted.sampled.is_some_and(recent) {
-            noted.sampled = Some(now());
-            noted.rates.sample(count(node), padding);
+    /// Takes a sample each second, for ever. Page and control socket both want that: the second one waits, and goes on when the
+    /// first one has ended.
+    pub(super) async fn sample(&self, node: &Node, padding: &PaddingStats) {
+        let _alone = self.sampler.lock().await;
+        let mut seconds = interval(SAMPLE_EVERY);
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            seconds.tick().await;
+            lock(&self.noted).rates.sample(count(node), &padding.totals());
         }
     }
 
@@ -191,8 +196,7 @@ impl Monitor {
         let count = count(node);
         let noted = lock(&self.noted);
         let held = node.budget().used_cells() * CELL_LEN;
-        let mut facts = noted.facts(&view, (held, self.memory_budget));
-        facts.cover_refused = padding.refused;
+        let facts = noted.facts(&view, (held, self.memory_budget), padding.refused);
         Report {
             api: API,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -222,7 +226,7 @@ impl Monitor {
 }
 
 impl Noted {
-    fn facts(&self, view: &View, memory: (usize, usize)) -> Facts {
+    fn facts(&self, view: &View, memory: (usize, usize), cover_refused: u64) -> Facts {
         let fresh = |at: Instant| now().saturating_duration_since(at) < CLOCK_FRESH;
         let is_past = self.valid_until.is_some_and(|until| until <= unix_now());
         Facts {
@@ -235,12 +239,11 @@ impl Noted {
             open_circuits: view.open,
             failing: view.failing,
             failing_hop: view.failing_hop,
-            waiting: view.waiting,
             holding_back: view.holding_back,
             ports: self.ports.clone(),
             leaks: self.leaks.iter().map(|port| port.map_or(Leak::BareAddress, Leak::Port)).collect(),
             memory,
-            cover_refused: 0,
+            cover_refused,
         }
     }
 }

@@ -8,7 +8,7 @@ use rand::Rng as _;
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::Semaphore;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use super::client::Client;
 use super::front::{Application, Listener, accept_all};
@@ -83,16 +83,7 @@ impl StatusServer {
                 drop(in_handshake);
             }
         };
-        tokio::join!(accept_all(listener, handle), server.sample());
-    }
-
-    async fn sample(&self) {
-        let mut seconds = interval(Duration::from_secs(1));
-        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            seconds.tick().await;
-            self.client.sample();
-        }
+        tokio::join!(accept_all(listener, handle), server.client.sample());
     }
 
     async fn handle(&self, mut application: Application) -> io::Result<()> {

@@ -92,9 +92,7 @@ pub struct Facts {
     pub failing: Option<(u32, BuildFailure)>,
     /// The hop at which all of those failed.
     pub failing_hop: Option<usize>,
-    /// Streams that wait for a circuit.
-    pub waiting: usize,
-    /// Whether some of them do because circuits are begun at a rate only.
+    /// Whether streams wait because circuits are begun at a rate only.
     pub holding_back: bool,
     /// The ports.
     pub ports: Vec<PortReport>,
