@@ -66,6 +66,7 @@ pub struct Config {
     /// What gets logged.
     pub log: LogFilter,
     /// How much cover the traffic gets.
+    #[serde(deserialize_with = "crate::padding::name_or_table")]
     pub padding: PaddingConfig,
     /// How the process behaves.
     pub service: ServiceConfig,

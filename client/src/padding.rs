@@ -53,7 +53,8 @@ impl fmt::Display for Class {
 }
 
 /// A class and its figures.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PaddingConfig {
     /// The class.
     pub class: Class,
@@ -158,10 +159,9 @@ impl PaddingConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for PaddingConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NameOrTable)
-    }
+/// Reads the name of a class, or the table.
+pub(crate) fn name_or_table<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PaddingConfig, D::Error> {
+    deserializer.deserialize_any(NameOrTable)
 }
 
 struct NameOrTable;
@@ -178,25 +178,8 @@ impl<'de> Visitor<'de> for NameOrTable {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PaddingConfig, A::Error> {
-        Table::deserialize(MapAccessDeserializer::new(map))
+        PaddingConfig::deserialize(MapAccessDeserializer::new(map))
     }
-}
-
-/// The table as it is read; a copy of [`PaddingConfig`], which is also read from a name.
-#[derive(Deserialize)]
-#[serde(default = "PaddingConfig::default", remote = "PaddingConfig")]
-struct Table {
-    class: Class,
-    tick_ms: u16,
-    forward_cells: u16,
-    backward_cells: u16,
-    steps: u8,
-    cover_circuits: u8,
-    cover_ms: u32,
-    machine: MachineKind,
-    machine_parameters: Vec<u32>,
-    machine_bytes: u64,
-    machine_percent: u16,
 }
 
 #[cfg(test)]
