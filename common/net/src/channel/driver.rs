@@ -104,9 +104,9 @@ impl Driver {
         self.core.circuit_count()
     }
 
-    /// Gives back what circuits and the channel have not used for a while.
-    pub(super) fn rest(&mut self) {
-        self.core.rest();
+    /// Gives back what circuits and the channel have not used for a while. An error ends the channel.
+    pub(super) fn rest(&mut self) -> Result<(), DriverError> {
+        Ok(self.core.rest()?)
     }
 
     /// Ends every circuit, for an orderly shutdown; then [`Driver::poll_flushed`].

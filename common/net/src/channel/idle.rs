@@ -10,30 +10,28 @@ use super::drain::Tally;
 use super::driver::{Driver, DriverError};
 use crate::clock;
 
-/// A channel that had no circuit when it was looked at twice in a row, so long apart, is closed: whoever opens channels
-/// and does nothing with them must not use up those that there are.
-const IDLE_CHECK: Duration = Duration::from_secs(180);
 /// How often circuits and channels that were not used give back what they do not need.
 const REST_INTERVAL: Duration = Duration::from_secs(60);
+/// A channel that had no circuit when it was looked at so many times in a row is closed: whoever opens channels and does
+/// nothing with them must not use up those that there are.
+const IDLE_LOOKS: u32 = 4;
 
 /// Runs a channel until it breaks, or until it had no circuit for a while (`None`).
 pub(super) async fn run_until_idle(driver: &mut Driver, tally: &mut Tally) -> Option<DriverError> {
-    let (mut checks, mut rests) = (every(IDLE_CHECK), every(REST_INTERVAL));
-    let mut was_idle = false;
+    let (mut rests, mut idle_looks) = (every(REST_INTERVAL), 0);
     poll_fn(|cx| {
         if let Poll::Ready(error) = driver.poll(cx) {
             return Poll::Ready(Some(error));
         }
         tally.set(driver.circuit_count());
         while rests.poll_tick(cx).is_ready() {
-            driver.rest();
-        }
-        while checks.poll_tick(cx).is_ready() {
-            let is_idle = driver.circuit_count() == 0;
-            if is_idle && was_idle {
+            if let Err(error) = driver.rest() {
+                return Poll::Ready(Some(error));
+            }
+            idle_looks = if driver.circuit_count() == 0 { idle_looks + 1 } else { 0 };
+            if idle_looks == IDLE_LOOKS {
                 return Poll::Ready(None);
             }
-            was_idle = is_idle;
         }
         Poll::Pending
     })

@@ -8,14 +8,13 @@ use super::machines::{FREE_ADDED, Padder};
 use super::mail::{Link, Mail};
 use super::survey::Queued;
 use super::table::{Circuit, Endpoint, Kind};
-use super::{CREATE_TIMEOUT, Channel, ChannelError, Event, HandshakeJob};
+use super::{CREATE_TIMEOUT, Channel, ChannelError, Control, Event, HandshakeJob};
 use crate::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
 use crate::circuit::{BuildError, CircuitShared, CircuitStatus, HopSpec, Origin, Side, Streams, Violation};
 use crate::counters::Incident;
 use crate::crypto::fragment::{Create, Created, Extended, create_message, parse_create};
 use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
 use crate::crypto::layer::{HopOpener, HopSealer, Routing, inner_len};
-use crate::flow::{RecvWindow, Span};
 use crate::ids::{CircId, HopNum, StreamId};
 use crate::message::{self, Code, DestroyReason, EndReason};
 
@@ -35,45 +34,30 @@ impl Channel {
         if !self.config.accepts_circuits || !self.is_peers_id(id) {
             return Err(illegal);
         }
-        let key = match self.table.find(id) {
-            Some(key) => key,
-            None => self.requested(now, id)?,
-        };
-        let hop = match self.table.get_mut(key).map(|circuit| &mut circuit.kind) {
-            Some(Kind::Requested(fragments)) => match fragments.push(cell::payload(cell)) {
-                Ok(None) => return Ok(()),
-                Ok(Some(message)) => parse_create(&message),
-                Err(_) => return Err(illegal),
-            },
-            Some(Kind::Closing) => return Ok(()),
-            _ => return Err(illegal),
-        };
-        let (hop, request) = hop.filter(|(hop, _)| self.may_ask(*hop)).ok_or(illegal)?;
-        if let Some(circuit) = self.table.get_mut(key) {
-            circuit.kind = Kind::Answering(hop);
+        // One that took too long: the rest of it is on its way.
+        if self.closing.contains(id) {
+            return Ok(());
         }
-        self.table.note(key);
+        if self.table.contains_id(id) {
+            return Err(illegal);
+        }
+        let Some(message) = self.requests.push(now, id, cell::payload(cell))? else { return Ok(()) };
+        let asked = parse_create(&message).filter(|(hop, _)| self.may_ask(*hop));
+        let (hop, request) = asked.ok_or(illegal)?;
+        let Some(window) = self.new_window() else {
+            self.refuse(id, Incident::Resources, DestroyReason::Resources);
+            return Ok(());
+        };
+        let key = self.table.insert(Circuit::new(id, Kind::Answering(hop), window));
         self.events.push_back(Event::Handshake(HandshakeJob { inbox: self.inbox.clone(), key, request }));
         Ok(())
     }
 
-    /// The peer asks for a circuit; without room for it, it is refused after its `CREATE`.
-    fn requested(&mut self, now: Instant, id: CircId) -> Result<CircKey, ChannelError> {
-        // Refused circuits stay in the table until the peer's DESTROY: twice the limit is a peer that does not answer.
-        if self.table.len() >= 2 * self.config.max_circuits {
-            return Err(ChannelError::NotReading);
-        }
-        let window = self.new_window().filter(|_| self.table.len() < self.config.max_circuits);
-        let Some(window) = window else {
-            self.config.counters.count(Incident::Resources);
-            let window = RecvWindow::unreserved(&self.config.budget, Span::Hop);
-            let key = self.table.insert(Circuit::new(id, Kind::Closing, window));
-            self.send_destroy(id, DestroyReason::Resources);
-            return Ok(key);
-        };
-        let key = self.table.insert(Circuit::new(id, Kind::Requested(Create::new()), window));
-        self.set_deadline(now, key);
-        Ok(key)
+    /// Refuses a circuit that the peer asked for and that is in no table.
+    pub(super) fn refuse(&mut self, id: CircId, incident: Incident, reason: DestroyReason) {
+        self.config.counters.count(incident);
+        self.closing.insert(id, true);
+        self.send_destroy(id, reason);
     }
 
     pub(super) fn handle_created(
@@ -83,7 +67,7 @@ impl Channel {
         cell: &Cell,
     ) -> Result<(), ChannelError> {
         let illegal = ChannelError::State(Command::Created);
-        let key = self.table.find(id).ok_or(illegal)?;
+        let Some(key) = self.find(id, Command::Created)? else { return Ok(()) };
         let Some(circuit) = self.table.get_mut(key) else { return Err(illegal) };
         match &mut circuit.kind {
             Kind::Origin(origin) => {
@@ -98,7 +82,6 @@ impl Channel {
                 Ok(Some(reply)) => self.extended(key, &reply),
                 Err(_) => return Err(illegal),
             },
-            Kind::Closing => {}
             _ => return Err(illegal),
         }
         Ok(())
@@ -107,7 +90,7 @@ impl Channel {
     /// The next relay has answered: its reply goes to the client, and the circuit is open here.
     fn extended(&mut self, key: CircKey, reply: &[u8; REPLY_LEN]) {
         let Some(circuit) = self.table.get_mut(key) else { return };
-        let Kind::Asked { mut sealer, back, .. } = std::mem::replace(&mut circuit.kind, Kind::Closing) else {
+        let Kind::Asked { mut sealer, back, .. } = std::mem::replace(&mut circuit.kind, Kind::Gone) else {
             return;
         };
         let cells: Option<Vec<Cell>> = Extended::split(reply)
@@ -122,35 +105,49 @@ impl Channel {
 
     pub(super) fn handle_destroy(&mut self, id: CircId, cell: &Cell) -> Result<(), ChannelError> {
         let reason = cell::parse_destroy(cell)?;
-        let key = self.table.find(id).ok_or(ChannelError::State(Command::Destroy))?;
-        let Some(mut circuit) = self.table.remove(key) else { return Ok(()) };
-        self.machines.forget(key, &mut circuit);
-        self.scratch.garbage.extend(circuit.queue.drain(..).map(|queued| queued.slot));
-        if !matches!(circuit.kind, Kind::Closing) {
-            self.send_destroy(id, DestroyReason::None);
+        if self.closing.remove(id) {
+            return Ok(());
+        }
+        if !self.requests.remove(id) {
+            let key = self.table.find(id).ok_or(ChannelError::State(Command::Destroy))?;
+            let Some(mut circuit) = self.remove(key) else { return Ok(()) };
             tell_other_side(&mut circuit.kind, reason);
         }
+        self.send_destroy(id, DestroyReason::None);
         Ok(())
     }
 
     fn send_destroy(&mut self, id: CircId, reason: DestroyReason) {
-        self.control.push_back(cell::build(id, Command::Destroy, &[reason as u8]));
+        self.control.push_back(Control::Destroy(id, reason));
+    }
+
+    pub(super) fn send_cell(&mut self, cell: Cell) {
+        self.control.push_back(Control::Cell(Box::new(cell)));
+    }
+
+    fn send_cells(
+        &mut self,
+        id: CircId,
+        command: Command,
+        payloads: impl Iterator<Item = [u8; PAYLOAD_LEN]>,
+    ) {
+        payloads.for_each(|payload| self.send_cell(cell::build(id, command, &payload)));
+    }
+
+    /// Takes a circuit out of the table, with all that it has there.
+    fn remove(&mut self, key: CircKey) -> Option<Circuit> {
+        let mut circuit = self.table.remove(key)?;
+        self.machines.forget(key, &mut circuit);
+        self.scratch.garbage.extend(circuit.queue.drain(..).map(|queued| queued.slot));
+        Some(circuit)
     }
 
     /// Ends a circuit from this side: the peer and the circuit's other side are told.
     pub(super) fn end_circuit(&mut self, key: CircKey, reason: DestroyReason) {
-        let Some(circuit) = self.table.get_mut(key) else { return };
-        if matches!(circuit.kind, Kind::Closing) {
-            return;
-        }
-        self.machines.forget(key, circuit);
-        let mut kind = std::mem::replace(&mut circuit.kind, Kind::Closing);
-        let id = circuit.id;
-        circuit.window.give_back();
-        self.scratch.garbage.extend(circuit.queue.drain(..).map(|queued| queued.slot));
-        self.table.note(key);
-        self.send_destroy(id, reason);
-        tell_other_side(&mut kind, reason);
+        let Some(mut circuit) = self.remove(key) else { return };
+        self.closing.insert(circuit.id, matches!(circuit.kind, Kind::Answering(_)));
+        self.send_destroy(circuit.id, reason);
+        tell_other_side(&mut circuit.kind, reason);
     }
 
     /// Ends every circuit, for an orderly end of the process.
@@ -169,12 +166,12 @@ impl Channel {
         let at_ms = self.stopwatch.at_ms(now);
         for (key, slot) in arrivals.drain(..) {
             match self.table.get_mut(key) {
-                Some(circuit) if !matches!(circuit.kind, Kind::Closing) => {
+                Some(circuit) => {
                     circuit.queue.push_back(Queued { slot, at_ms });
                     self.machines.note(key, &mut circuit.padder, Padder::queued);
                     self.table.activate(key);
                 }
-                _ => self.scratch.garbage.push(slot),
+                None => self.scratch.garbage.push(slot),
             }
         }
         for mail in mail.drain(..) {
@@ -246,8 +243,7 @@ impl Channel {
 
     /// A user wants a circuit that begins here.
     fn create(&mut self, shared: Arc<CircuitShared>, hops: Vec<HopSpec>) {
-        let window = self.new_window().filter(|_| self.table.len() < self.config.max_circuits);
-        let Some(window) = window else {
+        let Some(window) = self.new_window() else {
             return fail(&shared, DestroyReason::Resources);
         };
         let budget = self.config.budget.clone();
@@ -259,7 +255,7 @@ impl Channel {
         origin.machine = self.padding.machine(origin.hop_count()).cloned();
         let id = self.free_id();
         let key = self.table.insert(Circuit::new(id, Kind::Origin(Box::new(origin)), window));
-        self.control.extend(cells.iter().map(|payload| cell::build(id, Command::Create, payload)));
+        self.send_cells(id, Command::Create, cells.into_iter());
         if !shared.set_place(key) {
             self.end_circuit(key, DestroyReason::Finished);
         }
@@ -286,8 +282,7 @@ impl Channel {
         }));
         let id = circuit.id;
         self.table.note(key);
-        let cells = Created::split(&reply);
-        self.control.extend(cells.map(|payload| cell::build(id, Command::Created, &payload)));
+        self.send_cells(id, Command::Created, Created::split(&reply));
     }
 
     /// The channel to carry a circuit on is there: the backward layer moves to it.
@@ -306,7 +301,7 @@ impl Channel {
             }
         };
         let back = Link { inbox: self.inbox.clone(), key, circ: circuit.id };
-        let Kind::Endpoint(endpoint) = std::mem::replace(&mut circuit.kind, Kind::Closing) else { return };
+        let Kind::Endpoint(endpoint) = std::mem::replace(&mut circuit.kind, Kind::Gone) else { return };
         let Endpoint { opener, sealer, streams, .. } = *endpoint;
         // Answers that could not go out yet are sealed with the layer that moves now.
         let loops = (streams.waiting_asides(Code::Looped) as u32).min(FREE_ADDED);
@@ -325,16 +320,14 @@ impl Channel {
         sealer: HopSealer,
         back: Link,
     ) {
-        let window = self.new_window().filter(|_| self.table.len() < self.config.max_circuits);
-        let Some(window) = window else {
+        let Some(window) = self.new_window() else {
             self.config.counters.count(Incident::Resources);
             return extend_failed(sealer, &back, DestroyReason::Resources);
         };
         let id = self.free_id();
         let kind = Kind::Asked { created: Created::new(), sealer, back: back.clone() };
         let key = self.table.insert(Circuit::new(id, kind, window));
-        let cells = Create::split(&create_message(hop, request)).collect::<Vec<_>>();
-        self.control.extend(cells.iter().map(|payload| cell::build(id, Command::Create, payload)));
+        self.send_cells(id, Command::Create, Create::split(&create_message(hop, request)));
         self.set_deadline(now, key);
         let link = Link { inbox: self.inbox.clone(), key, circ: id };
         back.tell(Mail::Linked(back.key, link));
@@ -355,7 +348,7 @@ impl Channel {
     /// The next relay has answered: from now on it may get cells. Before, it would end the channel.
     fn joined(&mut self, key: CircKey) {
         let Some(circuit) = self.table.get_mut(key) else { return };
-        circuit.kind = match std::mem::replace(&mut circuit.kind, Kind::Closing) {
+        circuit.kind = match std::mem::replace(&mut circuit.kind, Kind::Gone) {
             Kind::Extending { opener, link: Some(link), .. } => Kind::Outward { opener, link },
             other => other,
         };
@@ -401,7 +394,7 @@ fn extend_failed(mut sealer: HopSealer, back: &Link, reason: DestroyReason) {
 
 /// A circuit has ended on this channel: tells the other channel, or the users. Reasons do not travel on.
 pub(super) fn tell_other_side(kind: &mut Kind, reason: DestroyReason) {
-    match std::mem::replace(kind, Kind::Closing) {
+    match std::mem::replace(kind, Kind::Gone) {
         Kind::Endpoint(mut endpoint) => endpoint.streams.close(EndReason::Reset),
         Kind::Origin(mut origin) => origin.close(reason),
         Kind::Asked { sealer, back, .. } => {
@@ -416,7 +409,7 @@ pub(super) fn tell_other_side(kind: &mut Kind, reason: DestroyReason) {
         }
         // What came from further away may say why: it still goes to the client.
         Kind::Inward { link, .. } => link.tell(Mail::DestroyWhenSent(link.key)),
-        Kind::Requested(_) | Kind::Answering(_) | Kind::Extending { link: None, .. } | Kind::Closing => {}
+        Kind::Answering(_) | Kind::Extending { link: None, .. } | Kind::Gone => {}
     }
 }
 

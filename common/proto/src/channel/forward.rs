@@ -38,7 +38,7 @@ impl Channel {
         cell: &mut Cell,
         at: usize,
     ) -> Result<(), ChannelError> {
-        let key = self.table.find(id).ok_or(ChannelError::State(command))?;
+        let Some(key) = self.find(id, command)? else { return Ok(()) };
         let Some(circuit) = self.table.get_mut(key) else { return Ok(()) };
         circuit.window.received(now, command == Command::RelayBlocked)?;
         circuit.relayed += 1;
@@ -80,8 +80,7 @@ impl Channel {
                 }
                 opened.map(|_| Outcome::Consumed)
             }
-            Kind::Closing => Ok(Outcome::Consumed),
-            Kind::Requested(_) | Kind::Answering(_) | Kind::Asked { .. } => {
+            Kind::Answering(_) | Kind::Asked { .. } | Kind::Gone => {
                 return Err(ChannelError::State(command));
             }
         };
@@ -112,9 +111,6 @@ impl Channel {
     pub(super) fn consumed(&mut self, now: Instant, key: CircKey, cells: u32) {
         let Some(circuit) = self.table.get_mut(key) else { return };
         circuit.window.consumed(cells);
-        if matches!(circuit.kind, Kind::Closing) {
-            return;
-        }
         if let Some(grant) = circuit.window.poll_grant(now) {
             self.grants.push_back((key, grant.try_into().unwrap_or(u16::MAX)));
         }

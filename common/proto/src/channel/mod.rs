@@ -12,6 +12,7 @@
 //!
 //! After every call of 1 or 2, poll 3 and 4 until they are empty. Nothing here blocks or reads a clock.
 
+mod closing;
 mod control;
 mod forward;
 pub mod handshake;
@@ -20,9 +21,12 @@ mod machines;
 mod mail;
 mod output;
 mod padding;
+mod requests;
 mod stats;
 mod survey;
 mod table;
+#[cfg(test)]
+mod testing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -46,13 +50,14 @@ use crate::message::{Begin, DestroyReason};
 use crate::padding::PaddingRole;
 use crate::padding::link::LinkPadding;
 use crate::stream::StreamIo;
+use closing::Closing;
 use machines::Machines;
+use requests::Requests;
 use table::{Circuit, Kind, Table};
 
-/// Control cells that may wait for a peer that does not read, besides those of circuits in the table; beyond, the
-/// channel ends.
+/// Control cells that may wait for a peer that does not read, besides those of the channel's circuits; beyond, the channel ends.
 const MAX_CONTROL_CELLS: usize = 8_192;
-/// Control cells of one circuit in the table: its `CREATE` or `CREATED`, and `DESTROY`.
+/// Control cells of one circuit: its `CREATE` or `CREATED`, and `DESTROY`.
 const CONTROL_CELLS: usize = 4;
 /// How long a peer may take to finish `CREATE` or to answer it.
 pub const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -160,18 +165,26 @@ impl std::fmt::Debug for ExtendJob {
     }
 }
 
+/// A cell that goes before all others.
+enum Control {
+    Cell(Box<Cell>),
+    /// Not a cell yet: there may be as many as circuits that a peer has refused.
+    Destroy(CircId, DestroyReason),
+}
+
 /// An open channel.
 pub struct Channel {
     config: ChannelConfig,
     inbox: Arc<Inbox>,
     table: Table,
+    requests: Requests,
+    closing: Closing,
     next_id: u32,
-    /// Cells that go before all others.
-    control: VecDeque<Cell>,
+    control: VecDeque<Control>,
     /// Credit to give, by circuit.
     grants: VecDeque<(CircKey, u16)>,
     events: VecDeque<Event>,
-    /// Handshakes under way, oldest first.
+    /// Handshakes with next relays under way, oldest first.
     deadlines: VecDeque<(Instant, CircKey)>,
     padding: LinkPadding,
     machines: Machines,
@@ -202,6 +215,8 @@ impl Channel {
             config,
             inbox: Inbox::new(),
             table: Table::default(),
+            requests: Requests::default(),
+            closing: Closing::default(),
             next_id: 1,
             control: VecDeque::new(),
             grants: VecDeque::new(),
@@ -229,12 +244,14 @@ impl Channel {
     /// Shows others what was counted: once for each batch.
     fn publish_stats(&mut self) {
         self.totals.circuits = self.table.census();
+        self.totals.circuits[CircuitState::Opening as usize] += self.requests.len() as u64;
+        self.totals.circuits[CircuitState::Closing as usize] = self.closing.len() as u64;
         self.stats.publish(&self.totals);
     }
 
     /// Circuits on this channel, closing ones included.
     pub fn circuit_count(&self) -> usize {
-        self.table.len()
+        self.table.len() + self.requests.len() + self.closing.len()
     }
 
     /// What the shell has to do next.
@@ -245,15 +262,21 @@ impl Channel {
     /// When [`Channel::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let deadline = self.deadlines.front().map(|(at, _)| *at);
-        [deadline, self.padding.poll_timeout(), self.machines.poll_timeout()].into_iter().flatten().min()
+        [deadline, self.requests.poll_timeout(), self.padding.poll_timeout(), self.machines.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Ends circuits whose handshake takes too long, and pads.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.padding_timeout(now);
         self.machines_timeout(now);
+        while let Some(id) = self.requests.take_late(now) {
+            self.refuse(id, Incident::Timeout, DestroyReason::Timeout);
+        }
         while let Some((_, key)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
-            let waits = |circuit: &Circuit| matches!(circuit.kind, Kind::Requested(_) | Kind::Asked { .. });
+            let waits = |circuit: &Circuit| matches!(circuit.kind, Kind::Asked { .. });
             if self.table.get(key).is_some_and(waits) {
                 self.config.counters.count(Incident::Timeout);
                 self.end_circuit(key, DestroyReason::Timeout);
@@ -308,7 +331,8 @@ impl Channel {
                 }
             }
         }
-        if self.control.len() > MAX_CONTROL_CELLS + CONTROL_CELLS * self.table.len() {
+        let most = MAX_CONTROL_CELLS + CONTROL_CELLS * self.circuit_count();
+        if self.control.len() > most || self.closing.has_too_many_refused() {
             return Err(ChannelError::NotReading);
         }
         Ok(padding)
@@ -316,7 +340,7 @@ impl Channel {
 
     fn handle_credit(&mut self, cell: &Cell) -> Result<(), ChannelError> {
         for (id, cells) in cell::parse_credit(cell)? {
-            let key = self.table.find(id).ok_or(ChannelError::State(Command::Credit))?;
+            let Some(key) = self.find(id, Command::Credit)? else { continue };
             if let Some(circuit) = self.table.get_mut(key) {
                 circuit.credit.grant(cells.into())?;
             }
@@ -343,8 +367,18 @@ impl Channel {
         self.inbox.free(&mut self.scratch.garbage);
     }
 
+    /// A window for one more circuit; `None` if there is no room for it.
     fn new_window(&self) -> Option<RecvWindow> {
-        RecvWindow::new(&self.config.budget, Span::Hop)
+        let has_room = self.circuit_count() < self.config.max_circuits;
+        has_room.then(|| RecvWindow::new(&self.config.budget, Span::Hop))?
+    }
+
+    /// The circuit with this id; `None` if it has ended here and the peer may not know.
+    fn find(&mut self, id: CircId, command: Command) -> Result<Option<CircKey>, ChannelError> {
+        match self.table.find(id) {
+            None if !self.closing.contains(id) => Err(ChannelError::State(command)),
+            found => Ok(found),
+        }
     }
 
     /// An id for a circuit that this side asks for.
@@ -356,7 +390,7 @@ impl Channel {
         loop {
             let id = CircId(self.next_id | bit);
             self.next_id = (self.next_id + 1) % CircId::INITIATOR_BIT;
-            if id.0 & !bit != 0 && !self.table.contains_id(id) {
+            if id.0 & !bit != 0 && !self.table.contains_id(id) && !self.closing.contains(id) {
                 return id;
             }
         }
@@ -383,3 +417,7 @@ impl Drop for Channel {
         self.close();
     }
 }
+
+#[cfg(test)]
+#[path = "asked_tests.rs"]
+mod tests;

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::Channel;
 use super::inbox::CircKey;
 use super::mail::Mail;
 use super::table::{Circuit, Kind};
+use super::{Channel, Control};
 use crate::cell::{self, CELL_LEN, CREDITS_PER_CELL, Command, HEADER_LEN, PAYLOAD_LEN};
 use crate::circuit::Violation;
 use crate::crypto::layer::{Routing, inner_len};
@@ -42,7 +42,12 @@ impl Channel {
         while out.len() < end
             && let Some(cell) = self.control.pop_front()
         {
-            out.extend_from_slice(&cell);
+            match cell {
+                Control::Cell(cell) => out.extend_from_slice(&cell[..]),
+                Control::Destroy(id, reason) => {
+                    out.extend_from_slice(&cell::build(id, Command::Destroy, &[reason as u8]));
+                }
+            }
         }
         while out.len() < end && !self.grants.is_empty() {
             self.put_credit(out);
@@ -114,9 +119,7 @@ impl Channel {
         while grants.len() < CREDITS_PER_CELL
             && let Some((key, cells)) = self.grants.pop_front()
         {
-            if let Some(circuit) = self.table.get(key)
-                && !matches!(circuit.kind, Kind::Closing)
-            {
+            if let Some(circuit) = self.table.get(key) {
                 grants.push((circuit.id, cells));
             }
         }

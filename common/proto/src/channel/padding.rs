@@ -17,7 +17,7 @@ impl Channel {
     /// A circuit of so many hops begins here.
     pub(super) fn ask_for_padding(&mut self, hops: usize) {
         if let Some(mode) = self.padding.ask(hops) {
-            self.control.push_back(negotiate(mode));
+            self.send_cell(negotiate(mode));
         }
     }
 
@@ -28,7 +28,7 @@ impl Channel {
             return Err(illegal);
         }
         let answer = self.padding.asked(parse_negotiate(cell)?, now).ok_or(illegal)?;
-        self.control.push_back(negotiated(answer));
+        self.send_cell(negotiated(answer));
         Ok(())
     }
 
@@ -39,7 +39,7 @@ impl Channel {
     ) -> Result<(), ChannelError> {
         let illegal = ChannelError::State(Command::PaddingNegotiated);
         let instead = self.padding.answered(parse_negotiated(cell)?, now).map_err(|_| illegal)?;
-        self.control.extend(instead.map(negotiate));
+        instead.into_iter().for_each(|mode| self.send_cell(negotiate(mode)));
         Ok(())
     }
 
@@ -61,7 +61,7 @@ impl Channel {
             let (control, grants, table) = (&self.control, &self.grants, &self.table);
             let backlog = || control.len() + usize::from(!grants.is_empty()) + table.waiting_cells();
             let step = self.padding.handle_timeout(now, &mut self.config.rng, backlog);
-            self.control.extend(step.map(negotiate));
+            step.into_iter().for_each(|mode| self.send_cell(negotiate(mode)));
         }
     }
 

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Channel;
 use super::inbox::{CircKey, Inbox, Slot};
 use super::mail::Mail;
 use super::table::{Circuit, Kind};
+use super::{Channel, ChannelError};
 use crate::cell::CELL_LEN;
 use crate::counters::Incident;
 use crate::limits::Holding;
@@ -117,8 +117,9 @@ impl Channel {
         let storage = Storage::of(&self.inbox);
         let mut held: Vec<Held> = Vec::new();
         for key in self.table.keys() {
-            let circuit = self.table.get(key).filter(|circuit| !matches!(circuit.kind, Kind::Closing));
-            if let Some((age, bytes)) = circuit.and_then(|circuit| circuit.held(now, now_ms, storage)) {
+            if let Some((age, bytes)) =
+                self.table.get(key).and_then(|circuit| circuit.held(now, now_ms, storage))
+            {
                 held.push(Held { inbox: self.inbox.clone(), key, age, bytes });
             }
         }
@@ -128,8 +129,7 @@ impl Channel {
     }
 
     pub(super) fn shed(&mut self, key: CircKey) {
-        let is_there = self.table.get(key).is_some_and(|circuit| !matches!(circuit.kind, Kind::Closing));
-        if is_there {
+        if self.table.get(key).is_some() {
             self.config.counters.count(Incident::Shed);
             self.end_circuit(key, DestroyReason::Resources);
         }
@@ -137,7 +137,15 @@ impl Channel {
 
     /// To be called now and then, a minute apart: circuits that were not used meanwhile give back what they do not need,
     /// and the channel its storage.
-    pub fn rest(&mut self) {
+    ///
+    /// # Errors
+    /// [`ChannelError::NotReading`] if the peer has left a `DESTROY` unanswered since the last time: the channel has to end. The
+    /// error is counted.
+    pub fn rest(&mut self) -> Result<(), ChannelError> {
+        if self.closing.grow_old() {
+            self.config.counters.count(ChannelError::NotReading.incident());
+            return Err(ChannelError::NotReading);
+        }
         for key in self.table.keys() {
             if let Some(circuit) = self.table.get_mut(key) {
                 circuit.window.rest();
@@ -147,6 +155,7 @@ impl Channel {
             }
         }
         self.inbox.rest();
+        Ok(())
     }
 }
 
@@ -159,27 +168,10 @@ impl fmt::Debug for Held {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test has to begin at some time")]
 mod tests {
-    use rand_chacha::ChaCha20Rng;
-    use rand_core::SeedableRng;
-
-    use super::super::{ChannelConfig, PeerInfo, Role};
+    use super::super::testing::channel;
     use super::*;
-    use crate::cell::Netinfo;
-    use crate::crypto::fragment::Create;
-    use crate::flow::{Budget, RecvWindow, Span};
-    use crate::ids::CircId;
-
-    fn channel() -> Channel {
-        Channel::new(ChannelConfig {
-            role: Role::Responder,
-            peer: PeerInfo { id: None, netinfo: Netinfo { time: None, observed: None } },
-            accepts_circuits: true,
-            max_circuits: 10,
-            budget: Budget::new(1 << 20),
-            counters: Arc::default(),
-            rng: Box::new(ChaCha20Rng::seed_from_u64(1)),
-        })
-    }
+    use crate::flow::{RecvWindow, Span};
+    use crate::ids::{CircId, HopNum};
 
     fn held(channel: &mut Channel, now: Instant) -> Vec<usize> {
         let (answer, answers) = std::sync::mpsc::channel();
@@ -189,10 +181,10 @@ mod tests {
 
     #[test]
     fn a_cell_that_is_left_alone_counts_as_the_page_that_it_keeps() {
-        let (mut channel, now) = (channel(), Instant::now());
+        let (mut channel, now) = (channel(10), Instant::now());
         let [stuck, gone] = [1, 2].map(|id| {
             let window = RecvWindow::unreserved(&channel.config.budget, Span::Hop);
-            channel.table.insert(Circuit::new(CircId(id), Kind::Requested(Create::new()), window))
+            channel.table.insert(Circuit::new(CircId(id), Kind::Answering(HopNum::FIRST), window))
         });
         assert!(held(&mut channel, now).is_empty());
         let cells = (0..64 * 64).map(|n| (if n % 64 == 0 { stuck } else { gone }, &[0; CELL_LEN][..]));

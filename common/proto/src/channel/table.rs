@@ -8,7 +8,7 @@ use super::mail::Link;
 use super::stats::{Census, CircuitState};
 use super::survey::Queued;
 use crate::circuit::{Origin, Streams};
-use crate::crypto::fragment::{Create, Created, Extend};
+use crate::crypto::fragment::{Created, Extend};
 use crate::crypto::handshake::REQUEST_LEN;
 use crate::crypto::layer::{HopOpener, HopSealer};
 use crate::flow::{RecvWindow, SendCredit};
@@ -21,9 +21,7 @@ const KEPT_QUEUE: usize = 8;
 
 /// What a circuit is on this channel.
 pub(super) enum Kind {
-    /// The peer is sending `CREATE`.
-    Requested(Create),
-    /// Its handshake is being computed.
+    /// The peer asks for it: its handshake is being computed.
     Answering(HopNum),
     /// It ends here, at the relay's side.
     Endpoint(Box<Endpoint>),
@@ -38,8 +36,8 @@ pub(super) enum Kind {
     Outward { opener: HopOpener, link: Link },
     /// The client is on the other side: what arrives gains a layer.
     Inward { sealer: HopSealer, link: Link },
-    /// `DESTROY` has gone out and is awaited.
-    Closing,
+    /// It becomes something else or is taken apart.
+    Gone,
 }
 
 /// The relay's end of a circuit that has not been extended.
@@ -114,13 +112,12 @@ impl Circuit {
     /// As what it counts; `None` if its other half, on another channel, does.
     fn state(&self) -> Option<CircuitState> {
         match &self.kind {
-            Kind::Requested(_) | Kind::Answering(_) => Some(CircuitState::Opening),
+            Kind::Answering(_) => Some(CircuitState::Opening),
             Kind::Endpoint(_) => Some(CircuitState::EndsHere),
             Kind::Extending { .. } => Some(CircuitState::Extending),
             Kind::Outward { .. } => Some(CircuitState::Passing),
             Kind::Origin(_) => Some(CircuitState::BeginsHere),
-            Kind::Closing => Some(CircuitState::Closing),
-            Kind::Asked { .. } | Kind::Inward { .. } => None,
+            Kind::Asked { .. } | Kind::Inward { .. } | Kind::Gone => None,
         }
     }
 
