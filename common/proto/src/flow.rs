@@ -16,8 +16,8 @@ use crate::cell::CELL_LEN;
 
 /// Cells that may be sent before any credit came back.
 pub const INITIAL_CELLS: u32 = 64;
-/// How many of these a circuit's window reserves while no more of them are in use: most circuits are idle, and what all of
-/// them could hold at once is more than any machine has.
+/// How many cells a circuit's window reserves while no more of them are queued: most circuits are idle, and what all of them
+/// could hold at once is more than any machine has.
 pub const IDLE_CELLS: u32 = 16;
 /// The largest window that a receiver grants, in cells: 100 Mbit/s over a round trip of 600 ms.
 pub const MAX_WINDOW_CELLS: u32 = 16_384;
@@ -26,11 +26,12 @@ pub const MAX_CREDIT_CELLS: u32 = 65_535;
 
 /// What a process may hold in queues for others, shared by everything in it.
 ///
-/// Units: cells of 512 bytes. A stream's window reserves its whole size. A circuit's does so once more than [`IDLE_CELLS`] of
-/// its cells are queued, even beyond the limit, because its sender holds the credit already; until less is reserved nobody
-/// gets more. So the limit bounds what peers can make the process store, but loosely: when every circuit that it has room for
-/// fills its first window at once, four times as much queues; a relay's own answers to clients come on top, and cells that are
-/// left alone in their pages of storage keep those. Whoever watches the memory of the process ends circuits before.
+/// Units: cells of 512 bytes. A window reserves its whole size while it is used. One that was not used for a while keeps its first
+/// cells only, a circuit's [`IDLE_CELLS`], as one does that is new; when more of it is queued again it reserves twice as much each
+/// time, even beyond the limit, because its sender holds the credit already; until less is reserved nobody gets more.
+/// So the limit bounds what peers can make the process store, but loosely: when circuits that were idle fill what they were
+/// granted all at once, more queues, four times as much with first windows alone; a relay's own answers to clients come on top, and
+/// cells that are left alone in their pages of storage keep those. Whoever watches the memory of the process ends circuits before.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<BudgetState>);
 
@@ -102,6 +103,13 @@ impl Reservation {
             self.cells *= 2;
         }
         more
+    }
+
+    /// Gives back what it has beyond so many cells.
+    pub(crate) fn shrink_to(&mut self, cells: u32) {
+        let unneeded = self.cells.saturating_sub(cells);
+        self.cells -= unneeded;
+        self.budget.release(unneeded);
     }
 
     /// Its size in bytes.

@@ -226,7 +226,17 @@ impl State {
 
     /// Bytes that the application has not taken, and bytes that have not gone out.
     pub(crate) fn stored(&self) -> (usize, usize) {
-        (self.received.len() - self.received_at, self.unsent())
+        let taken = self.taken_cells as usize * LARGEST_MESSAGE;
+        (self.received.len() - self.received_at + taken, self.unsent())
+    }
+
+    /// To be called now and then: without anything to send, the room for it is what it was at first.
+    pub(crate) fn rest(&mut self) {
+        if self.unsent() == 0
+            && let Some(buffer) = &mut self.send_buffer
+        {
+            buffer.shrink_to(INITIAL_SEND_CELLS);
+        }
     }
 
     /// Whether everything is sent and the application has no more to say.

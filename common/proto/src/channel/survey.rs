@@ -149,6 +149,11 @@ impl Channel {
         for key in self.table.keys() {
             if let Some(circuit) = self.table.get_mut(key) {
                 circuit.window.rest();
+                match &mut circuit.kind {
+                    Kind::Endpoint(endpoint) => endpoint.streams.rest(),
+                    Kind::Origin(origin) => origin.streams.rest(),
+                    _ => {}
+                }
                 if circuit.queue.is_empty() {
                     circuit.queue.shrink_to_fit();
                 }

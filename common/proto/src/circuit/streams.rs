@@ -365,6 +365,14 @@ impl Streams {
         oldest.map(|(since, bytes)| (now.saturating_duration_since(since), bytes))
     }
 
+    /// To be called now and then: streams that were not used meanwhile give back what they do not need.
+    pub(crate) fn rest(&mut self) {
+        for stream in self.streams.values_mut() {
+            stream.window.rest();
+            stream.io.lock().rest();
+        }
+    }
+
     /// Writes up to `limit` messages with at most `room` bytes of data each; returns how many.
     pub(crate) fn fill(
         &mut self,

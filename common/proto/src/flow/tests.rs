@@ -231,27 +231,67 @@ fn an_idle_circuit_reserves_little_and_one_that_queues_all_of_its_window() {
 }
 
 #[test]
-fn a_window_that_has_grown_keeps_what_it_was_granted() {
+fn a_window_that_rests_keeps_what_an_idle_one_does_however_large_it_is() {
+    let now = Instant::now();
+    for (span, idle) in [(Span::Hop, IDLE_CELLS), (Span::EndToEnd, INITIAL_CELLS)] {
+        let budget = Budget::new(1 << 20);
+        let mut window = RecvWindow::new(&budget, span).unwrap();
+        assert_eq!(grow(&mut window), 128);
+        window.rest();
+        assert_eq!((window.window_cells(), window.reserved_cells()), (128, 128));
+        window.rest();
+        assert_eq!((window.window_cells(), window.reserved_cells()), (128, idle));
+        assert_eq!(budget.used_cells(), idle as usize);
+        // What queues is reserved, and not all that might: else a few cells on each of many would take all that there is.
+        receive(&mut window, now, idle + 1, false);
+        assert!((idle + 1..=128).contains(&window.reserved_cells()));
+        window.rest();
+        window.rest();
+        assert_eq!(window.reserved_cells(), idle + 1, "what is queued stays");
+    }
+}
+
+#[test]
+fn windows_that_rest_leave_their_room_to_others() {
+    let budget = Budget::new(300 * CELL_LEN);
+    let hop = || RecvWindow::new(&budget, Span::Hop).unwrap();
+    let (mut silent, mut busy) = (hop(), hop());
+    grow(&mut silent);
+    grow(&mut busy);
+    assert_eq!((silent.window_cells(), busy.window_cells()), (128, 64), "there is room for one");
+    silent.rest();
+    silent.rest();
+    grow(&mut busy);
+    assert_eq!(busy.window_cells(), 128);
+    // It is used again, and others have its room: it shrinks to what it still has.
+    for _ in 0..3 {
+        grow(&mut silent);
+        assert_eq!((silent.window_cells(), silent.reserved_cells()), (64 + 48, 64));
+    }
+    drop(busy);
+    grow(&mut silent);
+    assert!(silent.window_cells() > 64 + 48 && silent.reserved_cells() == silent.window_cells() - 48);
+}
+
+#[test]
+fn a_window_that_was_given_back_reserves_nothing_again() {
     let budget = Budget::new(1 << 20);
     let mut window = RecvWindow::new(&budget, Span::Hop).unwrap();
     assert_eq!(grow(&mut window), 128);
-    window.rest();
-    window.rest();
-    assert_eq!((window.window_cells(), window.reserved_cells()), (128, 128 - 48));
     window.give_back();
     receive(&mut window, Instant::now(), 100, false);
     assert_eq!((window.reserved_cells(), budget.used_cells()), (0, 0));
 }
 
 proptest::proptest! {
-    /// What is queued is always reserved, and so is everything that was granted beyond the first cells.
+    /// What is queued is always reserved, and so is everything that was granted beyond the first cells, unless it rests.
     #[test]
     fn what_is_queued_is_reserved(
         steps in proptest::collection::vec((0_u32..80, 0_u32..80, proptest::bool::ANY, proptest::bool::ANY), 1..100),
     ) {
         let budget = Budget::new(1 << 24);
         let mut window = RecvWindow::new(&budget, Span::Hop).unwrap();
-        let (mut now, mut credit, mut queued) = (Instant::now(), INITIAL_CELLS, 0);
+        let (mut now, mut credit, mut queued, mut has_rested) = (Instant::now(), INITIAL_CELLS, 0, false);
         for (arrive, leave, held_up, rests) in steps {
             now += Duration::from_millis(20);
             let arrive = arrive.min(credit);
@@ -263,9 +303,11 @@ proptest::proptest! {
             credit += window.poll_grant(now).unwrap_or(0);
             if rests {
                 window.rest();
+                has_rested = true;
             }
             let (reserved, size) = (window.reserved_cells(), window.window_cells());
-            proptest::prop_assert!(reserved >= queued.max(size - (INITIAL_CELLS - IDLE_CELLS)) && reserved <= size);
+            let grown = if has_rested { 0 } else { size - (INITIAL_CELLS - IDLE_CELLS) };
+            proptest::prop_assert!(reserved >= queued.max(IDLE_CELLS).max(grown) && reserved <= size);
             proptest::prop_assert_eq!(budget.used_cells(), reserved as usize);
         }
     }

@@ -30,6 +30,8 @@ pub struct RecvWindow {
     rounds: Rounds,
     /// Of the budget. Zero: what arrives is dropped.
     reserved: u32,
+    /// What it keeps of that while it is not used.
+    idle: u32,
     /// A cell arrived since [`RecvWindow::rest`] was called last.
     is_used: bool,
     budget: Budget,
@@ -48,6 +50,10 @@ impl RecvWindow {
             parts: USUAL_PARTS,
             rounds: Rounds::new(span),
             reserved: 0,
+            idle: match span {
+                Span::Hop => IDLE_CELLS,
+                Span::EndToEnd => INITIAL_CELLS,
+            },
             is_used: false,
             budget: budget.clone(),
         }
@@ -55,15 +61,14 @@ impl RecvWindow {
 
     /// The initial window, a circuit's in part and a stream's as a whole reserved in the budget; `None` if it has no room.
     pub fn new(budget: &Budget, span: Span) -> Option<RecvWindow> {
-        let cells = match span {
-            Span::Hop => IDLE_CELLS,
-            Span::EndToEnd => INITIAL_CELLS,
-        };
-        budget.reserve(cells).then(|| {
-            let mut window = RecvWindow::unreserved(budget, span);
-            window.reserved = cells;
-            window
-        })
+        let mut window = RecvWindow::unreserved(budget, span);
+        window.reserved = window.idle;
+        // Dropped, it would give back what it did not get.
+        if !budget.reserve(window.idle) {
+            window.reserved = 0;
+            return None;
+        }
+        Some(window)
     }
 
     /// A cell arrived; `held_up` says that its sender has no credit left and more to send.
@@ -84,22 +89,27 @@ impl RecvWindow {
         Ok(())
     }
 
-    /// Reserves the whole window: more of it is in use than an idle one keeps.
+    /// More is queued than was kept for an idle window. Reserves twice as much, so that it follows what is queued, not what the
+    /// sender was granted once.
     #[cold]
     fn back(&mut self) {
         if self.reserved > 0 {
-            self.budget.reserve_promised(self.window - self.reserved);
-            self.reserved = self.window;
+            let more = self.reserved.max(self.spared()).min(self.window - self.reserved);
+            self.budget.reserve_promised(more);
+            self.reserved += more;
         }
     }
 
-    /// To be called now and then: what was not used since the last time keeps no more than [`IDLE_CELLS`] of its first
-    /// cells reserved. What it was granted beyond those stays reserved.
+    /// To be called now and then: what was not used since the last time keeps no more reserved than is queued, or than an idle
+    /// one does, however large it has grown.
     pub fn rest(&mut self) {
-        if std::mem::take(&mut self.is_used) || self.queued > 0 || self.reserved < self.window {
-            return;
+        if !std::mem::take(&mut self.is_used) {
+            self.release_beyond(self.idle.max(self.queued));
         }
-        let unneeded = INITIAL_CELLS - IDLE_CELLS;
+    }
+
+    fn release_beyond(&mut self, cells: u32) {
+        let unneeded = self.reserved.saturating_sub(cells);
         self.reserved -= unneeded;
         self.budget.release(unneeded);
     }
@@ -120,19 +130,21 @@ impl RecvWindow {
     ///
     /// Brings the window nearer to what it should be. It grows only where hardly anything queues: otherwise the reader is the
     /// limit, and more window would only store more. It shrinks by granting less, half as much at least,
-    /// and grows by granting more, twice as much at most: cells come in no large bursts.
+    /// and grows by granting more, twice as much at most: cells come in no large bursts. One that gave back what it had is used
+    /// again here: without room for all of it, it shrinks to what it has.
     pub fn poll_grant(&mut self, now: Instant) -> Option<u32> {
         if self.owed < LEAST_GRANT.max(self.window / self.parts) {
             return None;
         }
         let first = self.arrived + u64::from(self.outstanding);
         let keeps_up = self.queued * 4 <= self.window;
-        if self.goal < self.window {
-            self.shrink((self.window - self.goal).min(self.owed / 2));
+        let goal = if self.is_backed() { self.goal } else { self.reserved + self.spared() };
+        if goal < self.window {
+            self.shrink((self.window - goal).min(self.owed / 2));
         }
         let again = std::mem::take(&mut self.owed);
         self.rounds.granted(now, first, self.window);
-        let more = self.goal.saturating_sub(self.window).min(again.max(INITIAL_CELLS));
+        let more = goal.saturating_sub(self.window).min(again.max(INITIAL_CELLS));
         let grows = more > 0 && keeps_up && self.reserved > 0 && self.budget.reserve_spare(more);
         let more = if grows { more } else { 0 };
         self.reserved += more;
@@ -144,9 +156,23 @@ impl RecvWindow {
     fn shrink(&mut self, cells: u32) {
         self.owed -= cells;
         self.window -= cells;
-        let unneeded = self.reserved.saturating_sub(self.window);
-        self.reserved -= unneeded;
-        self.budget.release(unneeded);
+        self.release_beyond(self.window);
+    }
+
+    /// Whether what it was granted beyond its first cells is reserved, or can be.
+    fn is_backed(&mut self) -> bool {
+        let lacks = (self.window - self.spared()).saturating_sub(self.reserved);
+        if lacks == 0 || self.reserved == 0 {
+            return true;
+        }
+        let has_room = self.budget.reserve_spare(lacks);
+        self.reserved += if has_room { lacks } else { 0 };
+        has_room
+    }
+
+    /// How many of its first cells need no reservation until they are queued.
+    fn spared(&self) -> u32 {
+        INITIAL_CELLS - self.idle
     }
 
     /// Gives the reservation back: from now on what arrives is dropped.
