@@ -146,6 +146,23 @@ async fn the_circuit_with_the_oldest_queued_data_goes_first_and_who_reads_goes_o
 }
 
 #[tokio::test]
+async fn a_circuit_whose_target_does_not_read_is_let_go() {
+    let relay = &relays(1).await[0];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = client().connect(&relay.peer).await.unwrap();
+    let circuit = channel.create_circuit(vec![relay.hop.clone()]).await.unwrap();
+    let mut stream = circuit.begin(Target::Addr(listener.local_addr().unwrap())).unwrap();
+    let writes = tokio::spawn(async move { while stream.write_all(&[7; 4_096]).await.is_ok() {} });
+    let (_target, _) = listener.accept().await.unwrap();
+    let begun = Instant::now();
+    while relay.node.shed(1).await.circuits == 0 && begun.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    until("whoever writes is told", || writes.is_finished()).await;
+    assert_eq!(relay.node.counters().get(Incident::Shed), 1);
+}
+
+#[tokio::test]
 async fn without_memory_nobody_new_is_taken_and_who_is_there_goes_on() {
     let relay = &relays(1).await[0];
     let channel = client().connect(&relay.peer).await.unwrap();

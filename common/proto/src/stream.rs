@@ -128,7 +128,7 @@ impl StreamShared {
         }
     }
 
-    /// Hands over what arrived; whether the application had taken all that came before.
+    /// Hands over what arrived; whether the application was done with all that came before.
     pub(crate) fn deliver(&self, bytes: Vec<u8>, cells: u32) -> bool {
         let mut state = self.lock();
         if state.ended.is_some() {
@@ -137,8 +137,8 @@ impl StreamShared {
             return true;
         }
         state.total.received += bytes.len() as u64;
-        let was_empty = state.received.is_empty();
-        if was_empty {
+        let was_done = state.received.is_empty() && state.taken_cells == 0;
+        if state.received.is_empty() {
             state.received = bytes;
         } else {
             state.received.extend_from_slice(&bytes);
@@ -148,7 +148,7 @@ impl StreamShared {
         let waker = state.reader.take();
         drop(state);
         wake(waker);
-        was_empty
+        was_done
     }
 
     pub(crate) fn deliver_eof(&self) {
@@ -224,7 +224,8 @@ impl State {
         self.send_buffer.as_ref().map_or(INITIAL_SEND_CELLS as usize * CELL_LEN, Reservation::bytes)
     }
 
-    /// Bytes that the application has not taken, and bytes that have not gone out.
+    /// Bytes that the application has not taken or holds still (at most: those are counted in cells), and bytes that have not gone
+    /// out.
     pub(crate) fn stored(&self) -> (usize, usize) {
         let taken = self.taken_cells as usize * LARGEST_MESSAGE;
         (self.received.len() - self.received_at + taken, self.unsent())
@@ -459,6 +460,7 @@ impl StreamIo {
             state.outgoing = Vec::new();
             state.outgoing_at = 0;
             state.freed_cells += std::mem::take(&mut state.received_cells);
+            state.freed_cells += std::mem::take(&mut state.taken_cells);
             self.0.notify(state);
         }
     }

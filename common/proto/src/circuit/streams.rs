@@ -41,7 +41,7 @@ struct Stream {
     staged_cells: u32,
     /// When the first of them arrived.
     staged_at: Option<Instant>,
-    /// When the application was given something to take, or took of it last.
+    /// When the application was given something to take, or was done with some of it last.
     inward_since: Option<Instant>,
     /// When it had something to send, or some of it went last.
     outward_since: Option<Instant>,
@@ -481,3 +481,7 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "streams_tests.rs"]
+mod tests;
