@@ -28,6 +28,10 @@ const MAX_WAITING: usize = 64;
 const RESTART_AFTER: Duration = Duration::from_secs(2);
 /// Machines whose budget is used up sleep until there is room for so many cells again, as one tick of any machine has at most.
 const WAKE_CELLS: u64 = 64;
+/// Machines whose peer grants no credit sleep until it does: after so many decisions in vain, one after the other, that took so long
+/// at the least, which is longer than credit takes to come back.
+const VAIN_DECISIONS: u32 = 256;
+const VAIN_TIME: Duration = Duration::from_secs(2);
 
 /// The randomness of machines, in the form that they take it.
 pub(super) struct Generator(pub(super) ChaCha20Rng);
@@ -106,8 +110,12 @@ pub(crate) struct Runner {
     reserve: ChaCha20Rng,
     last_event: Instant,
     given_up: u64,
-    /// Since when the machines have been asleep for want of budget.
+    /// Since when, and how many times, there was no credit for what the machines wanted.
+    in_vain: Option<(Instant, u32)>,
+    /// Since when the machines have been asleep for want of budget or credit.
     asleep: Option<Instant>,
+    /// There was no credit when they were looked after last.
+    lacks_credit: bool,
 }
 
 impl Runner {
@@ -130,7 +138,9 @@ impl Runner {
             reserve,
             last_event: now,
             given_up: 0,
+            in_vain: None,
             asleep: None,
+            lacks_credit: false,
         })
     }
 
@@ -172,7 +182,7 @@ impl Runner {
         match self.asleep {
             Some(since) if count > 0 => {
                 let rested = now.saturating_duration_since(since) >= RESTART_AFTER;
-                if !rested || self.meter.left() < WAKE_CELLS {
+                if !rested || self.lacks_credit || self.meter.left() < WAKE_CELLS {
                     return;
                 }
                 self.restart(now);
@@ -200,7 +210,7 @@ impl Runner {
     /// Nothing that the machines want can be had: they decide nothing more, lest that cost time for nothing, and hold nothing.
     fn sleep(&mut self, now: Instant) {
         self.timers.fill(Timers::default());
-        (self.hold, self.passes) = (None, 0);
+        (self.hold, self.passes, self.in_vain) = (None, 0, None);
         self.asleep = Some(now);
     }
 
@@ -264,6 +274,7 @@ impl Runner {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant, room: Room) {
+        self.lacks_credit = room.credit == 0;
         if room.waiting == 0
             && let Some(hold) = &mut self.hold
         {
@@ -300,23 +311,32 @@ impl Runner {
         let passes = self.hold.is_none_or(|hold| bypass && hold.bypass);
         let on_its_way = self.passes.max(self.padding);
         if replace && room.waiting > on_its_way {
+            self.in_vain = None;
             // A cell that waits takes its place; without a hold it goes anyway.
             if self.hold.is_some() && passes {
                 self.passes += 1;
             }
         } else if passes && self.padding < MAX_WAITING && room.credit > on_its_way && self.meter.take() {
+            self.in_vain = None;
             self.padding += 1;
             if self.hold.is_some() {
                 self.passes += 1;
             }
         } else {
             self.given_up += 1;
-            if self.meter.left() == 0 {
+            if self.meter.left() == 0 || (room.credit == 0 && self.is_in_vain(at)) {
                 return self.sleep(at);
             }
             self.trigger_one(&TriggerEvent::TunnelSent, at);
         }
         self.trigger_one(&TriggerEvent::PaddingSent { machine }, at);
+    }
+
+    /// Counts one more decision in vain; whether that is enough of them.
+    fn is_in_vain(&mut self, at: Instant) -> bool {
+        let (since, count) = self.in_vain.get_or_insert((at, 0));
+        *count += 1;
+        *count >= VAIN_DECISIONS && at.saturating_duration_since(*since) >= VAIN_TIME
     }
 
     fn hold(&mut self, machine: MachineId, bypass: bool, replace: bool, duration: Duration, at: Instant) {
@@ -391,5 +411,38 @@ mod tests {
             let woken = (0..20).find(|_| busy(&mut runner, 10).0 > 0);
             assert!(woken.is_some_and(|times| times >= 4), "{kind:?}: {woken:?}");
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "Instant has no other origin")]
+    fn machines_sleep_while_their_peer_grants_no_credit() {
+        let budget = Budget { cells: 1_000_000, percent: 100 };
+        // A cell each third of a millisecond, for ten seconds after the last that is no padding.
+        let spec = MachineSpec::new(MachineKind::Tamaraw, &[1_000, 320, 10_000], budget, budget).unwrap();
+        let begin = Instant::now();
+        let mut runner = Runner::new(spec, End::Relay, [7; 32], begin).unwrap();
+        let run = |runner: &mut Runner, from: u64, seconds: u64, credit: usize| {
+            let (mut now, mut calls) = (begin + Duration::from_secs(from), 0);
+            let end = now + Duration::from_secs(seconds);
+            runner.handle_timeout(now, Room { waiting: 0, credit });
+            runner.trigger(&TriggerEvent::NormalSent, 1, now);
+            runner.trigger(&TriggerEvent::TunnelSent, 1, now);
+            while let Some(at) = runner.poll_timeout().filter(|at| *at <= end) {
+                now = now.max(at);
+                runner.handle_timeout(now, Room { waiting: 0, credit });
+                let padding = runner.take_padding();
+                runner.sent(padding, now);
+                runner.trigger(&TriggerEvent::TunnelSent, padding, now);
+                calls += 1;
+            }
+            calls
+        };
+        let awake = run(&mut runner, 0, 1, 1_000);
+        assert!(awake > 0);
+        let starved = run(&mut runner, 1, 100, 0);
+        assert!(starved > 0 && starved <= 4 * awake, "{starved} decisions without credit, {awake} with");
+        assert_eq!((runner.poll_timeout(), runner.may_send(9)), (None, 9));
+        assert_eq!(run(&mut runner, 200, 100, 0), 0, "cells alone do not wake them");
+        assert!(run(&mut runner, 400, 1, 1_000) > 0);
     }
 }
