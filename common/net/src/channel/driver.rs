@@ -76,11 +76,12 @@ impl Driver {
     pub(super) fn new(
         tcp: TcpStream,
         mut tls: Connection,
-        core: Channel,
+        mut core: Channel,
         node: Arc<NodeInner>,
         guest: Guest,
     ) -> Driver {
         tls.set_buffer_limit(None);
+        core.count_under(guest.subnet());
         let sleep = Box::pin(tokio::time::sleep_until(Instant::from_std(clock::now())));
         let (reads, writes) = (Turn::new(Some(&node.traffic.reads)), Turn::new(Some(&node.traffic.writes)));
         Driver { tcp, tls, core, node, guest, partial: Vec::new(), unread: true, sleep, reads, writes }
@@ -248,6 +249,8 @@ impl Driver {
         match event {
             Event::Handshake(job) => {
                 self.node.answer_handshake(job, &mut self.guest, self.core.circuit_count());
+                // It may have turned out to be a relay of the network.
+                self.core.count_under(self.guest.subnet());
             }
             Event::Extend(job) => self.node.clone().extend(job, &self.guest.caller),
             Event::Begin(target, io) => self.node.begin(target, io, &mut self.guest),

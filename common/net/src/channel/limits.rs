@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use tunic_proto::channel::CircKey;
 use tunic_proto::counters::Incident;
-use tunic_proto::limits::{Door, Overrides, Params, Refusal, Source, StreamRates, Ticket};
+use tunic_proto::limits::{Door, Networks, Overrides, Params, Refusal, Source, StreamRates, Ticket};
 
 use super::Caller;
 use super::node::lock;
@@ -118,6 +118,12 @@ impl Guest {
         lock(&visit.limits.door).circuit(clock::now(), visit.ticket)
     }
 
+    /// Where what it asks for is counted; `None` for those that are not.
+    pub(super) fn subnet(&self) -> Option<IpAddr> {
+        let address = self.caller.address.filter(|_| self.visit.is_some())?;
+        Some(Networks::of(address.ip()).subnet)
+    }
+
     /// Under whom its handshakes wait.
     pub(super) fn source(&self) -> Source {
         match self.caller.id {
@@ -201,8 +207,10 @@ mod tests {
         let caller = Caller { id: Some(tunic_proto::ids::RelayId([1; 32])), address: Some((ip, 1).into()) };
         let mut guest = Guest::new(caller, Some(visit));
         assert!(matches!(guest.source(), Source::Subnet(_)));
+        assert_eq!(guest.subnet(), Some(IpAddr::from([192, 0, 2, 0])));
         assert_eq!(guest.admit_circuit(true, 1, &limits.params()), Ok(()));
         assert!(matches!(guest.source(), Source::Relay(_)));
+        assert_eq!(guest.subnet(), None);
         assert!(limits.enter(ip).is_ok());
     }
 

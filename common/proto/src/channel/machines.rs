@@ -19,7 +19,7 @@ use crate::flow::Reservation;
 use crate::ids::CircId;
 use crate::message::Code;
 use crate::padding::runner::{End, Room, Runner};
-use crate::padding::{Account, Grant, MachineSpec, Meter, Refusal};
+use crate::padding::{Account, Asker, Grant, MachineSpec, Meter, Refusal};
 
 /// `DROP` and `LOOP` that a client may send to one relay of a circuit without a machine: more than one each second for as
 /// long as circuits live.
@@ -238,10 +238,15 @@ impl Channel {
         if circuit.ending {
             return Ok(());
         }
-        let of_client = self.config.peer.id.is_none().then_some(self.machines.count);
+        let subnet = self.padding.subnet();
+        let asker = if self.config.peer.id.is_none() || subnet.is_some() {
+            Asker::Client { count: self.machines.count, subnet }
+        } else {
+            Asker::Relayed
+        };
         let made = spec.and_then(|spec| {
             let limits = self.padding.limits().ok_or(Refusal::NotOffered)?;
-            let grant = limits.grant(&spec, of_client)?;
+            let grant = limits.grant(&spec, asker)?;
             let memory =
                 Reservation::spare(&self.config.budget, MAX_ADDED + STATES).ok_or(Refusal::Exhausted)?;
             let meter = Meter::with_spare(spec.forward, SPARE_CELLS);

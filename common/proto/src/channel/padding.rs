@@ -1,5 +1,6 @@
 //! Padding of the channel itself: what is agreed with the peer, and `PADDING` cells (docs/protocol.md §11).
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::{Channel, ChannelError};
@@ -12,6 +13,12 @@ impl Channel {
     /// Says what this side does about padding; before anything else is asked of the channel.
     pub fn set_padding(&mut self, role: PaddingRole) {
         self.padding = LinkPadding::new(role);
+    }
+
+    /// The peer is a client, whatever it has proved, and counted under this subnet; or a relay of the network, if it has proved an
+    /// identity, for `None`.
+    pub fn count_under(&mut self, subnet: Option<IpAddr>) {
+        self.padding.count_under(subnet);
     }
 
     /// A circuit of so many hops begins here.

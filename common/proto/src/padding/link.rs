@@ -1,5 +1,6 @@
 //! One side of a channel's padding: what was agreed, what it sends, and what the peer may send (docs/protocol.md §11).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,8 @@ pub(crate) struct LinkPadding {
     allowance: Option<Allowance>,
     negotiations: Allowance,
     reservation: Option<Reservation>,
+    /// Relay: where the client is counted, if it is.
+    subnet: Option<IpAddr>,
     looked_at: Option<Instant>,
     /// Client in constant mode: where on the ladder of rates it is.
     steps: Option<Steps>,
@@ -75,6 +78,7 @@ impl LinkPadding {
             allowance: None,
             negotiations: Allowance::new(NEGOTIATION_INTERVAL, NEGOTIATIONS),
             reservation: None,
+            subnet: None,
             looked_at: None,
             steps: None,
         }
@@ -91,6 +95,16 @@ impl LinkPadding {
             PaddingRole::Relay(limits, _) => Some(limits),
             _ => None,
         }
+    }
+
+    /// Relay: from now on the peer is counted under this subnet, as a client, or not at all.
+    pub(crate) fn count_under(&mut self, subnet: Option<IpAddr>) {
+        self.subnet = subnet;
+    }
+
+    /// Relay: where the peer is counted.
+    pub(crate) fn subnet(&self) -> Option<IpAddr> {
+        self.subnet
     }
 
     /// Machines of a circuit made so much padding, and gave so much up.
@@ -197,7 +211,7 @@ impl LinkPadding {
         if !self.negotiations.take(now, 1) {
             return Some(Err(Refusal::TooOften));
         }
-        let answer = limits.reserve(mode, &mut self.reservation);
+        let answer = limits.reserve(mode, self.subnet, &mut self.reservation);
         if answer.is_ok() {
             self.start(mode, now, false);
         }

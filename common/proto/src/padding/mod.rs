@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 pub(crate) use budget::Meter;
 pub use budget::{Account, Budget};
-pub(crate) use limits::Grant;
+pub(crate) use limits::{Asker, Grant};
 pub use limits::{Limits, LimitsConfig, Reservation};
 pub use mode::{LinkMode, Rates, Refusal, negotiate, negotiated, parse_negotiate, parse_negotiated};
 pub use spec::{MachineKind, MachineSpec};
