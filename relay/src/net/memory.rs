@@ -5,13 +5,14 @@
 //! 2. Meanwhile new channels and circuits are refused.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tunic_net::channel::Node;
 use tunic_net::memory::give_back;
 use tunic_net::metrics::resident_bytes;
 use tunic_proto::limits::Pressure;
 
+use super::clock;
 use crate::config::Config;
 use crate::core::memory::{control_groups, default_max, group_limit, machine_memory};
 
@@ -19,6 +20,8 @@ use crate::core::memory::{control_groups, default_max, group_limit, machine_memo
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Of what the process may hold, in percent: from here on it is too much, for more arrives while circuits end.
 const HIGH_PERCENT: u64 = 90;
+/// The allocator stops whoever allocates while it gives memory back: that happens so often at most.
+const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long circuits' ends may take to free their memory before it is measured again.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -41,6 +44,7 @@ pub(crate) fn available() -> Option<u64> {
 /// Looks after the memory of the process until dropped.
 pub(super) async fn watch(node: Node, max: u64) {
     let (mut pressure, mut was_high) = (Pressure::new(max / 100 * HIGH_PERCENT), false);
+    let mut given_back: Option<Instant> = None;
     loop {
         tokio::time::sleep(INTERVAL).await;
         let Some(resident) = resident_bytes() else { continue };
@@ -49,8 +53,11 @@ pub(super) async fn watch(node: Node, max: u64) {
         if sheds > 0 {
             let shed = node.shed(usize::try_from(sheds).unwrap_or(usize::MAX)).await;
             pressure.handle_shed(shed.bytes as u64);
-            tokio::time::sleep(SETTLE).await;
-            give_back();
+            // Without it, nobody could tell whether that helped.
+            let since = given_back.map_or(GIVE_BACK_INTERVAL, |at| clock().duration_since(at));
+            tokio::time::sleep(GIVE_BACK_INTERVAL.saturating_sub(since).max(SETTLE)).await;
+            let _ = tokio::task::spawn_blocking(give_back).await;
+            given_back = Some(clock());
             tracing::debug!("memory: {} circuits with {} bytes ended", shed.circuits, shed.bytes);
         }
         if pressure.is_high() != was_high {
