@@ -8,10 +8,11 @@ const DEFAULT_RANGE: std::ops::RangeInclusive<u64> = (256 << 20)..=(8 << 30);
 /// allocator does not give back.
 const QUEUE_QUARTERS: u64 = 3;
 
-/// What the process may hold on a machine with so much memory, in bytes.
+/// What the process may hold where there is so much memory (0: nobody knows), in bytes; never more than that.
 pub fn default_max(machine: u64) -> u64 {
     let share = if machine >= LARGE_MACHINE { machine / 5 * 2 } else { machine / 4 * 3 };
-    share.clamp(*DEFAULT_RANGE.start(), *DEFAULT_RANGE.end())
+    let all = if machine == 0 { u64::MAX } else { machine };
+    share.clamp(*DEFAULT_RANGE.start(), *DEFAULT_RANGE.end()).min(all)
 }
 
 /// What queues may be granted, of what the operator allows them and what the process may hold.
@@ -53,6 +54,12 @@ mod tests {
         assert_eq!(default_max(4 * GIB), 3 * GIB);
         assert_eq!(default_max(64 * GIB), 8 * GIB);
         assert_eq!(default_max(0), 256 << 20);
+        assert_eq!(default_max(300 << 20), 256 << 20);
+        assert_eq!(
+            default_max(128 << 20),
+            128 << 20,
+            "a small control group would be ended before anything is let go"
+        );
     }
 
     #[test]
