@@ -20,7 +20,6 @@ pub(crate) mod memory;
 mod metrics;
 mod notice;
 mod pages;
-mod places;
 pub mod publisher;
 pub mod resolver;
 pub mod responder;

@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
-use tunic_net::channel::{IncomingStream, Responder, splice};
+use tunic_net::channel::{IncomingStream, Place, Places, Responder, splice};
 use tunic_net::daemon::unix_now;
 use tunic_net::dirstream::{self, DirHandler};
 use tunic_proto::dir::{Request, Response};
@@ -19,7 +18,6 @@ use super::connector::Connector;
 use super::counters::{Counters, count};
 use super::datagrams::Association;
 use super::keyring::KeyRing;
-use super::places::StreamPlaces;
 use super::view::SharedView;
 use crate::core::exit::Lookup;
 
@@ -32,7 +30,7 @@ pub struct RelayResponder {
     view: Arc<SharedView>,
     keys: Arc<KeyRing>,
     counters: Arc<Counters>,
-    places: Arc<StreamPlaces>,
+    places: Arc<Places>,
     mirror: Arc<Mirror>,
 }
 
@@ -43,7 +41,7 @@ impl RelayResponder {
         view: Arc<SharedView>,
         keys: Arc<KeyRing>,
         counters: Arc<Counters>,
-        places: Arc<StreamPlaces>,
+        places: Arc<Places>,
     ) -> Self {
         RelayResponder {
             connector,
@@ -55,7 +53,7 @@ impl RelayResponder {
         }
     }
 
-    fn admit(&self, target: Target) -> Result<(Lookup, OwnedSemaphorePermit), EndReason> {
+    fn admit(&self, target: Target) -> Result<(Lookup, Place), EndReason> {
         let lookup = self.connector.admit(target)?;
         let permit = self.places.take().ok_or(EndReason::Resources)?;
         Ok((lookup, permit))

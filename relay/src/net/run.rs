@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tunic_net::channel::{Node, NodeConfig};
+use tunic_net::channel::{Node, NodeConfig, Places};
 use tunic_net::config::{ConfigError, Place};
 use tunic_net::daemon::{RunOptions, Settings, Status, listen, open_file_limit, unix_now, watch};
 use tunic_net::keyfile::ensure_private_dir;
@@ -28,7 +28,6 @@ use super::keyring::KeyRing;
 use super::memory;
 use super::metrics::Sources;
 use super::pages::Pages;
-use super::places::StreamPlaces;
 use super::publisher::Publisher;
 use super::resolver::Resolver;
 use super::responder::RelayResponder;
@@ -119,7 +118,7 @@ struct Relay {
     addresses: Vec<SocketAddr>,
     own: Vec<SocketAddr>,
     connector: Arc<Connector>,
-    places: Arc<StreamPlaces>,
+    places: Arc<Places>,
     keys: Arc<KeyRing>,
     view: Arc<SharedView>,
     counters: Arc<Counters>,
@@ -155,7 +154,7 @@ impl Relay {
         }
         let shares = shares(&config);
         let connector = Arc::new(Connector::new(rules, Arc::clone(&view), resolver));
-        let places = Arc::new(StreamPlaces::new(shares.streams));
+        let places = Places::new(shares.streams);
         let responder = RelayResponder::new(
             Arc::clone(&connector),
             Arc::clone(&view),
@@ -287,7 +286,7 @@ struct Reloads {
     settings: watch::Receiver<Config>,
     own: Vec<SocketAddr>,
     connector: Arc<Connector>,
-    places: Arc<StreamPlaces>,
+    places: Arc<Places>,
     keys: Arc<KeyRing>,
     node: Node,
     changed: Arc<Notify>,

@@ -57,8 +57,8 @@ impl Limits {
 
     /// How many channels there may be at a time that others open and that this node opens. Those that are open stay.
     pub fn set_channels(&self, incoming: usize, outgoing: usize) {
-        self.incoming.limit.store(incoming, Relaxed);
-        self.outgoing.limit.store(outgoing, Relaxed);
+        self.incoming.set_limit(incoming);
+        self.outgoing.set_limit(outgoing);
     }
 
     fn apply(&self) {
@@ -144,24 +144,32 @@ impl Guest {
         if circuit.is_some_and(|circuit| !self.begins.take(circuit, params.streams(), clock::now())) {
             return Err(Incident::StreamRate);
         }
-        self.streams.limit.store(params.streams_per_neighbour as usize, Relaxed);
+        self.streams.set_limit(params.streams_per_neighbour as usize);
         self.streams.take().ok_or(Incident::StreamCount)
     }
 }
 
-/// A number of places that can be changed.
-pub(super) struct Places {
+/// A number of places that can be changed while some are taken. Nobody loses one: where there are too many, those that become
+/// free are not given out again.
+#[derive(Debug)]
+pub struct Places {
     limit: AtomicUsize,
     used: AtomicUsize,
 }
 
 impl Places {
-    fn new(limit: usize) -> Arc<Places> {
+    /// So many.
+    pub fn new(limit: usize) -> Arc<Places> {
         Arc::new(Places { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) })
     }
 
-    /// One of them, if there is one left.
-    pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
+    /// So many from now on.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Relaxed);
+    }
+
+    /// One of them, if there is one left, until it is dropped.
+    pub fn take(self: &Arc<Self>) -> Option<Place> {
         let limit = self.limit.load(Relaxed);
         let taken = self.used.fetch_update(Relaxed, Relaxed, |used| (used < limit).then_some(used + 1));
         taken.ok().map(|_| Place(self.clone()))
@@ -173,7 +181,8 @@ impl Places {
 }
 
 /// A place, free again when dropped.
-pub(super) struct Place(Arc<Places>);
+#[derive(Debug)]
+pub struct Place(Arc<Places>);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -191,10 +200,13 @@ mod tests {
         let (first, second) = (places.take(), places.take());
         assert!(first.is_some() && second.is_some() && places.take().is_none());
         drop(first);
+        let third = places.take();
+        assert!(third.is_some());
+        places.set_limit(1);
+        drop(third);
+        assert!(places.take().is_none() && places.used() == 1, "fewer hold from the first that becomes free");
+        drop(second);
         assert!(places.take().is_some());
-        places.limit.store(0, Relaxed);
-        assert!(places.take().is_none());
-        assert_eq!(places.used(), 1);
     }
 
     #[test]

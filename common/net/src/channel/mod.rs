@@ -32,7 +32,7 @@ pub use admission::{Admission, Rest};
 pub use circuit::{Channel, Circuit};
 pub use datagrams::CircuitDatagrams;
 pub use ledger::ChannelFigures;
-pub use limits::Limits;
+pub use limits::{Limits, Place, Places};
 pub use node::Node;
 pub use open::ConnectError;
 pub use shed::Shed;
