@@ -22,7 +22,8 @@ impl Rate {
     }
 }
 
-/// How much of a [`Rate`] somebody has used: the moment at which all of the burst will be there again.
+/// How much of a [`Rate`] somebody has used: the moment at which all of the burst will be there again (the generic cell rate
+/// algorithm, ITU-T I.371).
 ///
 /// Once that moment has passed it says nothing any more, so it can be forgotten without anybody gaining by it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,10 +32,16 @@ pub struct Pace(Option<Instant>);
 impl Pace {
     /// Uses one, if there is one left.
     pub fn take(&mut self, rate: Rate, now: Instant) -> bool {
-        let after = self.after(rate, now);
-        let has_room = after.is_none_or(|after| fits(rate, after, now));
+        rate.per_second == 0 || self.take_time(rate.interval(), rate.interval() * rate.burst, now)
+    }
+
+    /// Uses so much of a burst that is as long, in the time in which it comes back, if that much is left.
+    #[must_use]
+    pub(crate) fn take_time(&mut self, cost: Duration, burst: Duration, now: Instant) -> bool {
+        let after = self.after(cost, now);
+        let has_room = after.duration_since(now) <= burst;
         if has_room {
-            self.0 = after;
+            self.0 = Some(after);
         }
         has_room
     }
@@ -47,8 +54,8 @@ impl Pace {
     }
 
     /// Whether one is left.
-    pub fn has_room(self, rate: Rate, now: Instant) -> bool {
-        self.after(rate, now).is_none_or(|after| fits(rate, after, now))
+    pub fn has_room(mut self, rate: Rate, now: Instant) -> bool {
+        self.take(rate, now)
     }
 
     /// When one will be left again; `None`: one is.
@@ -62,13 +69,9 @@ impl Pace {
         self.0.is_none_or(|full_at| full_at <= now)
     }
 
-    fn after(self, rate: Rate, now: Instant) -> Option<Instant> {
-        (rate.per_second > 0).then(|| self.0.map_or(now, |full_at| full_at.max(now)) + rate.interval())
+    fn after(self, cost: Duration, now: Instant) -> Instant {
+        self.0.map_or(now, |full_at| full_at.max(now)) + cost
     }
-}
-
-fn fits(rate: Rate, after: Instant, now: Instant) -> bool {
-    after.duration_since(now) <= rate.interval() * rate.burst
 }
 
 #[cfg(test)]

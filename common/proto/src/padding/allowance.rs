@@ -1,30 +1,27 @@
-//! How much padding a peer may send: a leaky bucket in time (the generic cell rate algorithm, ITU-T I.371).
+//! How much padding a peer may send.
 
 use std::time::{Duration, Instant};
+
+use crate::limits::Pace;
 
 /// Some interval for each, and so much ahead of it at once.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowance {
     interval: Duration,
     burst: Duration,
-    full_at: Option<Instant>,
+    pace: Pace,
 }
 
 impl Allowance {
     /// One each `interval`, and `burst` of them at once at most.
     pub(crate) fn new(interval: Duration, burst: u32) -> Allowance {
-        Allowance { interval, burst: interval * burst, full_at: None }
+        Allowance { interval, burst: interval * burst, pace: Pace::default() }
     }
 
     /// Takes `count`; false if that is too many, and then nothing is taken.
     #[must_use]
     pub(crate) fn take(&mut self, now: Instant, count: u32) -> bool {
-        let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.interval * count;
-        let fits = full_at - now <= self.burst;
-        if fits {
-            self.full_at = Some(full_at);
-        }
-        fits
+        self.pace.take_time(self.interval * count, self.burst, now)
     }
 }
 
