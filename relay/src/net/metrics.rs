@@ -103,13 +103,8 @@ impl Sources {
             "Streams to targets, by outcome, in multiples of 8.",
             Kind::Counter,
         );
-        for (outcome, count) in [
-            ("connected", &counters.streams_connected),
-            ("refused", &counters.streams_refused),
-            ("failed", &counters.streams_failed),
-            ("no_room", &counters.streams_without_room),
-        ] {
-            streams.sample(&[("outcome", outcome)], shown(count));
+        for (outcome, count) in counters.streams() {
+            streams.sample(&[("outcome", &outcome)], up(count, PEOPLE));
         }
         let help = "Associations of datagrams that were begun, in multiples of 8.";
         text.family("tunic_relay_udp_associations_total", help, Kind::Counter)
