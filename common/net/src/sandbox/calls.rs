@@ -66,7 +66,7 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     sockets.push(SeccompRule::new(vec![equals(0, NETLINK.0)?, equals(2, NETLINK.1)?])?);
     rules.insert(libc::SYS_socket, sockets);
     rules.insert(libc::SYS_ioctl, one_of(1, &IOCTLS)?);
-    // Never writable and executable at once, and nothing that was written becomes executable.
+    // No memory is writable and executable at once, or becomes executable later. (A file that was written can still be mapped.)
     let without = |bits: i32| SeccompRule::new(vec![lacks(2, bits.cast_unsigned().into())?]);
     rules.insert(libc::SYS_mmap, vec![without(libc::PROT_WRITE)?, without(libc::PROT_EXEC)?]);
     rules.insert(libc::SYS_mprotect, vec![without(libc::PROT_EXEC)?]);
