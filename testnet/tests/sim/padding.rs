@@ -161,8 +161,10 @@ fn at_a_constant_rate_busy_and_idle_look_the_same() {
     assert_eq!(busy, idle, "every write, to the nanosecond and the byte");
     for (side, cells) in idle.iter().zip([RATES.forward, RATES.backward]) {
         assert!(side.iter().all(|(_, bytes)| *bytes == usize::from(cells) * CELL_LEN));
-        assert!(side.windows(2).all(|pair| pair[1].0 - pair[0].0 == RATES.tick()));
-        assert!(side.len() >= 1_499, "{}", side.len());
+        // 1,500 ticks in 30 s; the standard deviation is 39.
+        assert!((1_300..1_700).contains(&side.len()), "{}", side.len());
+        let long = side.windows(2).filter(|pair| pair[1].0 - pair[0].0 > RATES.tick() * 3).count();
+        assert!(long > 30, "times vary by whole ticks: {long} of {} longer than three", side.len());
     }
 }
 
@@ -255,10 +257,7 @@ fn asking_again_and_again_is_refused_and_costs_nothing() {
     world.watch(end.peer());
     world.run_for(Duration::from_secs(10));
     let bytes: usize = world.watched(end.peer()).iter().map(|(_, bytes)| bytes).sum();
-    assert!(
-        bytes <= 10 * 400 * CELL_LEN + 50 * CELL_LEN,
-        "the rate that was agreed on, however often: {bytes}"
-    );
+    assert!(bytes <= 12 * 400 * CELL_LEN, "the rate that was agreed on, however often: {bytes}");
 }
 
 #[test]
@@ -327,5 +326,7 @@ fn a_step_that_is_refused_leaves_the_rate_as_it_is() {
     assert_eq!((busy.step, busy.refused), (0, 1), "{busy:?}");
     assert_eq!(busy.last_refusal, Refusal::TooMuch as u64);
     let cells = idle.received - busy.received;
-    assert!(cells.abs_diff(u64::from(backward) * 600) < u64::from(backward), "{cells} cells in ten minutes");
+    // 30,000 ticks, with a standard deviation of 173.
+    let ticks = cells / u64::from(RATES.backward);
+    assert!(ticks.abs_diff(30_000) < 900, "{ticks} ticks in ten minutes");
 }

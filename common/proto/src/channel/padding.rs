@@ -34,7 +34,7 @@ impl Channel {
         if self.config.peer.id.is_some() {
             return Err(illegal);
         }
-        let answer = self.padding.asked(parse_negotiate(cell)?, now).ok_or(illegal)?;
+        let answer = self.padding.asked(parse_negotiate(cell)?, now, &mut self.config.rng).ok_or(illegal)?;
         self.send_cell(negotiated(answer));
         Ok(())
     }
@@ -45,7 +45,8 @@ impl Channel {
         cell: &Cell,
     ) -> Result<(), ChannelError> {
         let illegal = ChannelError::State(Command::PaddingNegotiated);
-        let instead = self.padding.answered(parse_negotiated(cell)?, now).map_err(|_| illegal)?;
+        let instead =
+            self.padding.answered(parse_negotiated(cell)?, now, &mut self.config.rng).map_err(|_| illegal)?;
         instead.into_iter().for_each(|mode| self.send_cell(negotiate(mode)));
         Ok(())
     }

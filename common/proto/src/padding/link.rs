@@ -20,6 +20,9 @@ const SPARE_CELLS: u32 = 256;
 const SPARE_INTERVAL: Duration = Duration::from_secs(1);
 /// In constant mode, so much may come at once: after that long without an acknowledgement a connection is given up.
 const CONSTANT_BURST: Duration = Duration::from_secs(60);
+/// And so many ticks at the least. Moments that come at random, a tick apart on average, run ahead of a rate that is a tenth higher by
+/// so many once in e^40 ticks (the exponent is that of Cramér and Lundberg: 0.18 for each tick).
+const CONSTANT_BURST_TICKS: u32 = 240;
 /// Agreements that a client may ask for at once, and the time for each later one.
 const NEGOTIATIONS: u32 = 8;
 const NEGOTIATION_INTERVAL: Duration = Duration::from_secs(10);
@@ -173,12 +176,13 @@ impl LinkPadding {
         &mut self,
         answer: Result<(), Refusal>,
         now: Instant,
+        rng: &mut dyn Rng,
     ) -> Result<Option<LinkMode>, Excess> {
         let Agreement::Asked(mode) = self.agreement else { return Err(Excess::NotAgreed) };
         self.agreement = Agreement::Settled;
         match answer {
             Ok(()) => {
-                self.start(mode, now, true);
+                self.start(mode, now, rng, true);
                 if let (LinkMode::Constant(rates), None, PaddingRole::Client(padding, _)) =
                     (mode, &self.steps, &self.role)
                 {
@@ -206,19 +210,24 @@ impl LinkPadding {
     }
 
     /// Relay: a client asks; what to answer. `None` if nobody may ask here.
-    pub(crate) fn asked(&mut self, mode: LinkMode, now: Instant) -> Option<Result<(), Refusal>> {
+    pub(crate) fn asked(
+        &mut self,
+        mode: LinkMode,
+        now: Instant,
+        rng: &mut dyn Rng,
+    ) -> Option<Result<(), Refusal>> {
         let PaddingRole::Relay(limits, _) = &self.role else { return None };
         if !self.negotiations.take(now, 1) {
             return Some(Err(Refusal::TooOften));
         }
         let answer = limits.reserve(mode, self.subnet, &mut self.reservation);
         if answer.is_ok() {
-            self.start(mode, now, false);
+            self.start(mode, now, rng, false);
         }
         Some(answer)
     }
 
-    fn start(&mut self, mode: LinkMode, now: Instant, is_client: bool) {
+    fn start(&mut self, mode: LinkMode, now: Instant, rng: &mut dyn Rng, is_client: bool) {
         self.sending = match mode {
             LinkMode::Off => Sending::Nothing,
             LinkMode::Normal => Sending::Quiet(Quiet::new(NORMAL_MS, now)),
@@ -226,7 +235,9 @@ impl LinkPadding {
             LinkMode::Reduced => Sending::Nothing,
             LinkMode::Constant(rates) => {
                 let cells = if is_client { rates.forward } else { rates.backward };
-                Sending::Constant(Pace::new(rates.tick(), cells, now))
+                let mut seed = [0; 32];
+                rng.fill_bytes(&mut seed);
+                Sending::Constant(Pace::new(rates.tick(), cells, seed, now))
             }
         };
         self.allowance = match mode {
@@ -237,9 +248,10 @@ impl LinkPadding {
             }
             LinkMode::Constant(rates) => {
                 let cells = if is_client { rates.backward } else { rates.forward };
-                // A tenth more than agreed, for clocks that differ.
+                // A tenth more than agreed, for clocks that differ; at once, enough for what chance brings together.
                 let interval = rates.tick() * 10 / 11 / u32::from(cells);
-                let burst = CONSTANT_BURST.as_nanos() / interval.as_nanos().max(1);
+                let burst = CONSTANT_BURST.max(rates.tick() * CONSTANT_BURST_TICKS);
+                let burst = burst.as_nanos() / interval.as_nanos().max(1);
                 Some(Allowance::new(interval, burst.try_into().unwrap_or(u32::MAX)))
             }
         };

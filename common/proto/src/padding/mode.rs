@@ -22,7 +22,7 @@ pub enum LinkMode {
 /// The rates of [`LinkMode::Constant`]: so many cells each tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rates {
-    /// The time between two ticks, in milliseconds: [`Rates::MIN_TICK_MS`] to [`Rates::MAX_TICK_MS`].
+    /// The time between two ticks on average, in milliseconds: [`Rates::MIN_TICK_MS`] to [`Rates::MAX_TICK_MS`].
     pub tick_ms: u16,
     /// Cells that the client sends each tick: 1 to [`Rates::MAX_CELLS`].
     pub forward: u16,
@@ -38,7 +38,7 @@ impl Rates {
     /// One write of a channel.
     pub const MAX_CELLS: u16 = 128;
 
-    /// The time between two ticks.
+    /// The time between two ticks, on average.
     pub fn tick(self) -> Duration {
         Duration::from_millis(self.tick_ms.into())
     }
