@@ -4,7 +4,8 @@
 //! 2. When one expires ([`Runner::poll_timeout`]), [`Runner::handle_timeout`] does what it was set for: a padding cell
 //!    ([`Runner::take_padding`]), a hold on the circuit's cells ([`Runner::may_send`]), or its end.
 //!
-//! A timer that is late counts as if it had been in time, so that a rate is kept on a busy computer.
+//! A timer that is late counts as if it had been in time, so that a rate is kept on a busy computer. What a hold kept waiting goes when it
+//! ends, also where the next hold begins at once or, the timer being late, before there was time to send it.
 
 use std::time::{Duration, Instant};
 
@@ -280,6 +281,8 @@ impl Runner {
         {
             hold.moved = now;
         }
+        // What waited for a hold that has ended here.
+        let mut freed = 0;
         for _ in 0..MAX_STEPS {
             let Some((at, due)) = self.next(Some(room)).filter(|(at, _)| *at <= now) else { return };
             let at = at.max(now.checked_sub(MAX_LAG).unwrap_or(at));
@@ -295,12 +298,14 @@ impl Runner {
                         Planned::Pad { bypass, replace } => self.pad(machine, bypass, replace, at, room),
                         Planned::Hold { bypass, replace, duration } => {
                             self.hold(machine, bypass, replace, duration, at);
+                            self.passes += std::mem::take(&mut freed);
                         }
                     }
                 }
                 Due::HoldEnds | Due::HoldIsTooLong => {
                     self.hold = None;
                     self.passes = 0;
+                    freed = room.waiting;
                     self.trigger_one(&TriggerEvent::BlockingEnd, at);
                 }
             }
@@ -375,6 +380,26 @@ impl std::fmt::Debug for Runner {
 mod tests {
     use super::*;
     use crate::padding::{Budget, MachineKind};
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "Instant has no other origin")]
+    fn what_a_hold_kept_waiting_goes_when_it_ends_although_the_next_one_has_begun() {
+        // RegulaTor's client lets everything go after 1.77 s and holds again a microsecond later.
+        let budget = Budget { cells: 1_000, percent: 100 };
+        let spec = MachineSpec::new(MachineKind::Regulator, &[], budget, budget).unwrap();
+        let begin = Instant::now();
+        let mut runner = Runner::new(spec, End::Client, [7; 32], begin).unwrap();
+        let room = Room { waiting: 3, credit: 100 };
+        runner.trigger(&TriggerEvent::NormalSent, 3, begin);
+        runner.handle_timeout(begin, room);
+        assert_eq!(runner.may_send(3), 0);
+        let late = Duration::from_micros(700);
+        let released = begin + Duration::from_millis(1_770) + late;
+        runner.handle_timeout(released, room);
+        assert_eq!(runner.may_send(100), 3, "those that waited");
+        runner.sent(3, released);
+        assert_eq!(runner.may_send(1), 0, "and not what comes then");
+    }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "Instant has no other origin")]

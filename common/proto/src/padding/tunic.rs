@@ -27,6 +27,8 @@ const LEVEL_GROWTH: f64 = 4.0;
 /// Ticks without a lull after which the client's rate grows: with the usual figures, more than the requests of a page are. That a
 /// page grew it would tell which one it is.
 const PATIENCE_TICKS: u32 = 32;
+/// The same once it has grown: it shows already that this is an upload.
+const SURE_TICKS: u32 = 8;
 /// A lull, in ticks: somebody who has more to send always has it within one.
 const LULL_TICKS: f64 = 1.2;
 /// The most cells of one tick.
@@ -130,7 +132,8 @@ impl Tunic {
         for level in 0..LEVELS {
             let cells = (self.forward_cells * LEVEL_GROWTH.powi(level as i32)).min(MAX_TICK_CELLS);
             let steps = Steps { idle: IDLE, rest: of(level, rest), next: of(level, next) };
-            let patience = Some(Counter::new_dist(Operation::Set, exactly(f64::from(PATIENCE_TICKS))));
+            let ticks = if level == 0 { PATIENCE_TICKS } else { SURE_TICKS };
+            let patience = Some(Counter::new_dist(Operation::Set, exactly(f64::from(ticks))));
             // Nothing waits any more: the lowest level counts anew, and the tick that is under way stays.
             let mut calms = steps.tick(cells, 0.0);
             (calms.action, calms.counter.0) = (None, patience);
