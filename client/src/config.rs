@@ -15,7 +15,7 @@ use tunic_proto::limits::Rate;
 use crate::core::front::leaks::{LEAKY_PORTS, LeakRules, Reaction};
 use crate::core::isolation::IsolateBy;
 use crate::core::network::Rules;
-use crate::core::pool::{BUILD_RATE, MAX_SPARES};
+use crate::core::pool::{BUILD_RATE, MAX_SPARES, Pool};
 use crate::padding::PaddingConfig;
 
 /// The commented example that `--print-config` prints. What it sets are the defaults.
@@ -293,9 +293,11 @@ impl Config {
         Rules { private_is_distinct: self.testing.private_is_distinct }
     }
 
-    /// At which rate circuits are begun.
-    pub fn build_rate(&self) -> Rate {
-        if self.testing.unpaced_circuits { Rate { per_second: 0, burst: 0 } } else { BUILD_RATE }
+    /// The pool of circuits, still empty.
+    pub fn pool(&self) -> Pool {
+        let unpaced = Rate { per_second: 0, burst: 0 };
+        let rate = if self.testing.unpaced_circuits { unpaced } else { BUILD_RATE };
+        Pool::new(self.spare_circuits, rate).with_patience(self.padding.spare_patience())
     }
 
     /// What counts as a leak, and what to do about it.

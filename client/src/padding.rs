@@ -9,6 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use tunic_proto::cell::CELL_LEN;
 use tunic_proto::padding::{Budget, ClientPadding, LinkMode, MachineKind, MachineSpec, Rates, Refusal};
 
+use crate::core::pool::PATIENCE;
+
 /// Dummy circuits at a time.
 const MAX_DUMMIES: u8 = 8;
 /// The bounds of `cover_ms`: a circuit carries 16,384 cells of cover before its relays end it (docs/protocol.md §11.7), and lives ten
@@ -58,7 +60,7 @@ impl fmt::Display for Class {
 pub struct PaddingConfig {
     /// The class.
     pub class: Class,
-    /// `constant`: milliseconds between two ticks.
+    /// `constant`: milliseconds between two ticks, on average.
     pub tick_ms: u16,
     /// `constant`: cells to the guard each tick.
     pub forward_cells: u16,
@@ -132,6 +134,16 @@ impl PaddingConfig {
     /// Dummy circuits to keep.
     pub fn dummy_circuits(&self) -> u64 {
         if self.class == Class::Constant { self.cover_circuits.into() } else { 0 }
+    }
+
+    /// Whether all circuits go over one guard: each costs the whole rate.
+    pub fn has_one_guard(&self) -> bool {
+        self.class == Class::Constant
+    }
+
+    /// How long after a spare circuit was taken another one is begun.
+    pub fn spare_patience(&self) -> Duration {
+        if self.class == Class::Constant { PATIENCE } else { Duration::ZERO }
     }
 
     /// The time between two cells of one, on average.

@@ -4,12 +4,14 @@
 //!    not used just because it turned up.
 //! 2. The first three that are listed are **primary**; those over which a circuit was built (*confirmed*) come first.
 //!    The first one in reach is used.
+//!    A client that keeps to one guard (`padding = "constant"`) prefers those that are no exits: what it cannot have as an exit beside
+//!    its guard is then seldom missing.
 //! 3. One that fails is left alone for a while that doubles. When no primary is in reach the rest of the sample may
 //!    be used, and when nothing is, the primaries are tried anyway: then it is our own line, most likely.
 //! 4. One that is unlisted for 20 days, or has been in the sample for 120 days (confirmed ones stay at least 60 days
 //!    after that was found out), is dropped, and the sample is topped up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt as _};
@@ -56,6 +58,11 @@ pub struct GuardSet {
     sample: Vec<Guard>,
     #[serde(skip)]
     unreachable: HashMap<RelayId, Unreachable>,
+    /// Whether guards that are no exits come first, and which are exits then.
+    #[serde(skip)]
+    shuns_exits: bool,
+    #[serde(skip)]
+    exits: HashSet<RelayId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +100,11 @@ impl GuardSet {
         serde_json::to_vec_pretty(self).unwrap_or_default()
     }
 
+    /// From the next consensus on, guards that are no exits come first.
+    pub fn shun_exits(&mut self) {
+        self.shuns_exits = true;
+    }
+
     /// Adapts the set to a new consensus. Returns whether anything changed that belongs on disk.
     pub fn update<R: Rng + ?Sized>(&mut self, network: &Network, now: UnixTime, rng: &mut R) -> bool {
         let before = self.sample.clone();
@@ -104,6 +116,9 @@ impl GuardSet {
         self.sample.retain(|guard| !guard.is_over(now));
         self.top_up(&guards, now, rng);
         let sample = &self.sample;
+        let exits =
+            sample.iter().filter_map(|guard| network.relay(guard.id)).filter(|relay| relay.exit.is_exit());
+        self.exits = exits.map(|relay| relay.identity).filter(|_| self.shuns_exits).collect();
         self.unreachable.retain(|id, _| sample.iter().any(|guard| guard.id == *id));
         self.sample != before
     }
@@ -159,11 +174,12 @@ impl GuardSet {
         self.unreachable.insert(id, Unreachable { wait, retry_at: now + wait });
     }
 
-    /// Listed guards: the confirmed in the order of the sample, then the others.
+    /// Listed guards: those that are not shunned first, of these the confirmed in the order of the sample, then the others.
     fn in_order(&self) -> Vec<RelayId> {
-        let listed = || self.sample.iter().filter(|guard| guard.unlisted_since.is_none());
-        let confirmed = listed().filter(|guard| guard.confirmed.is_some());
-        confirmed.chain(listed().filter(|guard| guard.confirmed.is_none())).map(|guard| guard.id).collect()
+        let mut listed: Vec<&Guard> =
+            self.sample.iter().filter(|guard| guard.unlisted_since.is_none()).collect();
+        listed.sort_by_key(|guard| (self.exits.contains(&guard.id), guard.confirmed.is_none()));
+        listed.into_iter().map(|guard| guard.id).collect()
     }
 
     fn retry_at(&self, id: RelayId) -> Option<Instant> {

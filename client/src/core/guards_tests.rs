@@ -68,6 +68,30 @@ fn a_confirmed_guard_comes_first() {
 }
 
 #[test]
+fn a_client_that_shuns_exits_has_guards_that_are_none_first_while_they_are_in_reach() {
+    let mut relays: Vec<_> = (0..20).map(relay).collect();
+    relays[10..].iter_mut().for_each(|relay| relay.exit = Default::default());
+    let (network, now) = (network_of(relays), start());
+    let is_exit = |id: &RelayId| network.relay(*id).unwrap().exit.is_exit();
+    let mut mixed = 0;
+    for seed in 0..50 {
+        let mut set = GuardSet::default();
+        set.shun_exits();
+        set.update(&network, NOW, &mut rng(seed));
+        let first_exit = sampled(&set).into_iter().find(is_exit);
+        first_exit.iter().for_each(|exit| _ = set.succeeded(*exit, NOW, &mut rng(1)));
+        let order = set.candidates(now);
+        assert!(order.is_sorted_by_key(is_exit), "also before one that is confirmed");
+        if first_exit.is_some() && !is_exit(&order[0]) {
+            mixed += 1;
+            order.iter().filter(|id| !is_exit(id)).for_each(|id| set.failed(*id, now));
+            assert_eq!(set.candidates(now).first().copied(), first_exit);
+        }
+    }
+    assert!(mixed > 20, "{mixed}");
+}
+
+#[test]
 fn a_guard_that_fails_again_is_left_alone_twice_as_long() {
     let (mut set, mut now) = (set_for(20), start());
     let guard = sampled(&set)[0];

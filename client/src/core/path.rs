@@ -4,6 +4,9 @@
 //! 2. The **guard** is the first of the guard set that can stand with this exit.
 //! 3. The **middle** is any relay that can stand with both.
 //!
+//! A client that keeps to one guard begins with it: its exit is drawn from those that can stand with the first guard that is in reach. Only
+//! where none of them will do, another guard is taken, as above. (docs/threat-model.md says what that tells, and to whom.)
+//!
 //! Exit and middle are drawn with a chance in proportion to their bandwidth. When an exit leaves no guard or no middle,
 //! another one is tried. Relays that failed recently are avoided while there are others; if there are none, they take turns: the
 //! one that failed last, or was tried last, is the least likely to work again.
@@ -138,6 +141,8 @@ pub struct Chooser<'a> {
     pub avoid: &'a dyn Fn(RelayId) -> Option<Instant>,
     /// Relays that must not be the exit.
     pub not_exits: &'a [RelayId],
+    /// Whether a path goes over the first guard if any path does.
+    pub one_guard: bool,
 }
 
 impl Chooser<'_> {
@@ -146,6 +151,21 @@ impl Chooser<'_> {
     /// # Errors
     /// [`PathError`]; for guard and middle, that of the last exit tried.
     pub fn choose<R: Rng + ?Sized>(&self, need: &Need, rng: &mut R) -> Result<Path, PathError> {
+        if let Some(guard) = self.listed_guards().next().filter(|_| self.one_guard)
+            && let Ok(path) = self.choose_over(Some(guard), need, rng)
+        {
+            return Ok(path);
+        }
+        self.choose_over(None, need, rng)
+    }
+
+    /// Over this guard, or any.
+    fn choose_over<R: Rng + ?Sized>(
+        &self,
+        guard: Option<&RelayEntry>,
+        need: &Need,
+        rng: &mut R,
+    ) -> Result<Path, PathError> {
         let mut excluded = self.not_exits.to_vec();
         let mut error = match need {
             Need::Target(target) => PathError::NoExitForPort(target.port()),
@@ -153,7 +173,12 @@ impl Chooser<'_> {
             Need::Any => PathError::NoExit,
         };
         for _ in 0..MAX_EXIT_TRIES {
-            let Some(exit) = self.exit(need, &excluded, rng) else { break };
+            let fits = |relay: &RelayEntry| {
+                need.met_by(&relay.exit)
+                    && !excluded.contains(&relay.identity)
+                    && guard.is_none_or(|guard| !self.rules.conflict(guard, relay))
+            };
+            let Some(exit) = self.pick(fits, rng) else { break };
             match self.complete(exit, rng) {
                 Ok(path) => return Ok(path),
                 Err(problem) => error = problem,
@@ -161,10 +186,6 @@ impl Chooser<'_> {
             excluded.push(exit.identity);
         }
         Err(error)
-    }
-
-    fn exit<R: Rng + ?Sized>(&self, need: &Need, excluded: &[RelayId], rng: &mut R) -> Option<&RelayEntry> {
-        self.pick(|relay| need.met_by(&relay.exit) && !excluded.contains(&relay.identity), rng)
     }
 
     fn complete<R: Rng + ?Sized>(&self, exit: &RelayEntry, rng: &mut R) -> Result<Path, PathError> {
@@ -177,8 +198,11 @@ impl Chooser<'_> {
     }
 
     fn guard(&self, exit: &RelayEntry) -> Option<&RelayEntry> {
-        let listed = self.guards.iter().filter_map(|id| self.network.relay(*id));
-        listed.into_iter().find(|guard| !self.rules.conflict(guard, exit))
+        self.listed_guards().find(|guard| !self.rules.conflict(guard, exit))
+    }
+
+    fn listed_guards(&self) -> impl Iterator<Item = &RelayEntry> {
+        self.guards.iter().filter_map(|id| self.network.relay(*id))
     }
 
     /// Draws one of the relays that fit; where all of them failed recently, it is the one whose turn it is.

@@ -16,7 +16,7 @@ fn chooser<'a>(
     guards: &'a [RelayId],
     avoid: &'a dyn Fn(RelayId) -> Option<Instant>,
 ) -> Chooser<'a> {
-    Chooser { network, rules: Rules::default(), guards, avoid, not_exits: &[] }
+    Chooser { network, rules: Rules::default(), guards, avoid, not_exits: &[], one_guard: false }
 }
 
 fn all_guards(network: &Network) -> Vec<RelayId> {
@@ -48,6 +48,24 @@ fn the_preferred_guard_is_used_unless_it_is_the_exit() {
         let path = ids(&choose(&network, &[id(3), id(1)], &Need::Port(443), seed).unwrap());
         assert_eq!(path[0], if path[2] == id(3) { id(1) } else { id(3) });
     }
+}
+
+#[test]
+fn a_client_that_keeps_to_one_guard_takes_another_only_where_that_one_leads_nowhere() {
+    let mut relays: Vec<_> = (0..6).map(relay).collect();
+    relays.iter_mut().for_each(|relay| relay.exit = policy(&["accept *:443"]));
+    relays[4].exit = policy(&["accept *:22"]);
+    relays[3].exit = policy(&["accept *:443", "accept *:25"]);
+    let (network, guards) = (network_of(relays), [id(3), id(1)]);
+    let chooser = Chooser { one_guard: true, ..chooser(&network, &guards, &|_| None) };
+    let path = |port, seed| ids(&chooser.choose(&Need::Port(port), &mut rng(seed)).unwrap());
+    assert!((0..200).all(|seed| path(443, seed)[0] == id(3)));
+    assert_eq!(path(22, 1)[0], id(3));
+    assert_eq!(
+        (path(25, 1)[0], path(25, 1)[2]),
+        (id(1), id(3)),
+        "the only exit for that port is the first guard"
+    );
 }
 
 /// With 30,000 draws the standard deviation of a share is below 0.3 %; 1.5 % is five of them.

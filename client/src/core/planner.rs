@@ -21,6 +21,7 @@ pub struct Planner {
     guards: GuardSet,
     failures: RecentFailures,
     times: BuildTimes,
+    one_guard: bool,
 }
 
 impl Planner {
@@ -32,7 +33,17 @@ impl Planner {
             guards,
             failures: RecentFailures::default(),
             times: BuildTimes::default(),
+            one_guard: false,
         }
+    }
+
+    /// All circuits go over one guard, as far as there is a path: where each guard costs a constant rate, and is one more that learns
+    /// this client's address.
+    #[must_use]
+    pub fn with_one_guard(mut self) -> Self {
+        self.one_guard = true;
+        self.guards.shun_exits();
+        self
     }
 
     /// Uses this consensus from now on. Returns whether the guard set changed.
@@ -128,7 +139,8 @@ impl Planner {
         let network = self.network.as_deref().ok_or(PathError::NoConsensus)?;
         let guards = self.guards.candidates(now);
         let avoid = |relay: RelayId| self.failures.avoids(relay, now);
-        Chooser { network, rules: self.rules, guards: &guards, avoid: &avoid, not_exits }.choose(need, rng)
+        let (rules, one_guard) = (self.rules, self.one_guard);
+        Chooser { network, rules, guards: &guards, avoid: &avoid, not_exits, one_guard }.choose(need, rng)
     }
 }
 

@@ -76,6 +76,7 @@ impl Client {
         config.check(Some(([127, 0, 0, 1], 1).into()))?;
         let state = State::open(&config.state_dir()?)?;
         let planner = Planner::new(state.load_guards()?, config.rules());
+        let planner = if config.padding.has_one_guard() { planner.with_one_guard() } else { planner };
         let node_config = NodeConfig { signer: None, responder: None, memory_budget: config.memory_budget };
         let node = Node::new(node_config).context("cannot set up TLS")?;
         let padding = Arc::new(PaddingStats::default());
@@ -83,8 +84,7 @@ impl Client {
         let (writer, written) = state.start_writer();
         let monitor = Monitor::new(config.memory_budget);
         let parts = (writer.clone(), options.clone(), monitor.clone());
-        let (circuits, manager) =
-            Manager::new(node.clone(), parts, planner, (config.spare_circuits, config.build_rate()));
+        let (circuits, manager) = Manager::new(node.clone(), parts, planner, config.pool());
         let parts = (options, manager.clone(), monitor.clone());
         let directory = Directory::new(node.clone(), &config, (state, writer), parts);
         let mut tasks = JoinSet::new();

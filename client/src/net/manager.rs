@@ -12,7 +12,6 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tunic_net::channel::{Circuit, CircuitStatus, Node};
 use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_proto::ids::RelayId;
-use tunic_proto::limits::Rate;
 use tunic_proto::message::DestroyReason;
 
 use super::build::{Built, build};
@@ -172,7 +171,7 @@ impl Manager {
         node: Node,
         (writer, options, monitor): (Writer, RunOptions, Arc<Monitor>),
         planner: Planner,
-        (spares, rate): (usize, Rate),
+        pool: Pool,
     ) -> (Self, ManagerHandle) {
         let (sender, queue) = mpsc::channel(MAX_QUEUED);
         let manager = Manager {
@@ -182,7 +181,7 @@ impl Manager {
             monitor,
             streak: HopStreak::default(),
             rng: new_rng(),
-            pool: Pool::new(spares, rate),
+            pool,
             planner,
             network: None,
             queue,
@@ -449,6 +448,7 @@ impl Manager {
         let config = tunic_net::channel::NodeConfig { signer: None, responder: None, memory_budget: BUDGET };
         let parts = (Writer::to_nowhere(), RunOptions::default(), Monitor::new(BUDGET));
         let planner = Planner::new(Default::default(), Default::default());
-        Manager::new(Node::new(config).unwrap(), parts, planner, (0, crate::core::pool::BUILD_RATE)).0
+        let pool = Pool::new(0, crate::core::pool::BUILD_RATE);
+        Manager::new(Node::new(config).unwrap(), parts, planner, pool).0
     }
 }

@@ -4,6 +4,8 @@
 //!    one, which then belongs to that isolation; else it waits for a circuit that is being built.
 //! 2. **Spares** are kept ready: two, and one more for each that was taken in the last minute, for the ports that were
 //!    wanted in the last hour.
+//!    Where cells go at a constant rate, a spare that was taken is made up for some seconds later only: its handshakes would
+//!    keep the first request of whoever took it waiting.
 //! 3. Ten minutes after its first use a circuit is **dirty** and gets no new streams; without streams it is closed.
 //! 4. Failed builds are repeated, after the third in a row with growing pauses, until the want's time is over.
 //! 5. Builds begin at a rate, with a burst, whatever applications ask for: each circuit is one more chance for a hostile relay
@@ -52,6 +54,8 @@ pub const MAX_STREAMS: usize = 1_000;
 pub const WANT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long after its first use a circuit takes new streams.
 pub const DIRTY_AFTER: Duration = Duration::from_secs(600);
+/// How long after a spare circuit was taken another one is begun, at a constant rate: until a page has come, as a rule.
+pub const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a spare circuit is kept.
 pub const SPARE_LIFETIME: Duration = Duration::from_secs(3_600);
 /// How often it is looked whether a circuit that gets no new streams is idle.
@@ -69,6 +73,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 pub struct Pool {
     spares: usize,
     rate: Rate,
+    patience: Duration,
     network_known: bool,
     circuits: BTreeMap<CircuitId, Circuit>,
     wants: BTreeMap<WantId, Waiting>,
@@ -98,6 +103,7 @@ impl Pool {
         Pool {
             spares: spares.min(MAX_SPARES),
             rate,
+            patience: Duration::ZERO,
             network_known: false,
             circuits: BTreeMap::new(),
             wants: BTreeMap::new(),
@@ -113,6 +119,12 @@ impl Pool {
             next_id: 0,
             next_timeout: None,
         }
+    }
+
+    /// Makes up for spares so long after they were taken: [`PATIENCE`], as a rule.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Pool { patience, ..self }
     }
 
     /// The relays are known, or known anew: builds begin, without waiting for a pause to end.
@@ -358,7 +370,7 @@ impl Pool {
 
     fn build_spares(&mut self, now: Instant, load: Load<'_>) {
         let ready = self.circuits.values().filter(|circuit| circuit.is_spare()).count();
-        let mut missing = self.spare_target().saturating_sub(ready + self.spares_being_built());
+        let mut missing = self.spare_target(now).saturating_sub(ready + self.spares_being_built());
         while missing > 0 {
             let need = Need::Port(self.least_covered_port());
             if self.start(need, Vec::new(), None, now, load).is_none() {
@@ -368,8 +380,14 @@ impl Pool {
         }
     }
 
-    fn spare_target(&self) -> usize {
-        (self.spares + self.taken.len()).min(MAX_SPARES)
+    fn spare_target(&self, now: Instant) -> usize {
+        let lately = self.taken_lately(now).count();
+        (self.spares + self.taken.len() - lately).min(MAX_SPARES).saturating_sub(lately)
+    }
+
+    /// When those spares were taken that are not made up for yet.
+    fn taken_lately(&self, now: Instant) -> impl Iterator<Item = Instant> {
+        self.taken.iter().copied().filter(move |taken| now < *taken + self.patience)
     }
 
     fn spares_being_built(&self) -> usize {
@@ -455,7 +473,8 @@ impl Pool {
         let paced = self.pace.room_at(self.rate, now);
         let slow = self.building().filter(|build| !self.wants.is_empty() && !is_slow(build, now));
         let slow = slow.map(|build| build.started + SLOW_BUILD);
-        wants.chain(circuits).chain(pause).chain(paced).chain(slow).min()
+        let patient = self.taken_lately(now).map(|taken| taken + self.patience);
+        wants.chain(circuits).chain(pause).chain(paced).chain(slow).chain(patient).min()
     }
 
     fn fresh_id(&mut self) -> u64 {

@@ -13,6 +13,34 @@ fn two_spares_for_the_web_are_built_ahead() {
 }
 
 #[test]
+fn a_patient_pool_makes_up_for_a_spare_some_seconds_later() {
+    let mut bench = Bench::new(2);
+    bench.pool = Pool::new(2, BUILD_RATE).with_patience(PATIENCE);
+    bench.pool.network_changed();
+    bench.build_all();
+    for (isolation, left) in [("a", 1), ("b", 0)] {
+        bench.want(isolation, "example.com", 443);
+        let outputs = bench.settle();
+        assert!(matches!(outputs[..], [Output::Use(..)]), "{left} are left: {outputs:?}");
+        bench.now += PATIENCE / 2;
+    }
+    let wanted = bench.want("c", "example.com", 443);
+    let builds = builds_of(&bench.settle());
+    assert!(
+        builds.iter().any(|build| build.for_want == Some(wanted)),
+        "who has to wait does not wait for that"
+    );
+    builds.iter().for_each(|build| bench.built(build.circuit, 1));
+    bench.build_all();
+    let next = bench.pool.poll_timeout().unwrap();
+    assert!(next <= bench.now + PATIENCE / 2, "the pool wants to be asked again");
+    bench.now += PATIENCE;
+    bench.build_all();
+    let ready = bench.pool.circuits.values().filter(|circuit| circuit.is_spare()).count();
+    assert_eq!(ready, 5, "two, and one for each that was taken in the last minute");
+}
+
+#[test]
 fn spares_follow_demand_up_to_their_bound_and_back() {
     let mut bench = Bench::new(2);
     for number in 0..40 {
@@ -22,7 +50,7 @@ fn spares_follow_demand_up_to_their_bound_and_back() {
     assert_eq!(spares(&bench), MAX_SPARES);
     bench.advance(DEMAND_WINDOW);
     bench.build_all();
-    assert_eq!(bench.pool.spare_target(), 2);
+    assert_eq!(bench.pool.spare_target(bench.now), 2);
 }
 
 #[test]
