@@ -31,8 +31,12 @@ def which_site(windows: list[features.Window], sites: np.ndarray) -> dict:
         "shuffled": accuracy(
             shuffled, SEEDS[:1], lambda train, test: predict_forest(fingerprints, shuffled, train, test)
         ),
-        "telling": [features.K_FINGERPRINT_NAMES[n] for n in np.argsort(importance)[::-1][:TOP_FEATURES]],
+        "telling": most_telling(importance),
     }
+
+
+def most_telling(importance: np.ndarray) -> list[str]:
+    return [features.K_FINGERPRINT_NAMES[n] for n in np.argsort(importance)[::-1][:TOP_FEATURES]]
 
 
 def accuracy(labels: np.ndarray, seeds, predict) -> dict:
@@ -73,12 +77,14 @@ def active_or_idle(active: list[features.Window], idle: list[features.Window], r
     groups = np.concatenate([rounds, rounds])
     shuffled = np.random.default_rng(0).permutation(is_active)
     scores = out_of_fold(table, is_active, groups)
+    importance = forest(0).fit(table, is_active).feature_importances_
     low, high = figures.bootstrap(len(active), lambda drawn: figures.auc(scores[: len(active)][drawn], scores[len(active) :][drawn]), 1)
     return {
         "auc": figures.auc(scores[is_active == 1], scores[is_active == 0]),
         "low": low,
         "high": high,
         "shuffled_auc": auc_by(out_of_fold(table, shuffled, groups), shuffled),
+        "telling": most_telling(importance),
         "roc": figures.roc(scores[is_active == 1], scores[is_active == 0]),
     }
 
