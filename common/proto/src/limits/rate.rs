@@ -60,8 +60,11 @@ impl Pace {
 
     /// When one will be left again; `None`: one is.
     pub fn room_at(self, rate: Rate, now: Instant) -> Option<Instant> {
-        let after = self.after(rate, now).filter(|after| !fits(rate, *after, now))?;
-        Some(after.checked_sub(rate.interval() * rate.burst).unwrap_or(now))
+        if rate.per_second == 0 {
+            return None;
+        }
+        let room_at = self.after(rate.interval(), now).checked_sub(rate.interval() * rate.burst)?;
+        (room_at > now).then_some(room_at)
     }
 
     /// Whether nothing of the burst is used.

@@ -45,7 +45,7 @@ enum Sending {
     /// `PADDING` after silence.
     Quiet(Quiet),
     /// At a fixed rate.
-    Constant(Pace),
+    Constant(Box<Pace>),
 }
 
 /// One side of a channel's padding.
@@ -237,7 +237,7 @@ impl LinkPadding {
                 let cells = if is_client { rates.forward } else { rates.backward };
                 let mut seed = [0; 32];
                 rng.fill_bytes(&mut seed);
-                Sending::Constant(Pace::new(rates.tick(), cells, seed, now))
+                Sending::Constant(Box::new(Pace::new(rates.tick(), cells, seed, now)))
             }
         };
         self.allowance = match mode {
