@@ -57,7 +57,44 @@ def misfits(documents: list[dict]) -> list[str]:
         for p in policies for rule in p.get("egress", []) for peer in rule["to"])]
     if leaving != ["exit"]:
         problems.append(f"these may leave: {leaving}")
+    return problems + wrong_visitors(pods, policies) + wrong_ports(workloads, policies)
+
+
+def wrong_visitors(pods: list[dict], policies: list[dict]) -> list[str]:
+    """Who else than exits reaches `web`, and who else than nodes reaches nodes."""
+    problems = []
+    for host in pods:
+        peers = [peer for p in policies if selects(p["podSelector"], host)
+                 for rule in p.get("ingress", []) for peer in rule["from"]]
+        if any("podSelector" not in peer or len(peer) > 1 for peer in peers):
+            problems.append(f"{host['app']} is reached from elsewhere than this namespace")
+        visitors = {pod["app"] for pod in pods for peer in peers if selects(peer.get("podSelector", {}), pod)}
+        nodes = {pod["app"] for pod in pods if pod.get("network") == "tunic"}
+        expected = {"web": {"exit"}, "client": set()}.get(host["app"], nodes)
+        if visitors != expected:
+            problems.append(f"{host['app']} is reached by {sorted(visitors)}, not {sorted(expected)}")
     return problems
+
+
+def wrong_ports(workloads: list[dict], policies: list[dict]) -> list[str]:
+    """Ports that policies open and no container has, and the other way round."""
+    problems = []
+    for policy in policies:
+        sides = [(policy["podSelector"], rule) for rule in policy.get("ingress", [])]
+        sides += [(peer["podSelector"], rule) for rule in policy.get("egress", [])
+                  for peer in rule["to"] if "podSelector" in peer and "ports" in rule]
+        for selector, rule in sides:
+            opened, there = {port["port"] for port in rule["ports"]}, ports_of(workloads, selector)
+            if opened != there:
+                problems.append(f"a policy opens {sorted(opened)}, and the containers that it is for have {sorted(there)}")
+    return problems
+
+
+def ports_of(workloads: list[dict], selector: dict) -> set[int]:
+    """The ports of the containers that are selected."""
+    templates = [workload["spec"]["template"] for workload in workloads]
+    return {port["containerPort"] for template in templates if selects(selector, template["metadata"]["labels"])
+            for container in template["spec"]["containers"] for port in container.get("ports", [])}
 
 
 def selectors(document: dict) -> list[dict]:
