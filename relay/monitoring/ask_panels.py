@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Runs a Prometheus of its own beside relays that serve figures, with the alert rules, and asks it what every panel of the dashboard
-asks. Fails if one gets no answer, or a rule does not work.
+asks. Fails if a relay does not answer, a panel gets no answer, or a rule does not work.
 
 Usage: ask_panels.py HOST:PORT…
 A panel that shows only what is not zero is asked without that condition, as little may happen here.
@@ -53,6 +53,13 @@ def unanswered(port):
     return [f"{title}: {text}" for title, text, data in found if not (data and data["result"])]
 
 
+def missing(port, targets):
+    """Targets that have not answered."""
+    data = ask(port, "query", query="up == 1") or {"result": []}
+    there = {series["metric"]["instance"] for series in data["result"]}
+    return [target for target in targets if target not in there]
+
+
 def broken_rules(port):
     """Rules that have not been evaluated, or not without an error."""
     data = ask(port, "rules") or {"groups": []}
@@ -87,6 +94,7 @@ def main(targets):
             ]
         )
         try:
+            wait_for_nothing("relays that do not answer", lambda: missing(port, targets))
             wait_for_nothing("panels without an answer", lambda: unanswered(port))
             wait_for_nothing("rules that do not work", lambda: broken_rules(port))
         finally:

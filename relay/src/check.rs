@@ -1,19 +1,21 @@
 //! `tunic-relay check`: finds what would keep the relay from working, before or while it runs.
 //!
-//! 1. [`findings`] looks at this machine: settings, keys, ports, open files.
-//! 2. [`crate::net::ask_network`] asks the network: authorities, clock, whether others reach the relay.
-//! 3. [`together`] joins both: a port that this very relay holds is no problem.
+//! 1. [`ports`] are tried with the rights that it was started with; then it becomes who the relay would be, as the relay does.
+//! 2. [`findings`] looks at the rest of this machine: settings, keys, open files.
+//! 3. [`crate::net::ask_network`] asks the network: authorities, clock, whether others reach the relay.
 
 use std::fmt;
 use std::net::SocketAddr;
 
-use tunic_net::daemon::{Exit, bind, open_file_limit};
+use tunic_net::daemon::{Exit, bind, is_served, open_file_limit};
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::{KeysError, NodeKeys};
+use tunic_net::sandbox::{UserError, become_user};
 use tunic_proto::time::UnixTime;
 
 use crate::config::Config;
 use crate::core::files::Shares;
+use crate::net::control::control_path;
 use crate::net::memory::available;
 
 /// How much a finding matters.
@@ -64,27 +66,41 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What this machine would keep the relay from, the worst first. Makes no files, except that a signing certificate that
+/// Becomes who the relay would be, so that its files are looked at with its eyes. To be called before there are other threads.
+///
+/// # Errors
+/// As the relay's start would fail.
+pub fn become_relays_user(config: &Config) -> Result<(), UserError> {
+    config.service.user.as_deref().map_or(Ok(()), |user| become_user(user, None))
+}
+
+/// What this machine would keep the relay from, but for its ports. Makes no files, except that a signing certificate that
 /// is about to end is renewed, as at every start.
 pub fn findings(config: &Config, now: UnixTime) -> Vec<Finding> {
     let problems = config.problems(None).into_iter().map(|text| Finding::problem(Exit::Config, text));
-    let mut found: Vec<Finding> = problems.chain(keys(config, now)).chain(ports(config)).collect();
+    let mut found: Vec<Finding> = problems.chain(keys(config, now)).collect();
     found.extend(files(config, open_file_limit()));
     found.extend(bandwidth(config));
     found.extend(memory(config, available()));
     found
 }
 
-/// What this machine and the network say, joined. Where others reach the relay it runs, and it is what holds its ports.
-pub fn together(here: Vec<Finding>, network: Vec<Finding>, answers: bool) -> Vec<Finding> {
-    let is_own = |finding: &Finding| answers && finding.weight == Weight::Problem(Exit::Unavailable);
-    let mut all: Vec<Finding> = here.into_iter().filter(|finding| !is_own(finding)).chain(network).collect();
-    all.sort_by_key(|finding| match finding.weight {
+/// What is to be said of these ports, which were refused: nothing to mend where this very relay runs and holds them.
+pub fn unless_it_runs(config: &Config, refused: Vec<Finding>) -> Vec<Finding> {
+    if refused.is_empty() || !is_served(&control_path(&config.data_dir)) {
+        return refused;
+    }
+    vec![Finding::fine("this relay runs, so its ports cannot be tried")]
+}
+
+/// The worst first.
+pub fn in_order(mut findings: Vec<Finding>) -> Vec<Finding> {
+    findings.sort_by_key(|finding| match finding.weight {
         Weight::Problem(_) => 0,
         Weight::Warning => 1,
         Weight::Fine => 2,
     });
-    all
+    findings
 }
 
 fn keys(config: &Config, now: UnixTime) -> Option<Finding> {
@@ -102,11 +118,11 @@ fn keys(config: &Config, now: UnixTime) -> Option<Finding> {
     }
 }
 
-fn ports(config: &Config) -> Vec<Finding> {
-    let is_exit = config.exit.effective_policy().is_exit();
+/// The ports that cannot be listened at.
+pub fn ports(config: &Config) -> Vec<Finding> {
     let wanted: [(Option<SocketAddr>, &str); 3] = [
         (Some(config.listen), "listen"),
-        (config.exit.notice.filter(|_| is_exit), "exit.notice"),
+        (config.exit.notice, "exit.notice"),
         (config.metrics.listen, "metrics.listen"),
     ];
     let refused = wanted.into_iter().filter_map(|(at, setting)| bind(at?, setting).err());
@@ -122,8 +138,8 @@ fn bandwidth(config: &Config) -> Option<Finding> {
     )))
 }
 
-fn memory(config: &Config, available: Option<u64>) -> Option<Finding> {
-    let (max, available) = (config.memory_max?, available?);
+fn memory(config: &Config, available: u64) -> Option<Finding> {
+    let max = config.memory_max?;
     (max > available).then(|| {
         Finding::warning(format!(
             "`memory_max` is {} MiB, and there are {} MiB here: the system would end the relay before it lets anything go. Lower it",
@@ -170,7 +186,7 @@ mod tests {
 
     /// Without warnings: how many files may be open is this machine's affair.
     fn problems(config: &Config) -> Vec<Finding> {
-        let mut found = findings(config, NOW);
+        let mut found = [ports(config), findings(config, NOW)].concat();
         found.retain(|finding| matches!(finding.weight, Weight::Problem(_)));
         found
     }
@@ -230,10 +246,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         config.metrics.listen = taken.local_addr().ok();
         check(&config, Exit::Unavailable, "metrics.listen");
-        let metrics = config.metrics.listen.take();
-        config.exit.notice = metrics;
-        assert_eq!(problems(&config), [], "a relay that is no exit has no notice");
-        config.exit.enabled = Some(true);
+        config.exit.notice = config.metrics.listen.take();
         check(&config, Exit::Unavailable, "exit.notice");
     }
 
@@ -261,22 +274,31 @@ mod tests {
     #[test]
     fn more_memory_than_there_is_is_a_warning() {
         let Fixture { mut config, dir: _dir } = fixture();
-        assert_eq!(memory(&config, Some(1)), None);
+        assert_eq!(memory(&config, 1), None);
         config.memory_max = Some(2 << 30);
-        assert_eq!(memory(&config, Some(2 << 30)), None);
-        let found = memory(&config, Some(1 << 30)).unwrap();
+        assert_eq!(memory(&config, 2 << 30), None);
+        let found = memory(&config, 1 << 30).unwrap();
         assert!(found.weight == Weight::Warning && found.text.contains("1024 MiB"), "{}", found.text);
     }
 
     #[test]
-    fn a_port_that_this_relay_holds_is_no_problem_and_the_worst_comes_first() {
-        let here = vec![Finding::problem(Exit::Unavailable, "taken"), Finding::warning("files")];
-        let network = vec![Finding::fine("clock"), Finding::problem(Exit::Config, "other")];
-        let texts = |answers| -> Vec<String> {
-            let all = together(here.clone(), network.clone(), answers);
-            all.into_iter().map(|finding| finding.to_string()).collect()
-        };
-        assert_eq!(texts(false), ["problem: taken", "problem: other", "warning: files", "ok: clock"]);
-        assert_eq!(texts(true), ["problem: other", "warning: files", "ok: clock"]);
+    fn ports_that_this_relay_holds_are_no_problem() {
+        let Fixture { config, dir: _dir } = fixture();
+        ensure_private_dir(&config.data_dir).unwrap();
+        let taken = vec![Finding::problem(Exit::Unavailable, "taken")];
+        let says = || unless_it_runs(&config, taken.clone());
+        assert_eq!(says(), taken);
+        let control = std::os::unix::net::UnixListener::bind(control_path(&config.data_dir)).unwrap();
+        assert_eq!(says()[0].weight, Weight::Fine);
+        assert_eq!(unless_it_runs(&config, Vec::new()), []);
+        drop(control);
+        assert_eq!(says(), taken, "it has ended, and left its socket");
+    }
+
+    #[test]
+    fn the_worst_comes_first() {
+        let found = [Finding::warning("files"), Finding::fine("clock"), Finding::problem(Exit::Config, "x")];
+        let texts = in_order(found.into()).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts, ["problem: x", "warning: files", "ok: clock"]);
     }
 }

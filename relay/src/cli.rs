@@ -120,15 +120,21 @@ fn check(arguments: &CheckArgs) -> anyhow::Result<Exit> {
 }
 
 fn findings(config: &Config, offline: bool) -> anyhow::Result<Vec<Finding>> {
-    let here = check::findings(config, unix_now());
-    let is_wrong =
-        here.iter().any(|finding| matches!(finding.weight, Weight::Problem(Exit::Config | Exit::KeyFile)));
-    if offline || is_wrong {
-        return Ok(check::together(here, Vec::new(), false));
+    let ports = check::ports(config);
+    if let Err(error) = check::become_relays_user(config) {
+        let text = error.to_string();
+        return Ok(vec![Finding::problem(Exit::of(&error.into()), text)]);
     }
-    let own = NodeKeys::load(&config.key_dir(), unix_now()).ok().map(|keys| keys.signer.id());
-    let answer = daemon::run_to_end(ask_network(config, own)).context("the runtime cannot be started")?;
-    Ok(check::together(here, answer.findings, answer.reached))
+    let mut found = check::findings(config, unix_now());
+    found.extend(check::unless_it_runs(config, ports));
+    let is_wrong =
+        found.iter().any(|finding| matches!(finding.weight, Weight::Problem(Exit::Config | Exit::KeyFile)));
+    if !(offline || is_wrong) {
+        let own = NodeKeys::load(&config.key_dir(), unix_now()).ok().map(|keys| keys.signer.id());
+        let asked = daemon::run_to_end(ask_network(config, own));
+        found.extend(asked.context("the runtime cannot be started")?);
+    }
+    Ok(check::in_order(found))
 }
 
 #[cfg(test)]

@@ -166,9 +166,7 @@ impl Settings for Config {
     }
 
     fn other_ports(&self) -> Vec<Port> {
-        let notice = self.exit.notice.filter(|_| self.exit.effective_policy().is_exit());
-        let metrics = self.metrics.listen;
-        [(notice, "exit.notice"), (metrics, "metrics.listen")]
+        [(self.exit.notice, "exit.notice"), (self.metrics.listen, "metrics.listen")]
             .into_iter()
             .filter_map(|(at, setting)| at.map(|address| Port { address, setting, datagrams: false }))
             .collect()
@@ -189,13 +187,17 @@ impl Config {
         self.data_dir.join("keys")
     }
 
+    /// Whether it connects to anything for clients.
+    pub fn is_exit(&self) -> bool {
+        self.exit.effective_policy().is_exit()
+    }
+
     /// The open files that channels and streams take if all that is allowed is used.
     pub fn wanted_files(&self) -> Shares {
-        let is_exit = self.exit.effective_policy().is_exit();
         Shares {
             incoming: self.max_incoming_channels,
             outgoing: self.max_outgoing_channels,
-            streams: if is_exit { self.exit.max_exit_streams } else { 0 },
+            streams: if self.is_exit() { self.exit.max_exit_streams } else { 0 },
         }
     }
 

@@ -81,6 +81,13 @@ impl ExitConfig {
         self.dnssec.unwrap_or(!self.allow_private)
     }
 
+    /// Whether names are looked up as with these other settings. What differs, only a restart changes.
+    pub fn looks_up_like(&self, other: &ExitConfig) -> bool {
+        let lookups =
+            |config: &ExitConfig| (config.allow_private, config.ipv6 == Ipv6::No, config.validates());
+        lookups(self) == lookups(other)
+    }
+
     /// What is wrong with the settings: whether it is, and what to do about it.
     pub(crate) fn checks(&self) -> [(bool, &'static str); 4] {
         let policy = self.effective_policy();
@@ -184,6 +191,14 @@ mod tests {
         assert!(!validates("allow_private = true"));
         assert!(validates("allow_private = true\ndnssec = true"));
         assert!(!validates("dnssec = false"));
+    }
+
+    #[test]
+    fn how_names_are_looked_up_depends_on_a_few_settings() {
+        let same = |a: &str, b: &str| parse(a).unwrap().looks_up_like(&parse(b).unwrap());
+        assert!(same("", "enabled = true\npolicy = \"reduced\"\nipv6 = \"prefer\""));
+        assert!(!same("", "allow_private = true") && !same("", "ipv6 = \"no\""));
+        assert!(!same("", "dnssec = false"));
     }
 
     #[test]

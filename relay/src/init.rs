@@ -98,7 +98,7 @@ pub fn init(flags: &Flags) -> anyhow::Result<Made> {
     file.set_permissions(Permissions::from_mode(CONFIG_MODE))
         .context("the configuration cannot be written")?;
     if let Some(user) = &flags.user {
-        sandbox::become_user(user, &config.data_dir)?;
+        sandbox::become_user(user, Some(&config.data_dir))?;
         left.extend(hidden_from(user, &flags.config));
     }
     keyfile::ensure_private_dir(&config.data_dir)?;

@@ -4,8 +4,8 @@
 #[path = "support/authority.rs"]
 mod authority;
 
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use tunic_net::channel::{Channel, Circuit, CircuitStatus, HopSpec, Node, NodeCon
 use tunic_net::daemon::unix_now;
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::NodeKeys;
+use tunic_proto::message::DestroyReason;
 
 use authority::AUTHORITY;
 
@@ -205,6 +206,72 @@ fn sighup_changes_what_can_change_and_names_the_rest() {
     relay.ended();
 }
 
+/// The answer of a page.
+fn page(at: SocketAddr) -> String {
+    let mut tcp = TcpStream::connect(at).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// What SIGHUP changes is in force a moment after it is logged.
+#[track_caller]
+fn until_the_page_says(at: SocketAddr, text: &str) {
+    for _ in 0..600 {
+        if page(at).contains(text) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("no {text:?} in {}", page(at));
+}
+
+#[test]
+fn sighup_changes_what_the_notice_says_and_whether_there_is_one() {
+    let at = socket().1;
+    let exit = |enabled: bool, more: &str| format!("[exit]\nenabled = {enabled}\nnotice = \"{at}\"\n{more}");
+    let files = Files::make(&exit(false, ""));
+    let (socket, _) = socket();
+    let mut relay = Relay::start(&files, &socket, &[]);
+    relay.wait_for("listening");
+    assert!(page(at).starts_with("HTTP/1.1 404"), "it is no exit");
+    files.configure(&format!("contact = \"one@example.org\"\n{}", exit(true, "")));
+    relay.send(Signal::HUP);
+    until_the_page_says(at, "<p>one@example.org</p>");
+    files.configure(&format!("contact = \"two@example.org\"\n{}", exit(true, "allow_private = true")));
+    relay.send(Signal::HUP);
+    relay.wait_for("names are looked up as before");
+    until_the_page_says(at, "<p>two@example.org</p>");
+    files.configure(&exit(false, ""));
+    relay.send(Signal::HUP);
+    until_the_page_says(at, "HTTP/1.1 404");
+    relay.send(Signal::TERM);
+    relay.ended();
+}
+
+#[test]
+fn a_check_of_a_relay_that_runs_does_not_take_its_ports_for_somebody_elses() {
+    let metrics = socket().1;
+    let files = Files::make(&format!("[metrics]\nlisten = \"{metrics}\""));
+    let check = || {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_tunic-relay"));
+        let output = check.args(["check", "--offline", "--config"]).arg(files.config()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (socket, _) = socket();
+    let mut relay = Relay::start(&files, &socket, &[]);
+    relay.wait_for("listening");
+    let (code, said) = check();
+    assert!(code == Some(0) && said.contains("ok: this relay runs"), "{said}");
+    relay.send(Signal::TERM);
+    relay.ended();
+    let _somebody = TcpListener::bind(metrics).unwrap();
+    let (code, said) = check();
+    assert!(code == Some(69) && said.contains("`metrics.listen`"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn circuits_go_on_while_the_relay_drains_and_no_new_ones_are_made() {
     let InUse { files, at, mut relay, channel, circuit } = InUse::start("drain_s = 600").await;
@@ -233,7 +300,12 @@ async fn a_second_signal_ends_the_relay_at_once() {
 async fn a_drain_that_is_over_ends_its_circuits_with_destroy() {
     let mut used = InUse::start("drain_s = 1").await;
     used.relay.send(Signal::TERM);
-    assert!(matches!(used.circuit.closed().await, CircuitStatus::Closed(_)));
+    // By DESTROY, and not because the connection broke.
+    let ended = used.circuit.closed().await;
+    assert!(
+        matches!(ended, CircuitStatus::Closed(reason) if reason != DestroyReason::ChannelLost),
+        "{ended:?}"
+    );
     used.relay.ended();
 }
 

@@ -20,12 +20,6 @@ pub fn queue_budget(budget: usize, max: u64) -> usize {
     budget.min(usize::try_from(max / 4 * QUEUE_QUARTERS).unwrap_or(usize::MAX))
 }
 
-/// The memory of the machine, by `/proc/meminfo` (proc_meminfo(5)).
-pub fn machine_memory(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 /// The control group of the process and those above it, as folders below the hierarchy's root, by `/proc/self/cgroup`
 /// (cgroups(7), version 2).
 pub fn control_groups(cgroup: &str) -> Vec<String> {
@@ -70,8 +64,6 @@ mod tests {
 
     #[test]
     fn what_the_system_says_is_read() {
-        assert_eq!(machine_memory("MemTotal:       24650752 kB\nMemFree: 1 kB\n"), Some(24_650_752 << 10));
-        assert_eq!(machine_memory("MemFree: 1 kB\n"), None);
         assert_eq!(
             control_groups("0::/system.slice/relay.service\n"),
             ["/system.slice/relay.service", "/system.slice", ""]

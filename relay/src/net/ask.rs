@@ -28,38 +28,25 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// So many relays are asked to reach this one before it is called out of reach.
 const MAX_WITNESSES: usize = 3;
 
-/// What the network said.
-#[derive(Debug, Default)]
-pub struct Answer {
-    /// What follows from it.
-    pub findings: Vec<Finding>,
-    /// Another relay reached this one.
-    pub reached: bool,
-}
-
-/// Asks the network about this relay; `own` is its identity, if it has one yet.
-pub async fn ask_network(config: &Config, own: Option<RelayId>) -> Answer {
+/// What the network says about this relay; `own` is its identity, if it has one yet.
+pub async fn ask_network(config: &Config, own: Option<RelayId>) -> Vec<Finding> {
     let node = NodeConfig { signer: None, responder: None, memory_budget: config.memory_budget };
-    let mut answer = Answer::default();
     let node = match Node::new(node) {
         Ok(node) => node,
         Err(error) => {
-            answer.findings.push(Finding::problem(Exit::Failure, format!("TLS cannot be set up: {error}")));
-            return answer;
+            return vec![Finding::problem(Exit::Failure, format!("TLS cannot be set up: {error}"))];
         }
     };
     let (documents, failures) = consensuses(&node, config).await;
-    answer.findings.push(authorities(documents.len(), failures));
+    let mut found = vec![authorities(documents.len(), failures)];
     if let Some((consensus, finding)) = agreed(config, &documents) {
-        answer.findings.push(finding);
+        found.push(finding);
         if let (Some(consensus), Some(own)) = (consensus, own) {
-            let (finding, reached) = reach(&node, &consensus, own).await;
-            answer.findings.push(finding);
-            answer.reached = reached;
+            found.push(reach(&node, &consensus, own).await);
         }
     }
     node.shutdown(Duration::ZERO).await;
-    answer
+    found
 }
 
 /// The documents of the authorities that have one, and what was wrong with each that does not answer.
@@ -144,18 +131,19 @@ fn agreed(
 }
 
 /// Whether others reach this relay.
-async fn reach(node: &Node, consensus: &SignedConsensus, own: RelayId) -> (Finding, bool) {
+async fn reach(node: &Node, consensus: &SignedConsensus, own: RelayId) -> Finding {
     let Some(entry) = consensus.relay(&own) else {
         let text = "the consensus does not list this relay, so nobody extends circuits to it. The authorities list a relay a \
                     round or two after it has started, if they reach it at every `address`: start it, open those ports \
                     in firewall and router, and check again";
-        return (Finding::warning(text), false);
+        return Finding::warning(text);
     };
     let mut others: Vec<&RelayEntry> =
         consensus.relays.iter().filter(|other| other.identity != own).collect();
     if others.is_empty() {
-        let text = "the authorities reach this relay; there is no other relay to try a circuit with";
-        return (Finding::fine(text), false);
+        return Finding::fine(
+            "the authorities reach this relay; there is no other relay to try a circuit with",
+        );
     }
     others.shuffle(&mut system_rng());
     let mut failures = Vec::new();
@@ -163,12 +151,12 @@ async fn reach(node: &Node, consensus: &SignedConsensus, own: RelayId) -> (Findi
         match timeout(PATIENCE, through(node, other, entry)).await.context("no answer in 20 s").flatten() {
             Ok(()) => {
                 let text = "the authorities list this relay, and a circuit through another relay reaches it";
-                return (Finding::fine(text), true);
+                return Finding::fine(text);
             }
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
-    let finding = Finding::problem(
+    Finding::problem(
         Exit::Unavailable,
         format!(
             "the consensus lists this relay, and no circuit through {} other relays reached it: does it run, and are the \
@@ -176,8 +164,7 @@ async fn reach(node: &Node, consensus: &SignedConsensus, own: RelayId) -> (Findi
             failures.len(),
             failures.join("; ")
         ),
-    );
-    (finding, false)
+    )
 }
 
 async fn through(node: &Node, other: &RelayEntry, own: &RelayEntry) -> anyhow::Result<()> {

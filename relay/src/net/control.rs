@@ -93,7 +93,7 @@ impl Sources {
         Sample {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             nickname: config.nickname.clone(),
-            is_exit: config.exit.effective_policy().is_exit(),
+            is_exit: config.is_exit(),
             now: now.0,
             started: self.started.0,
             is_listed: view.lists_own(now),

@@ -7,6 +7,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use rustix::system::sysinfo;
 use tunic_net::channel::Node;
 use tunic_net::memory::give_back;
 use tunic_net::metrics::resident_bytes;
@@ -14,7 +15,7 @@ use tunic_proto::limits::Pressure;
 
 use super::clock;
 use crate::config::Config;
-use crate::core::memory::{control_groups, default_max, group_limit, machine_memory};
+use crate::core::memory::{control_groups, default_max, group_limit};
 
 /// How often it is looked: a line of 10 Gbit/s brings 125 MB in that time.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -27,18 +28,22 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// What the process may hold: what the operator says, or a share of the memory that there is.
 pub(super) fn max(config: &Config) -> u64 {
-    config.memory_max.unwrap_or_else(|| default_max(available().unwrap_or(0)))
+    config.memory_max.unwrap_or_else(|| default_max(available()))
 }
 
-/// The memory of the machine, or of the control group that the process is in, whichever is less; `None` if the system
-/// does not tell.
-pub(crate) fn available() -> Option<u64> {
+/// The memory of the machine, or of the control group that the process is in (version 2), whichever is less.
+pub(crate) fn available() -> u64 {
     let read = |path: String| fs::read_to_string(path).ok();
-    let machine = read("/proc/meminfo".to_owned()).and_then(|text| machine_memory(&text));
     let groups = control_groups(&read("/proc/self/cgroup".to_owned()).unwrap_or_default());
     let limits =
         groups.iter().filter_map(|group| group_limit(&read(format!("/sys/fs/cgroup{group}/memory.max"))?));
-    limits.chain(machine).min()
+    limits.min().unwrap_or(u64::MAX).min(machine())
+}
+
+/// By sysinfo(2), as units may hide /proc/meminfo (`ProcSubset=pid`).
+fn machine() -> u64 {
+    let info = sysinfo();
+    u64::from(info.totalram).saturating_mul(info.mem_unit.into())
 }
 
 /// Looks after the memory of the process until dropped.
@@ -75,5 +80,20 @@ fn tell(is_high: bool, resident: u64, max: u64) {
         );
     } else {
         tracing::info!("memory: enough again; channels and circuits are taken");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_memory_is_known() {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+        let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+        let kib: u64 = line.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+        // Some containers show themselves less there.
+        assert!(machine() >= kib << 10, "{} and {kib} KiB", machine());
+        assert!((1..=machine()).contains(&available()));
     }
 }

@@ -46,7 +46,7 @@ impl Sources {
 
     fn about(&self, text: &mut Text) {
         let config = self.settings.borrow();
-        let exit = if config.exit.effective_policy().is_exit() { "yes" } else { "no" };
+        let exit = if config.is_exit() { "yes" } else { "no" };
         let labels = [("version", env!("CARGO_PKG_VERSION")), ("exit", exit)];
         text.family("tunic_relay_info", "What runs here.", Kind::Gauge).sample(&labels, 1);
         text.family("tunic_relay_bandwidth_bytes", "Bytes per second that the relay states.", Kind::Gauge)

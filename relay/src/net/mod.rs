@@ -28,7 +28,7 @@ pub mod view;
 
 use std::time::Instant;
 
-pub use ask::{Answer, ask_network};
+pub use ask::ask_network;
 pub use run::{run, run_with};
 
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock for the pure schedules")]

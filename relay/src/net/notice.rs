@@ -2,16 +2,22 @@
 
 use hyper::body::Bytes;
 use tokio::net::TcpListener;
+use tunic_net::daemon::watch;
 use tunic_net::http::{self, Audience, Page};
+
+use crate::config::Config;
 
 const TEMPLATE: &str = include_str!("notice.html");
 const NO_CONTACT: &str =
     "The operator has left no address. Whoever runs this network (the address's WHOIS entry) can reach them.";
 
-/// Shows the page at every path until dropped.
-pub(super) async fn serve(listener: TcpListener, contact: Option<&str>) {
-    let body = Bytes::from(page(contact));
-    let page = move |_: &str| Some(Page { content_type: "text/html; charset=utf-8", body: body.clone() });
+/// Shows the page at every path while the relay is an exit, until dropped.
+pub(super) async fn serve(listener: TcpListener, settings: watch::Receiver<Config>) {
+    let page = move |_: &str| {
+        let config = settings.borrow();
+        let body = Bytes::from(page(config.contact.as_deref()));
+        config.is_exit().then_some(Page { content_type: "text/html; charset=utf-8", body })
+    };
     http::serve(listener, Audience::Everybody, page).await;
 }
 

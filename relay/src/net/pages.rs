@@ -23,13 +23,12 @@ impl Pages {
     /// # Errors
     /// The one that could not be opened, and what to do about it.
     pub(super) fn bind(config: &Config, options: &RunOptions) -> anyhow::Result<Self> {
-        let is_exit = config.exit.effective_policy().is_exit();
         let open = |at: SocketAddr, setting| match options.early.tcp(at)? {
             Some(listener) => Ok(TcpListener::from_std(listener)?),
             None => http::bind(at, setting),
         };
         Ok(Pages {
-            notice: config.exit.notice.filter(|_| is_exit).map(|at| open(at, "exit.notice")).transpose()?,
+            notice: config.exit.notice.map(|at| open(at, "exit.notice")).transpose()?,
             metrics: config.metrics.listen.map(|at| open(at, "metrics.listen")).transpose()?,
         })
     }
@@ -37,8 +36,7 @@ impl Pages {
     /// Serves them in tasks of this set.
     pub(super) fn serve(self, sources: Sources, tasks: &mut JoinSet<()>) {
         if let Some(listener) = self.notice {
-            let contact = sources.settings.borrow().contact.clone();
-            tasks.spawn(async move { notice::serve(listener, contact.as_deref()).await });
+            tasks.spawn(notice::serve(listener, sources.settings.clone()));
         }
         if let Some(listener) = self.metrics {
             let config = sources.settings.borrow().metrics.clone();

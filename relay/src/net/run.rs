@@ -32,7 +32,7 @@ use super::publisher::Publisher;
 use super::resolver::Resolver;
 use super::responder::RelayResponder;
 use super::view::SharedView;
-use crate::config::{Config, Ipv6};
+use crate::config::{Config, ExitConfig, Ipv6};
 use crate::core::directory_view::DirectoryView;
 use crate::core::exit::ExitRules;
 use crate::core::files::Shares;
@@ -163,6 +163,7 @@ impl Relay {
             Arc::clone(&places),
         );
         let memory_max = memory::max(&config);
+        tracing::info!("memory: up to {} MiB", memory_max >> 20);
         let node = Node::new(NodeConfig {
             signer: Some(keys.signer()),
             responder: Some(Arc::new(responder)),
@@ -247,6 +248,7 @@ impl Relay {
         tasks.spawn(heartbeat.run());
         let reloads = Reloads {
             settings: self.settings.clone(),
+            lookups: self.settings.borrow().exit.clone(),
             own: self.own.clone(),
             connector: Arc::clone(&self.connector),
             places: Arc::clone(&self.places),
@@ -284,6 +286,8 @@ fn rules(config: &Config, own: &[SocketAddr]) -> ExitRules {
 /// Takes over what the operator changes while the relay runs.
 struct Reloads {
     settings: watch::Receiver<Config>,
+    /// By which names are looked up.
+    lookups: ExitConfig,
     own: Vec<SocketAddr>,
     connector: Arc<Connector>,
     places: Arc<Places>,
@@ -318,6 +322,11 @@ impl Reloads {
         self.node.limits().set_channels(shares.incoming, shares.outgoing);
         self.node.limits().set_overrides(config.limits.clone());
         self.node.traffic().set_limit(config.throughput());
+        if !config.exit.looks_up_like(&self.lookups) {
+            tracing::warn!(
+                "names are looked up as before: what `exit.ipv6` and `exit.allow_private` mean for them, only a restart changes"
+            );
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub use signals::{Hurry, Shutdown, shutdown_signal};
 pub use socket::{ListenError, bind, listen};
 pub use tokio::sync::watch;
 pub(crate) use unix::lock_path;
-pub use unix::{UnixLock, open_unix, prepare_unix};
+pub use unix::{UnixLock, is_served, open_unix, prepare_unix};
 
 use crate::channel::Rest;
 use crate::config::ConfigError;

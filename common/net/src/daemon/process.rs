@@ -75,7 +75,7 @@ fn listener<S: Settings>(settings: &S) -> anyhow::Result<TcpListener> {
 fn confine<S: Settings>(path: &Path, settings: &S) -> anyhow::Result<()> {
     let (state_dir, service) = (settings.state_dir()?, settings.service());
     if let Some(user) = &service.user {
-        sandbox::become_user(user, &state_dir)?;
+        sandbox::become_user(user, Some(&state_dir))?;
     } else if rustix::process::geteuid().is_root() {
         tracing::warn!("this daemon runs as root and needs to be nobody: set `user` in [service]");
     }

@@ -30,8 +30,8 @@ fn advice(cause: &io::Error) -> String {
             "this machine has no such address (`ip address` shows those it has)"
         }
         io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need a privilege (AmbientCapabilities=CAP_NET_BIND_SERVICE under systemd, or start as \
-             root and set `user`)"
+            "ports below 1024 need a privilege (under systemd AmbientCapabilities= and \
+             CapabilityBoundingSet=CAP_NET_BIND_SERVICE, and PrivateUsers=no; or start as root and set `user`)"
         }
         _ => return cause.to_string(),
     };

@@ -77,14 +77,21 @@ fn lock(socket: &Path) -> anyhow::Result<UnixLock> {
     }
 }
 
-/// Whether nobody listens there any more. One that is only too busy is somebody's: it is not waited for.
+/// Whether a daemon listens at this socket. One that is too busy to answer does too: it is not waited for.
+pub fn is_served(path: &Path) -> bool {
+    matches!(connect(path), Ok(()) | Err(Errno::AGAIN))
+}
+
+/// Whether nobody listens there any more.
 fn is_abandoned(path: &Path) -> bool {
-    let connected = SocketAddrUnix::new(path).and_then(|address| {
-        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        rustix::net::connect(&socket, &address)
-    });
-    connected == Err(Errno::CONNREFUSED)
+    connect(path) == Err(Errno::CONNREFUSED)
+}
+
+fn connect(path: &Path) -> rustix::io::Result<()> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    rustix::net::connect(&socket, &address)
 }
 
 #[cfg(test)]
@@ -152,7 +159,7 @@ mod tests {
             waiting.push(connected);
             assert!(waiting.len() < 1_000, "its queue never fills");
         }
-        assert!(!is_abandoned(&path));
+        assert!(!is_abandoned(&path) && is_served(&path));
         why_not(&path);
     }
 }

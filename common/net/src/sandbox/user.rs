@@ -43,12 +43,12 @@ pub enum UserError {
     },
 }
 
-/// Becomes this user, with its own group and no others, for good. `data_dir`, if it is not there, is made for it. Does
+/// Becomes this user, with its own group and no others, for good. `data_dir`, if one is given and not there, is made for it. Does
 /// nothing where this process is that user already. To be called before there are other threads.
 ///
 /// # Errors
 /// [`UserError`]. After [`UserError::Refused`] the process is in between two users and has to end.
-pub fn become_user(name: &str, data_dir: &Path) -> Result<(), UserError> {
+pub fn become_user(name: &str, data_dir: Option<&Path>) -> Result<(), UserError> {
     let user = User::from_name(name).ok().flatten().ok_or_else(|| UserError::Unknown(name.to_owned()))?;
     if user.uid.is_root() {
         return Err(UserError::Root(name.to_owned()));
@@ -59,11 +59,13 @@ pub fn become_user(name: &str, data_dir: &Path) -> Result<(), UserError> {
     if !geteuid().is_root() {
         return Err(UserError::NotRoot(name.to_owned()));
     }
-    make_for(&user, data_dir).map_err(|cause| UserError::Directory {
-        user: name.to_owned(),
-        path: data_dir.to_path_buf(),
-        cause,
-    })?;
+    if let Some(path) = data_dir {
+        make_for(&user, path).map_err(|cause| UserError::Directory {
+            user: name.to_owned(),
+            path: path.to_path_buf(),
+            cause,
+        })?;
+    }
     change(user.uid, user.gid).map_err(|cause| UserError::Refused { user: name.to_owned(), cause })
 }
 
@@ -97,21 +99,21 @@ mod tests {
 
     #[test]
     fn a_user_that_does_not_exist_is_named() {
-        let error = become_user("nobody-by-this-name", Path::new("/nonexistent")).unwrap_err();
+        let error = become_user("nobody-by-this-name", None).unwrap_err();
         assert!(matches!(&error, UserError::Unknown(name) if name == "nobody-by-this-name"), "{error}");
     }
 
     #[test]
     fn root_is_not_whom_to_become() {
         let root = User::from_uid(Uid::from_raw(0)).unwrap().unwrap();
-        let error = become_user(&root.name, Path::new("/nonexistent")).unwrap_err();
+        let error = become_user(&root.name, None).unwrap_err();
         assert!(matches!(&error, UserError::Root(_)), "{error}");
     }
 
     #[test]
     fn whoever_is_that_user_already_stays_so() {
         let own = User::from_uid(geteuid()).unwrap().unwrap();
-        let became = become_user(&own.name, Path::new("/nonexistent"));
+        let became = become_user(&own.name, None);
         assert!(matches!((own.uid.is_root(), became), (false, Ok(())) | (true, Err(UserError::Root(_)))));
     }
 }
