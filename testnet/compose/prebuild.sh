@@ -9,7 +9,8 @@ target=$(rustc -vV | sed -n 's/^host: //p')
 RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked -p tunic-testnet --target "$target"
 
 root=testnet/compose/prebuilt
-rm -rf "$root"
+# The folder itself is in every clone: a builder without BuildKit looks into it whatever it builds.
+find "$root" -mindepth 1 ! -name .gitkeep -delete
 mkdir -p "$root/var/lib/tunic"
 strip -o "$root/tunic-testnet" "${CARGO_TARGET_DIR:-target}/$target/release/tunic-testnet"
 for daemon in tunic-relay tunic-directory tunic-client; do

@@ -60,9 +60,10 @@ pub struct Fault {
 
 impl Fault {
     /// Everything that can be played, in order.
-    pub const ALL: [Fault; 13] = [
+    pub const ALL: [Fault; 14] = [
         Fault { kind: Kind::Kill, part: Part::Exit },
         Fault { kind: Kind::Kill, part: Part::Guard },
+        Fault { kind: Kind::Kill, part: Part::Authority },
         Fault { kind: Kind::Pause, part: Part::Exit },
         Fault { kind: Kind::Pause, part: Part::Guard },
         Fault { kind: Kind::Pause, part: Part::Authority },

@@ -31,7 +31,11 @@ const INTRODUCTION_PORT: u16 = 9031;
 /// Where relays accept channels.
 const RELAY_PORT: u16 = 9001;
 /// Where clients listen for applications, each in its own container.
-const SOCKS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9150));
+const SOCKS: SocketAddr = at_loopback(9150);
+
+const fn at_loopback(port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+}
 
 /// One node of a network in containers
 #[derive(Debug, Args)]
@@ -116,9 +120,9 @@ struct ClientArgs {
         container has, on a network where nobody else is"
     )]
     publish_at: Option<String>,
-    /// Which ports
-    #[arg(long, value_name = "PORT,PORT,…", value_delimiter = ',', default_value = "9150")]
-    publish: Vec<u16>,
+    /// Where the status page is; it answers at no other number, so this is the one to reach it by from outside too
+    #[arg(long, value_name = "PORT", default_value_t = 9152)]
+    status_port: u16,
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,7 @@ use super::forward::{forward, loopback_port};
 use super::introduce::{self, Known};
 use super::{
     AUTHORITY_PORT, AuthorityArgs, ClientArgs, INTRODUCTION_PORT, NetworkArgs, RELAY_PORT, RelayArgs, SOCKS,
+    at_loopback,
 };
 
 /// Of a round, for votes and for signatures each, in seconds.
@@ -164,13 +165,14 @@ async fn prepare_client(args: &ClientArgs) -> anyhow::Result<PathBuf> {
     let dir = args.network.state_dir();
     keyfile::ensure_private_dir(&dir)?;
     if let Some(host) = &args.publish_at {
-        for port in &args.publish {
-            publish(host, *port).await.with_context(|| format!("--publish-at {host}"))?;
+        for port in [SOCKS.port(), args.status_port] {
+            publish(host, port).await.with_context(|| format!("--publish-at {host}"))?;
         }
     }
     let all = introduce::from_authorities(&args.network.authorities, &dir).await?;
     let config = client_config::Config {
         socks: SOCKS,
+        status: client_config::Listen::At(at_loopback(args.status_port)),
         state_dir: Some(dir.clone()),
         testing: client_config::Testing { private_is_distinct: true, unpaced_circuits: true },
         authorities: reachable(&all).await?,
