@@ -41,6 +41,7 @@ pub(crate) fn available() -> u64 {
 }
 
 /// By sysinfo(2), as units may hide /proc/meminfo (`ProcSubset=pid`).
+#[expect(clippy::useless_conversion, reason = "the number is shorter where addresses are")]
 fn machine() -> u64 {
     let info = sysinfo();
     u64::from(info.totalram).saturating_mul(info.mem_unit.into())
