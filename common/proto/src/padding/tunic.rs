@@ -7,8 +7,8 @@
 //! 2. *Backlog* watches whether cells wait, and signals when none have for a while.
 //! 3. *Stop* counts cells. When a class is full in such a silence, it ends the block; otherwise the next class begins.
 //! 4. The client paces what goes, after two small bursts, so that neither the connection nor the first request is held up,
-//!    and stops when nothing has come for a while. Ticks that all had something to send let its rate grow, until a *lull*:
-//!    an upload shows as one.
+//!    and stops when nothing has come for a while. Ticks that all had something to send let its rate grow, and a *lull*
+//!    lets it fall again: an upload shows as one.
 
 use enum_map::enum_map;
 use maybenot::action::{Action, Timer};
@@ -132,15 +132,17 @@ impl Tunic {
         for level in 0..LEVELS {
             let cells = (self.forward_cells * LEVEL_GROWTH.powi(level as i32)).min(MAX_TICK_CELLS);
             let steps = Steps { idle: IDLE, rest: of(level, rest), next: of(level, next) };
+            let lower = level.saturating_sub(1);
             let ticks = if level == 0 { PATIENCE_TICKS } else { SURE_TICKS };
             let patience = Some(Counter::new_dist(Operation::Set, exactly(f64::from(ticks))));
-            // Nothing waits any more: the lowest level counts anew, and the tick that is under way stays.
-            let mut calms = steps.tick(cells, 0.0);
+            let tick = || with(steps.tick(cells, self.forward_tick_us), Event::Signal, of(lower, calm));
+            // Nothing waits any more: the level below counts anew, and the tick that is under way stays.
+            let mut calms = tick();
             (calms.action, calms.counter.0) = (None, patience);
-            let mut begins = with(steps.tick(cells, self.forward_tick_us), Event::Signal, of(0, calm));
+            let mut begins = tick();
             begins.counter.0 = patience;
-            let rests = with(steps.rest(cells), Event::Signal, of(0, calm));
-            let mut nexts = with(steps.tick(cells, self.forward_tick_us), Event::Signal, of(0, calm));
+            let rests = with(steps.rest(cells), Event::Signal, of(lower, calm));
+            let mut nexts = tick();
             nexts.counter.0 = Some(Counter::new(Operation::Decrement));
             let nexts = with(nexts, Event::CounterZero, of(level + 1, begin));
             states.extend([calms, begins, rests, nexts]);
