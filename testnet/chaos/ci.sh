@@ -1,7 +1,7 @@
 #!/bin/bash
-# Chaos in CI: relays in use and authorities are killed, paused, cut off and slowed down while a client downloads, and it has to
-# recover by itself; and an interrupted run leaves nothing behind. (Wrong clocks and full disks are played by hand:
-# docs/private-network.md.) What is needed and not found is told on a line that begins with "skipped: ".
+# Chaos in CI: relays in use and authorities are killed, cut off and slowed down while a client downloads, and it has to
+# recover by itself; and an interrupted run leaves nothing behind. (Wrong clocks, full disks and relays that stand still are played by
+# hand: docs/private-network.md.) What is needed and not found is told on a line that begins with "skipped: ".
 #   testnet/chaos/ci.sh [PROGRAM]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

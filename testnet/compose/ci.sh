@@ -202,13 +202,12 @@ say 'the status page'
 
 relay=$(first relay)
 exit=$(first exit)
-# By its address too: names are known to those who share a network only.
-for url in "$PAGE" "http://$(address "$(first web)" outside):8080/"; do
-    ! fetches "$relay" "$url" || { echo "a relay reaches $url by itself" >&2; exit 1; }
-    ! fetches "$(first client)" "$url" || { echo "the client reaches $url by itself" >&2; exit 1; }
-    ! fetches "$(first authority1)" "$url" || { echo "an authority reaches $url by itself" >&2; exit 1; }
-    fetches "$exit" "$url"
+# By its address: its name is known to those who share a network with it only.
+web="http://$(address "$(first web)" outside):8080/"
+for who in relay client authority1; do
+    ! fetches "$(first $who)" "$web" || { echo "$who reaches the web by itself" >&2; exit 1; }
 done
+fetches "$exit" "$web"
 [ "$(docker network inspect -f '{{.Internal}}' "${COMPOSE_PROJECT_NAME}_tunic")" = true ]
 say 'only exits reach the web'
 docker inspect -f '{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}' "$relay" | grep -qx '65532:65532 true \[ALL\]'
