@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use rand_core::CryptoRng;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use x25519_dalek::{PublicKey, StaticSecret};
 
+use crate::crypto::x25519::Secret;
 use crate::ids::{BadHexKey, RelayId, key_from_hex};
 use crate::time::UnixTime;
 
@@ -261,29 +262,29 @@ impl<'de> Deserialize<'de> for OnionKey {
 /// The secret half of an [`OnionKey`], with the public one computed once.
 #[derive(Clone)]
 pub struct OnionSecret {
-    pub(crate) secret: StaticSecret,
+    pub(crate) secret: Arc<Secret>,
     public: OnionKey,
 }
 
 impl OnionSecret {
     /// A new key from this source of randomness.
     pub fn generate<R: CryptoRng>(rng: &mut R) -> Self {
-        Self::new(StaticSecret::random_from_rng(rng))
+        Self::new(Secret::generate(rng))
     }
 
     /// The key with these secret bytes.
     pub fn from_bytes(secret: [u8; 32]) -> Self {
-        Self::new(StaticSecret::from(secret))
+        Self::new(Secret::from_bytes(&secret))
     }
 
-    fn new(secret: StaticSecret) -> Self {
-        let public = OnionKey(PublicKey::from(&secret).to_bytes());
-        OnionSecret { secret, public }
+    fn new(secret: Secret) -> Self {
+        let public = OnionKey(secret.public());
+        OnionSecret { secret: Arc::new(secret), public }
     }
 
     /// The secret bytes. For key files only.
     pub fn dangerously_to_bytes(&self) -> zeroize::Zeroizing<[u8; 32]> {
-        zeroize::Zeroizing::new(self.secret.to_bytes())
+        self.secret.to_bytes()
     }
 
     /// The public half.

@@ -13,9 +13,9 @@ use ml_kem::{DecapsulationKey768, EncapsulationKey768, SharedKey, ml_kem_768};
 use rand_core::CryptoRng;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use x25519_dalek::{PublicKey, SharedSecret, StaticSecret};
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 
+use crate::crypto::x25519::{Secret as X25519Secret, SmallOrder};
 use crate::ids::RelayId;
 use crate::keys::{OnionKey, OnionSecret};
 
@@ -97,8 +97,8 @@ pub fn requested_id(request: &[u8; REQUEST_LEN]) -> RelayId {
 pub struct ClientHandshake {
     /// Has taken in the label and the request.
     transcript: Sha256,
-    onion_key: PublicKey,
-    secret: StaticSecret,
+    onion_key: OnionKey,
+    secret: X25519Secret,
     decapsulation_key: DecapsulationKey768,
 }
 
@@ -111,17 +111,16 @@ impl ClientHandshake {
         key: OnionKey,
         rng: &mut R,
     ) -> (ClientHandshake, Box<[u8; REQUEST_LEN]>) {
-        let secret = StaticSecret::random_from_rng(rng);
+        let secret = X25519Secret::generate(rng);
         let decapsulation_key = DecapsulationKey768::generate_from_rng(rng);
         let mut request = Box::new([0; REQUEST_LEN]);
         request[0] = TYPE;
         request[ID_AT..ONION_KEY_AT].copy_from_slice(&id.0);
         request[ONION_KEY_AT..CLIENT_KEY_AT].copy_from_slice(&key.0);
-        request[CLIENT_KEY_AT..EK_AT].copy_from_slice(PublicKey::from(&secret).as_bytes());
+        request[CLIENT_KEY_AT..EK_AT].copy_from_slice(&secret.public());
         request[EK_AT..].copy_from_slice(&decapsulation_key.encapsulation_key().to_bytes());
         let transcript = start_transcript(&request);
-        let onion_key = PublicKey::from(key.0);
-        (ClientHandshake { transcript, onion_key, secret, decapsulation_key }, request)
+        (ClientHandshake { transcript, onion_key: key, secret, decapsulation_key }, request)
     }
 
     /// Checks the reply and derives the keys.
@@ -129,14 +128,10 @@ impl ClientHandshake {
     /// # Errors
     /// [`HandshakeError::SmallOrder`] or [`HandshakeError::BadAuth`].
     pub fn finish(self, reply: &[u8; REPLY_LEN]) -> Result<HopKeys, HandshakeError> {
-        let relay_key = PublicKey::from(array(reply, 0));
         let ciphertext: ml_kem_768::Ciphertext = array::<CT_LEN>(reply, CT_AT).into();
         let kem_secret = Zeroizing::new(self.decapsulation_key.decapsulate(&ciphertext));
-        let secret = combine(
-            &self.secret.diffie_hellman(&relay_key),
-            &self.secret.diffie_hellman(&self.onion_key),
-            &kem_secret,
-        )?;
+        let secret =
+            combine(self.secret.agree(&array(reply, 0)), self.secret.agree(&self.onion_key.0), &kem_secret)?;
         let (auth, keys) = derive(self.transcript, &reply[..AUTH_AT], &secret);
         if bool::from(auth.ct_eq(&reply[AUTH_AT..])) { Ok(keys) } else { Err(HandshakeError::BadAuth) }
     }
@@ -168,24 +163,20 @@ pub fn respond<R: CryptoRng + ?Sized>(
     }
     let wanted = OnionKey(array(request, ONION_KEY_AT));
     let key = keys.iter().find(|key| key.public() == wanted).ok_or(HandshakeError::UnknownOnionKey)?;
-    let client_key = PublicKey::from(array(request, CLIENT_KEY_AT));
-    if client_key.as_bytes() == &[0; 32] {
+    let client_key = array(request, CLIENT_KEY_AT);
+    if client_key == [0; 32] {
         return Err(HandshakeError::SmallOrder);
     }
     let encapsulation_key = EncapsulationKey768::new(&array::<EK_LEN>(request, EK_AT).into())
         .map_err(|_| HandshakeError::BadEncapsulationKey)?;
 
-    let ephemeral = StaticSecret::random_from_rng(rng);
+    let ephemeral = X25519Secret::generate(rng);
     let (ciphertext, kem_secret) = encapsulation_key.encapsulate_with_rng(rng);
     let kem_secret = Zeroizing::new(kem_secret);
-    let secret = combine(
-        &ephemeral.diffie_hellman(&client_key),
-        &key.secret.diffie_hellman(&client_key),
-        &kem_secret,
-    )?;
+    let secret = combine(ephemeral.agree(&client_key), key.secret.agree(&client_key), &kem_secret)?;
 
     let mut reply = Box::new([0; REPLY_LEN]);
-    reply[..CT_AT].copy_from_slice(PublicKey::from(&ephemeral).as_bytes());
+    reply[..CT_AT].copy_from_slice(&ephemeral.public());
     reply[CT_AT..AUTH_AT].copy_from_slice(&ciphertext);
     let (auth, hop_keys) = derive(start_transcript(request), &reply[..AUTH_AT], &secret);
     reply[AUTH_AT..].copy_from_slice(&auth);
@@ -194,19 +185,20 @@ pub fn respond<R: CryptoRng + ?Sized>(
 
 /// `X25519(x, Y) ‖ X25519(x, B) ‖ K`.
 type Secret = Zeroizing<[u8; 96]>;
+type Shared = Result<Zeroizing<[u8; 32]>, SmallOrder>;
 
+/// Takes both results before either is judged, so that time tells no more than the outcome does.
 fn combine(
-    ephemeral: &SharedSecret,
-    with_onion_key: &SharedSecret,
+    ephemeral: Shared,
+    with_onion_key: Shared,
     kem_secret: &SharedKey,
 ) -> Result<Secret, HandshakeError> {
-    // Both are looked at before either is judged, so that time tells no more than the outcome does.
-    if !(ephemeral.was_contributory() & with_onion_key.was_contributory()) {
+    let (Ok(ephemeral), Ok(with_onion_key)) = (ephemeral, with_onion_key) else {
         return Err(HandshakeError::SmallOrder);
-    }
+    };
     let mut secret = Zeroizing::new([0; 96]);
-    secret[..32].copy_from_slice(ephemeral.as_bytes());
-    secret[32..64].copy_from_slice(with_onion_key.as_bytes());
+    secret[..32].copy_from_slice(&*ephemeral);
+    secret[32..64].copy_from_slice(&*with_onion_key);
     secret[64..].copy_from_slice(kem_secret);
     Ok(secret)
 }

@@ -6,3 +6,4 @@ pub mod fragment;
 pub mod handshake;
 pub mod layer;
 mod replay;
+pub(crate) mod x25519;
