@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::Connection;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tunic_proto::cell::CELL_LEN;
@@ -178,12 +179,13 @@ impl Driver {
             return Ok(false);
         }
         let Poll::Ready(room) = self.reads.poll_take(cx, READ_LEN) else { return Ok(false) };
-        let read = self.tcp.try_read(&mut buffers.wire[..room]);
-        self.reads.settle(room, *read.as_ref().unwrap_or(&0));
-        let count = match read {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-            result => result?,
-        };
+        let mut taken = ReadBuf::new(&mut buffers.wire[..room]);
+        // Unlike `try_read`, it knows that there is no more where the room was not filled, and spares the call that finds nothing.
+        let read = Pin::new(&mut self.tcp).poll_read(cx, &mut taken);
+        let count = taken.filled().len();
+        self.reads.settle(room, count);
+        let Poll::Ready(read) = read else { return Ok(false) };
+        read?;
         if count == 0 {
             return Err(DriverError::Closed);
         }
