@@ -6,7 +6,8 @@
 //!    cells stand in the relay: the most that it ever holds, beside what it may, and what that does to the round trip of
 //!    somebody else on a circuit through it.
 //!
-//! The relay is one of the network's, started again with the limit below. The ratios are printed last.
+//! The relay is one of the network's, started again with the limit below, and so is the exit, with more: it is not to be the one that
+//! runs out. The ratios are printed last.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
@@ -25,6 +26,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tunic_client::config::Config;
@@ -44,11 +46,15 @@ const AT_ONCE: usize = 64;
 const MEMORY_MAX: u64 = 256 << 20;
 /// Of this program's own end.
 const OWN_BUDGET: usize = 4 << 30;
+/// Of the exit's queues: more than what 10,000 streams and their circuits reserve, which is 470 MiB.
+const EXIT_BUDGET: i64 = 1 << 30;
 /// How long memory must stay the same before it counts.
 const STILL: Duration = Duration::from_secs(5);
 const ROUND_TRIPS: usize = 300;
+/// What each stream is given: its circuit takes 64 cells and the exit's end 16 more.
+const FLOOD_LEN: usize = 64 << 10;
 /// How long the streams may take to come to the exit.
-const FLOOD_LIMIT: Duration = Duration::from_secs(300);
+const FLOOD_LIMIT: Duration = Duration::from_secs(60);
 const MIB: f64 = (1 << 20) as f64;
 
 #[tokio::main]
@@ -60,23 +66,36 @@ async fn main() {
     println!("idle: the client {:.1} MiB, the largest relay {:.1} MiB", client / MIB, relays / MIB);
 
     let consensus = network.consensus().await;
-    let middle = network.restart_a_relay(&consensus);
+    let middle = consensus.relays.iter().find(|relay| !relay.exit.is_exit()).unwrap();
     let exit = consensus.relays.iter().find(|relay| relay.exit.is_exit()).unwrap();
-    let (echo, flood) = (serve(echo).await, serve(flood).await);
+    let middle_pid = network.restart(middle, |settings| {
+        settings.insert("memory_max".into(), MEMORY_MAX.cast_signed().into());
+        let limits = settings.entry("limits").or_insert_with(|| toml::Table::new().into());
+        limits.as_table_mut().unwrap().insert("circuits_per_client".into(), 65_536.into());
+    });
+    network.restart(exit, |settings| {
+        settings.insert("memory_budget".into(), EXIT_BUDGET.into());
+        let limits = settings.entry("limits").or_insert_with(|| toml::Table::new().into());
+        limits.as_table_mut().unwrap().insert("streams_per_neighbour".into(), 65_536.into());
+    });
+    let echo = serve(echo).await;
+    // With threads of its own: the round trips of others are not to wait for this program's own work.
+    let floods = Runtime::new().unwrap();
+    let flood = floods.spawn(serve(flood)).await.unwrap();
 
     let node = own_node();
-    let honest = connect(&node, &middle).await.create_circuit(hops(&[&middle, exit])).await.unwrap();
+    let honest = connect(&node, middle).await.create_circuit(hops(&[middle, exit])).await.unwrap();
     let mut honest = open(&honest, echo).await;
     let before = round_trips(&mut honest).await;
 
-    let idle = resident_when_still(network.relay_pid()).await;
+    let idle = resident_when_still(middle_pid).await;
     let count = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(CIRCUITS);
     let (reads, may_read) = watch::channel(true);
     let stalling = Valve::open(middle.addresses[0], may_read).await;
     let stalled_node = own_node();
-    let channel = connect_at(&stalled_node, &middle, stalling).await;
-    let circuits = build(&channel, hops(&[&middle, exit]), count).await;
-    let open_circuits = resident_when_still(network.relay_pid()).await;
+    let channel = connect_at(&stalled_node, middle, stalling).await;
+    let circuits = build(&channel, hops(&[middle, exit]), count).await;
+    let open_circuits = resident_when_still(middle_pid).await;
     let each = (open_circuits - idle) / circuits.len() as f64;
     println!(
         "{} idle circuits: {:.1} MiB, before {:.1} MiB",
@@ -85,13 +104,13 @@ async fn main() {
         idle / MIB
     );
 
-    let peak = Peak::watch(network.relay_pid());
+    let peak = Peak::watch(middle_pid);
     reads.send(false).unwrap();
     let streams: Vec<_> =
         circuits.iter().map(|circuit| circuit.begin(Target::Addr(flood)).unwrap()).collect();
     let meanwhile = round_trips(&mut honest).await;
     flooded(count).await;
-    let stalled = resident_when_still(network.relay_pid()).await;
+    let stalled = resident_when_still(middle_pid).await;
     let after = round_trips(&mut honest).await;
     let (peak, limit) = (peak.end(), MEMORY_MAX as f64);
     println!(
@@ -112,6 +131,7 @@ async fn main() {
     );
     println!("an idle circuit: {each:.0} bytes, {:.2} of 4 KiB", each / 4096.0);
     println!("stalled readers: {:.2} of the limit, {:.2} at the most", stalled / limit, peak / limit);
+    floods.shutdown_background();
     let times = |took: Duration| took.as_secs_f64() / before.as_secs_f64();
     println!("round trip meanwhile: {:.2} of idle, then {:.2}", times(meanwhile), times(after));
 }
@@ -120,7 +140,8 @@ async fn main() {
 struct Network {
     parent: Child,
     up: Announcement,
-    relay: Option<Child>,
+    /// Those that were started again.
+    relays: Vec<Child>,
 }
 
 impl Network {
@@ -139,7 +160,7 @@ impl Network {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(parent.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        Network { parent, up: serde_json::from_str(&line).unwrap(), relay: None }
+        Network { parent, up: serde_json::from_str(&line).unwrap(), relays: Vec::new() }
     }
 
     /// From the authority, as a client gets it.
@@ -159,17 +180,14 @@ impl Network {
         timely.check_signatures(&AuthoritySet::new([authority.identity]), now).unwrap().into_consensus()
     }
 
-    /// Starts a relay that is no exit again, with the limit of this benchmark.
-    fn restart_a_relay(&mut self, consensus: &Consensus) -> RelayEntry {
-        let entry = consensus.relays.iter().find(|relay| !relay.exit.is_exit()).unwrap();
+    /// Starts a relay again, with other settings; its process id.
+    fn restart(&mut self, entry: &RelayEntry, change: impl FnOnce(&mut toml::Table)) -> u32 {
         let config = self.up.dir.join(format!("{}.toml", entry.nickname));
         let pid = *self.up.pids.relay.iter().find(|pid| runs_on(**pid, &config)).unwrap();
         kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
         wait_until("the relay has ended", || fs::read_link(format!("/proc/{pid}/exe")).is_err());
         let mut settings: toml::Table = toml::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
-        settings.insert("memory_max".into(), MEMORY_MAX.cast_signed().into());
-        let limits = settings.entry("limits").or_insert_with(|| toml::Table::new().into());
-        limits.as_table_mut().unwrap().insert("circuits_per_client".into(), 65_536.into());
+        change(&mut settings);
         fs::write(&config, toml::to_string(&settings).unwrap()).unwrap();
         // As `up` does: the child gets its listener as standard input.
         let mut listener = None;
@@ -181,18 +199,16 @@ impl Network {
         let mut command = Command::new(PROGRAM);
         command.args(["role", "relay", "--parent", &own, "--config"]).arg(&config);
         command.stdin(OwnedFd::from(listener.unwrap())).stdout(Stdio::null()).stderr(Stdio::null());
-        self.relay = Some(command.spawn().unwrap());
-        entry.clone()
-    }
-
-    fn relay_pid(&self) -> u32 {
-        self.relay.as_ref().unwrap().id()
+        let relay = command.spawn().unwrap();
+        let pid = relay.id();
+        self.relays.push(relay);
+        pid
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
-        if let Some(mut relay) = self.relay.take() {
+        for relay in &mut self.relays {
             relay.kill().unwrap();
             relay.wait().unwrap();
         }
@@ -370,8 +386,11 @@ async fn flooded(circuits: usize) {
     println!("{} of {circuits} streams came to the exit", FLOODED.load(Relaxed));
 }
 
-/// Writes until the other end has gone.
+/// Writes more than a circuit and the exit's end of a stream take, and waits until the other end has gone. No more than that: what
+/// 10,000 sockets can hold is more than the kernel has for TCP (`tcp_mem`), and then it lets none of them connect.
 async fn flood(mut tcp: TcpStream) {
     FLOODED.fetch_add(1, Relaxed);
-    while tcp.write_all(&[7; 4096]).await.is_ok() {}
+    if tcp.write_all(&[7; FLOOD_LEN]).await.is_ok() {
+        let _ = tcp.read(&mut [0]).await;
+    }
 }
