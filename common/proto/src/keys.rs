@@ -274,7 +274,7 @@ impl OnionSecret {
 
     /// The key with these secret bytes.
     pub fn from_bytes(secret: [u8; 32]) -> Self {
-        Self::new(Secret::from_bytes(&secret))
+        Self::new(Secret::from_bytes(secret))
     }
 
     fn new(secret: Secret) -> Self {

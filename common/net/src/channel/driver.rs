@@ -193,16 +193,16 @@ impl Driver {
         let mut wire = &wire[..count];
         plain.clear();
         plain.append(&mut self.partial);
-        while !wire.is_empty() {
+        let mut closed = false;
+        while !wire.is_empty() && !closed {
             self.tls.read_tls(&mut wire)?;
             let state = self.tls.process_new_packets()?;
             take_plaintext(&mut self.tls, state.plaintext_bytes_to_read(), plain)?;
-            if state.peer_has_closed() {
-                return Err(DriverError::Closed);
-            }
+            closed = state.peer_has_closed();
         }
+        // Also what came with the goodbye, such as why circuits end.
         self.handle_plaintext(plain)?;
-        Ok(true)
+        if closed { Err(DriverError::Closed) } else { Ok(true) }
     }
 
     fn handle_plaintext(&mut self, plain: &mut [u8]) -> Result<(), DriverError> {

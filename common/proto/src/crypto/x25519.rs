@@ -1,49 +1,48 @@
-//! X25519 (RFC 7748) by aws-lc-rs, which takes half the time of x25519-dalek (docs/performance.md).
+//! X25519 (RFC 7748). x25519-dalek makes and keeps the keys; aws-lc-rs agrees with them, which takes it half the time
+//! (docs/performance.md), as it does for layers.
 
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
-use aws_lc_rs::encoding::{AsBigEndian as _, Curve25519SeedBin};
 use rand_core::CryptoRng;
+use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-/// A secret of either side. The library wipes it when it is dropped.
-pub(crate) struct Secret(PrivateKey);
+/// A secret of either side. Both libraries wipe it when it is dropped.
+pub(crate) struct Secret {
+    key: StaticSecret,
+    agreeing: PrivateKey,
+}
 
 /// The other side's public key is of small order: the result would not depend on our secret (RFC 7748 §6.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SmallOrder;
 
 impl Secret {
-    /// A new one: 32 bytes of this randomness.
+    /// A new one.
     pub(crate) fn generate<R: CryptoRng + ?Sized>(rng: &mut R) -> Secret {
-        let mut bytes = Zeroizing::new([0; 32]);
-        rng.fill_bytes(&mut *bytes);
-        Secret::from_bytes(&bytes)
+        Secret::new(StaticSecret::random_from_rng(rng))
+    }
+
+    pub(crate) fn from_bytes(secret: [u8; 32]) -> Secret {
+        Secret::new(StaticSecret::from(secret))
     }
 
     #[expect(clippy::expect_used, reason = "fails for a length alone, and the length is in the type")]
-    pub(crate) fn from_bytes(secret: &[u8; 32]) -> Secret {
-        Secret(PrivateKey::from_private_key(&X25519, secret).expect("32 bytes"))
+    fn new(key: StaticSecret) -> Secret {
+        let agreeing = PrivateKey::from_private_key(&X25519, key.as_bytes()).expect("32 bytes");
+        Secret { key, agreeing }
     }
 
-    #[expect(clippy::expect_used, reason = "fails for keys of other algorithms alone")]
     pub(crate) fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
-        let seed: Curve25519SeedBin<'_> = self.0.as_be_bytes().expect("an X25519 key");
-        let mut bytes = Zeroizing::new([0; 32]);
-        bytes.copy_from_slice(seed.as_ref());
-        bytes
+        Zeroizing::new(self.key.to_bytes())
     }
 
-    #[expect(clippy::expect_used, reason = "fails for keys of other algorithms alone")]
     pub(crate) fn public(&self) -> [u8; 32] {
-        let public = self.0.compute_public_key().expect("an X25519 key");
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(public.as_ref());
-        bytes
+        PublicKey::from(&self.key).to_bytes()
     }
 
     /// What both sides have in common.
     pub(crate) fn agree(&self, public: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, SmallOrder> {
-        agree(&self.0, UnparsedPublicKey::new(&X25519, public), SmallOrder, |shared| {
+        agree(&self.agreeing, UnparsedPublicKey::new(&X25519, public), SmallOrder, |shared| {
             let mut bytes = Zeroizing::new([0; 32]);
             bytes.copy_from_slice(shared);
             Ok(bytes)
@@ -56,7 +55,6 @@ mod tests {
     use super::*;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng as _;
-    use x25519_dalek::{PublicKey, StaticSecret};
 
     #[test]
     fn it_agrees_with_another_implementation() {
@@ -83,7 +81,7 @@ mod tests {
             "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
         ];
-        let secret = Secret::from_bytes(&[7; 32]);
+        let secret = Secret::from_bytes([7; 32]);
         for point in points {
             let point: [u8; 32] = hex::decode(point).unwrap().try_into().unwrap();
             assert_eq!(secret.agree(&point), Err(SmallOrder), "{point:?}");
