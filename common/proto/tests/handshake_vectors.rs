@@ -1,13 +1,12 @@
 //! The circuit handshake against a second implementation of docs/protocol.md §4.1, and against tampering.
 //!
-//! The second implementation shares nothing with `tunic_proto` but SHA-256: X25519 and ML-KEM-768 are aws-lc's, HMAC
-//! and HKDF are written out below.
+//! The second implementation has another library for everything but SHA-256 and the client's decapsulation: X25519 is
+//! x25519-dalek's, ML-KEM-768 aws-lc's, and HMAC and HKDF are written out below.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod support;
 
-use aws_lc_rs::agreement::{self, UnparsedPublicKey, X25519};
 use aws_lc_rs::digest::{SHA3_256, SHA3_512, digest};
 use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768};
 use rand_chacha::ChaCha20Rng;
@@ -19,6 +18,7 @@ use tunic_proto::crypto::handshake::{
 };
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{OnionKey, OnionSecret};
+use x25519_dalek::{PublicKey, StaticSecret};
 
 /// HMAC-SHA256 (RFC 2104) for keys of at most 64 bytes.
 fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
@@ -35,14 +35,12 @@ fn expand(prk: &[u8], info: &[u8]) -> [[u8; 32]; 2] {
 }
 
 fn x25519(secret: &[u8; 32], public: &[u8]) -> Vec<u8> {
-    let secret = agreement::PrivateKey::from_private_key(&X25519, secret).unwrap();
-    agreement::agree(&secret, UnparsedPublicKey::new(&X25519, public), (), |shared| Ok(shared.to_vec()))
-        .unwrap()
+    let public: [u8; 32] = public.try_into().unwrap();
+    StaticSecret::from(*secret).diffie_hellman(&PublicKey::from(public)).to_bytes().to_vec()
 }
 
 fn x25519_public(secret: &[u8; 32]) -> Vec<u8> {
-    let secret = agreement::PrivateKey::from_private_key(&X25519, secret).unwrap();
-    secret.compute_public_key().unwrap().as_ref().to_vec()
+    PublicKey::from(&StaticSecret::from(*secret)).to_bytes().to_vec()
 }
 
 fn decapsulate(dk: &[u8], ct: &[u8]) -> Vec<u8> {
@@ -112,7 +110,7 @@ struct Vector {
 }
 
 const PROVENANCE: &str = "Tunic's circuit handshake (docs/protocol.md section 4.1), made by the second implementation in \
-    common/proto/tests/handshake_vectors.rs (X25519, ML-KEM-768 and SHA-3: aws-lc; HKDF: by hand); tunic_proto \
+    common/proto/tests/handshake_vectors.rs (X25519: x25519-dalek; ML-KEM-768 and SHA-3: aws-lc; HKDF: by hand); tunic_proto \
     computes the same. Secrets: rand_chacha 0.10 ChaCha20Rng::seed_from_u64(seed), 32 bytes each for ID, b, x, d, z, \
     y, m in this order. dk from d and z: the ml-kem crate, checked by aws-lc.";
 
