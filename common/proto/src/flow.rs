@@ -26,11 +26,11 @@ pub const MAX_CREDIT_CELLS: u32 = 65_535;
 
 /// What a process may hold in queues for others, shared by everything in it.
 ///
-/// Units: cells of 512 bytes. A window reserves its whole size while it is used. One that was not used for a while keeps its first
-/// cells only, a circuit's [`IDLE_CELLS`], as one does that is new; when more of it is queued again it reserves twice as much each
+/// Units: cells of 512 bytes. A window reserves its whole size while it is used. One that was not used for a while keeps a quarter
+/// of it, a circuit's [`IDLE_CELLS`] at least, as one does that is new; when more of it is queued again it reserves twice as much each
 /// time, even beyond the limit, because its sender holds the credit already; until less is reserved nobody gets more.
 /// So the limit bounds what peers can make the process store, but loosely: when circuits that were idle fill what they were
-/// granted all at once, more queues, four times as much with first windows alone; a relay's own answers to clients come on top, and
+/// granted all at once, more queues, up to four times as much; a relay's own answers to clients come on top, and
 /// cells that are left alone in their pages of storage keep those. Whoever watches the memory of the process ends circuits before.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<BudgetState>);

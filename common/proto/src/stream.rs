@@ -49,6 +49,8 @@ pub(crate) struct State {
     total: StreamTotals,
     outgoing: Vec<u8>,
     outgoing_at: usize,
+    /// The application said something since [`State::rest`] was called last.
+    has_spoken: bool,
     /// What `outgoing` may hold; `None` before the channel knows the stream.
     pub(crate) send_buffer: Option<Reservation>,
     finished: bool,
@@ -89,6 +91,7 @@ impl StreamShared {
             total: StreamTotals::default(),
             outgoing: Vec::new(),
             outgoing_at: 0,
+            has_spoken: false,
             send_buffer: None,
             finished: false,
             ended: None,
@@ -218,6 +221,7 @@ impl State {
             self.outgoing.drain(..at);
         }
         self.outgoing.extend_from_slice(data);
+        self.has_spoken = true;
     }
 
     fn send_limit(&self) -> usize {
@@ -231,9 +235,11 @@ impl State {
         (self.received.len() - self.received_at + taken, self.unsent())
     }
 
-    /// To be called now and then: without anything to send, the room for it is what it was at first.
+    /// To be called now and then: where nothing was said since the last time, the room for it is what it was at first.
     pub(crate) fn rest(&mut self) {
-        if self.unsent() == 0
+        let has_spoken = std::mem::take(&mut self.has_spoken);
+        if !has_spoken
+            && self.unsent() == 0
             && let Some(buffer) = &mut self.send_buffer
         {
             buffer.shrink_to(INITIAL_SEND_CELLS);
@@ -407,7 +413,7 @@ impl StreamIo {
         }
     }
 
-    /// Takes bytes to send, as many as there is room for.
+    /// Takes bytes to send, as many as there is room for: it may have become less since [`StreamIo::poll_room`].
     ///
     /// # Errors
     /// [`StreamEnded`] once the stream has ended or [`StreamIo::finish`] was called.

@@ -326,9 +326,9 @@ impl Splice<'_> {
         let room = room.map_err(broken)?;
         if !self.early.is_empty() {
             let count = room.min(self.early.len());
-            let written = self.io.poll_write(cx, &self.early[..count]).map_ok(|_| ()).map_err(broken);
-            self.early.drain(..count);
-            return written;
+            let written = ready!(self.io.poll_write(cx, &self.early[..count])).map_err(broken)?;
+            self.early.drain(..written);
+            return Poll::Ready(Ok(()));
         }
         ready!(self.tcp.poll_read_ready(cx))?;
         let room = ready!(self.reads.poll_take(cx, room.min(SEND_BUFFER_LEN)));
@@ -343,8 +343,13 @@ impl Splice<'_> {
                 }
                 Ok(count) => {
                     self.moved(count);
-                    // There is room for all of it: nobody else writes.
-                    self.io.poll_write(cx, &buffer[..count]).map_ok(|_| ()).map_err(broken)
+                    // The room may have become less meanwhile: what does not fit goes before all that is read then.
+                    let written = match self.io.poll_write(cx, &buffer[..count]) {
+                        Poll::Ready(written) => written.map_err(broken)?,
+                        Poll::Pending => 0,
+                    };
+                    self.early.extend_from_slice(&buffer[written..count]);
+                    Poll::Ready(Ok(()))
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(())),
                 Err(error) => Poll::Ready(Err(error)),

@@ -10,6 +10,8 @@ const LEAST_GRANT: u32 = INITIAL_CELLS / 4;
 /// A grant is this part of the window at least, and where grants are to be few, that.
 const USUAL_PARTS: u32 = 8;
 const LARGE_PARTS: u32 = 2;
+/// A window that is not used keeps this part of it reserved at least.
+const IDLE_PARTS: u32 = 4;
 
 /// What a receiver lets its peer send, and how much of it is where.
 ///
@@ -100,11 +102,11 @@ impl RecvWindow {
         }
     }
 
-    /// To be called now and then: what was not used since the last time keeps no more reserved than is queued, or than an idle
-    /// one does, however large it has grown.
+    /// To be called now and then: what was not used since the last time keeps no more reserved than is queued, than an idle
+    /// one does, or than a quarter of what its sender was granted.
     pub fn rest(&mut self) {
         if !std::mem::take(&mut self.is_used) {
-            self.release_beyond(self.idle.max(self.queued));
+            self.release_beyond(self.idle.max(self.queued).max(self.window / IDLE_PARTS));
         }
     }
 
