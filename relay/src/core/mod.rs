@@ -11,4 +11,5 @@ pub mod files;
 pub mod memory;
 pub mod name;
 pub mod publish;
+pub mod relief;
 pub mod top;

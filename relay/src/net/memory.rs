@@ -5,26 +5,22 @@
 //! 2. Meanwhile new channels and circuits are refused.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::system::sysinfo;
 use tunic_net::channel::Node;
 use tunic_net::memory::give_back;
 use tunic_net::metrics::resident_bytes;
-use tunic_proto::limits::Pressure;
 
 use super::clock;
 use crate::config::Config;
 use crate::core::memory::{control_groups, default_max, group_limit};
+use crate::core::relief::Relief;
 
 /// How often it is looked: a line of 10 Gbit/s brings 125 MB in that time.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Of what the process may hold, in percent: from here on it is too much, for more arrives while circuits end.
 const HIGH_PERCENT: u64 = 90;
-/// The allocator stops whoever allocates while it gives memory back: that happens so often at most.
-const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long circuits' ends may take to free their memory before it is measured again.
-const SETTLE: Duration = Duration::from_millis(100);
 
 /// What the process may hold: what the operator says, or a share of the memory that there is.
 pub(super) fn max(config: &Config) -> u64 {
@@ -49,25 +45,22 @@ fn machine() -> u64 {
 
 /// Looks after the memory of the process until dropped.
 pub(super) async fn watch(node: Node, max: u64) {
-    let (mut pressure, mut was_high) = (Pressure::new(max / 100 * HIGH_PERCENT), false);
-    let mut given_back: Option<Instant> = None;
+    let (mut relief, mut was_high) = (Relief::new(max / 100 * HIGH_PERCENT), false);
     loop {
         tokio::time::sleep(INTERVAL).await;
+        if relief.poll_give_back(clock()) {
+            let _ = tokio::task::spawn_blocking(give_back).await;
+        }
         let Some(resident) = resident_bytes() else { continue };
-        let sheds = pressure.handle_resident(resident);
-        node.admission().set_memory_short(pressure.is_high());
+        let sheds = relief.handle_resident(resident);
+        node.admission().set_memory_short(relief.is_high());
         if sheds > 0 {
             let shed = node.shed(usize::try_from(sheds).unwrap_or(usize::MAX)).await;
-            pressure.handle_shed(shed.bytes as u64);
-            // Without it, nobody could tell whether that helped.
-            let since = given_back.map_or(GIVE_BACK_INTERVAL, |at| clock().duration_since(at));
-            tokio::time::sleep(GIVE_BACK_INTERVAL.saturating_sub(since).max(SETTLE)).await;
-            let _ = tokio::task::spawn_blocking(give_back).await;
-            given_back = Some(clock());
+            relief.handle_shed(shed.bytes as u64, resident, clock());
             tracing::debug!("memory: {} circuits with {} bytes ended", shed.circuits, shed.bytes);
         }
-        if pressure.is_high() != was_high {
-            was_high = pressure.is_high();
+        if relief.is_high() != was_high {
+            was_high = relief.is_high();
             tell(was_high, resident, max);
         }
     }

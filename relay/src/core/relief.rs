@@ -1,0 +1,141 @@
+//! When circuits end because memory runs out, and when the allocator gives back what that freed.
+//!
+//! 1. The process holds too much, by [`Pressure`]: as much as is above its mark is shed.
+//! 2. What that freed counts as held until the allocator gives it back, which happens once a second at
+//!    most. Until then nobody can tell whether it helped, and only what is held beyond what was held at
+//!    the last shed is shed too.
+//! 3. After that, or once there was enough in between, [`Pressure`] judges again.
+
+use std::time::{Duration, Instant};
+
+use tunic_proto::limits::Pressure;
+
+/// The allocator stops whoever allocates while it gives memory back: that happens so often at most.
+const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long circuits' ends may take to free their memory before it is given back.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Fewer bytes come and go by themselves.
+const NOTICEABLE: u64 = 1 << 20;
+
+/// What was shed, and is not given back yet.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    /// When it is given back.
+    at: Instant,
+    /// Bytes held when circuits were last shed.
+    held: u64,
+}
+
+/// Whether there is memory, and what to do and when where there is not.
+#[derive(Debug)]
+pub struct Relief {
+    pressure: Pressure,
+    given_back: Option<Instant>,
+    due: Option<Due>,
+}
+
+impl Relief {
+    /// The process may hold so many bytes.
+    pub fn new(max: u64) -> Relief {
+        Relief { pressure: Pressure::new(max), given_back: None, due: None }
+    }
+
+    /// It holds so many. Returns how many bytes have to be shed now; unless that is none, [`Relief::handle_shed`] has to follow.
+    pub fn handle_resident(&mut self, bytes: u64) -> u64 {
+        match self.due {
+            Some(due) if self.is_high() && bytes > self.pressure.max() => {
+                let risen = bytes.saturating_sub(due.held);
+                if risen < NOTICEABLE { 0 } else { risen }
+            }
+            _ => self.pressure.handle_resident(bytes),
+        }
+    }
+
+    /// While it held `resident` bytes, circuits that held so many were shed.
+    pub fn handle_shed(&mut self, bytes: u64, resident: u64, now: Instant) {
+        // What came meanwhile went too: whether it helped is judged by the first.
+        if let Some(due) = &mut self.due {
+            due.held = resident;
+            return;
+        }
+        self.pressure.handle_shed(bytes);
+        let next = self.given_back.map_or(now, |at| at + GIVE_BACK_INTERVAL);
+        self.due = Some(Due { at: next.max(now + SETTLE), held: resident });
+    }
+
+    /// Whether the allocator is to give memory back now; then it is taken to have done so.
+    pub fn poll_give_back(&mut self, now: Instant) -> bool {
+        let is_due = self.due.is_some_and(|due| due.at <= now);
+        if is_due {
+            (self.due, self.given_back) = (None, Some(now));
+        }
+        is_due
+    }
+
+    /// Whether new channels and circuits are refused.
+    pub fn is_high(&self) -> bool {
+        self.pressure.is_high()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// At 1,100 of 1,000 MiB, it shed 200.
+    fn shed_once(now: Instant) -> Relief {
+        let mut relief = Relief::new(1_000 * MIB);
+        assert_eq!(relief.handle_resident(1_100 * MIB), 200 * MIB);
+        relief.handle_shed(200 * MIB, 1_100 * MIB, now);
+        relief
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any moment will do")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn memory_is_given_back_once_a_second_at_most() {
+        let start = start();
+        let mut relief = shed_once(start);
+        assert!(!relief.poll_give_back(start));
+        assert!(relief.poll_give_back(start + SETTLE));
+        assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL), "nothing was shed since");
+        let again = start + SETTLE * 2;
+        assert_eq!(relief.handle_resident(1_010 * MIB), 110 * MIB, "it helped");
+        relief.handle_shed(110 * MIB, 1_010 * MIB, again);
+        assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL));
+        assert!(relief.poll_give_back(start + SETTLE + GIVE_BACK_INTERVAL));
+    }
+
+    #[test]
+    fn before_it_is_given_back_only_what_came_since_is_shed() {
+        let start = start();
+        let mut relief = shed_once(start);
+        assert_eq!(relief.handle_resident(1_100 * MIB), 0);
+        assert_eq!(relief.handle_resident(1_150 * MIB), 50 * MIB);
+        relief.handle_shed(50 * MIB, 1_150 * MIB, start);
+        assert_eq!(relief.handle_resident(1_150 * MIB), 0);
+        assert_eq!(relief.handle_resident(1_151 * MIB - 1), 0);
+        assert!(relief.is_high());
+        // And that it is not less by then is no proof that it did not help.
+        assert!(relief.poll_give_back(start + SETTLE));
+        assert_eq!(relief.handle_resident(950 * MIB), 0);
+        assert!(relief.is_high());
+        assert_eq!(relief.handle_resident(1_001 * MIB), 101 * MIB);
+    }
+
+    #[test]
+    fn enough_is_enough_before_it_is_given_back_too() {
+        let mut relief = shed_once(start());
+        assert_eq!((relief.handle_resident(900 * MIB), relief.is_high()), (0, false));
+        assert_eq!(
+            (relief.handle_resident(1_001 * MIB), relief.is_high()),
+            (101 * MIB, true),
+            "it is used up anew"
+        );
+    }
+}
