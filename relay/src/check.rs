@@ -1,12 +1,15 @@
 //! `tunic-relay check`: finds what would keep the relay from working, before or while it runs.
 //!
 //! 1. [`ports`] are tried with the rights that it was started with; then it becomes who the relay would be, as the relay does.
+//!    Of those below 1024 ([`low_ports`]) it is told that the relay needs such rights too.
 //! 2. [`findings`] looks at the rest of this machine: settings, keys, open files.
 //! 3. [`crate::net::ask_network`] asks the network: authorities, clock, whether others reach the relay.
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 
+use rustix::process::geteuid;
 use tunic_net::daemon::{Exit, bind, is_served, open_file_limit};
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::{KeysError, NodeKeys};
@@ -15,8 +18,12 @@ use tunic_proto::time::UnixTime;
 
 use crate::config::Config;
 use crate::core::files::Shares;
+use crate::init::hidden_from;
 use crate::net::control::control_path;
 use crate::net::memory::available;
+
+/// The first port that everybody may listen at, unless the system's administrator says otherwise.
+const FIRST_FREE_PORT: u16 = 1_024;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,13 +127,39 @@ fn keys(config: &Config, now: UnixTime) -> Option<Finding> {
 
 /// The ports that cannot be listened at.
 pub fn ports(config: &Config) -> Vec<Finding> {
-    let wanted: [(Option<SocketAddr>, &str); 3] = [
+    let refused = wanted_ports(config).filter_map(|(at, setting)| bind(at, setting).err());
+    refused.map(|error| Finding::problem(Exit::Unavailable, error.to_string())).collect()
+}
+
+/// The ports that root may listen at and that the relay's user may not, if this is root: the shipped unit never is.
+pub fn low_ports(config: &Config) -> Vec<Finding> {
+    if config.service.user.is_none() || !geteuid().is_root() {
+        return Vec::new();
+    }
+    let low = wanted_ports(config).filter(|(at, _)| (1..FIRST_FREE_PORT).contains(&at.port()));
+    low.map(|(at, setting)| Finding::warning(low_port(at, setting))).collect()
+}
+
+fn low_port(at: SocketAddr, setting: &str) -> String {
+    format!(
+        "`{setting}` is {at}: a relay that is started as root may listen there, one that the shipped unit starts may not. Give \
+         the unit AmbientCapabilities= and CapabilityBoundingSet=CAP_NET_BIND_SERVICE, and PrivateUsers=no"
+    )
+}
+
+fn wanted_ports(config: &Config) -> impl Iterator<Item = (SocketAddr, &'static str)> {
+    let wanted = [
         (Some(config.listen), "listen"),
         (config.exit.notice, "exit.notice"),
         (config.metrics.listen, "metrics.listen"),
     ];
-    let refused = wanted.into_iter().filter_map(|(at, setting)| bind(at?, setting).err());
-    refused.map(|error| Finding::problem(Exit::Unavailable, error.to_string())).collect()
+    wanted.into_iter().filter_map(|(at, setting)| Some((at?, setting)))
+}
+
+/// What keeps the relay's user, whom this process has become, from reading the configuration again, as SIGHUP asks for.
+pub fn file(config: &Config, path: &Path) -> Option<Finding> {
+    let hidden = hidden_from(config.service.user.as_deref()?, path)?;
+    Some(Finding::problem(Exit::Config, format!("{}: {hidden}", path.display())))
 }
 
 fn bandwidth(config: &Config) -> Option<Finding> {

@@ -104,7 +104,7 @@ fn init(flags: Flags) -> anyhow::Result<Exit> {
 
 fn check(arguments: &CheckArgs) -> anyhow::Result<Exit> {
     let findings = match load(&arguments.file.config) {
-        Ok(config) => findings(&config, arguments.offline)?,
+        Ok(config) => findings(&config, arguments)?,
         Err(error) => vec![Finding::problem(Exit::Config, error.to_string())],
     };
     for finding in &findings {
@@ -119,17 +119,20 @@ fn check(arguments: &CheckArgs) -> anyhow::Result<Exit> {
     }
 }
 
-fn findings(config: &Config, offline: bool) -> anyhow::Result<Vec<Finding>> {
+fn findings(config: &Config, arguments: &CheckArgs) -> anyhow::Result<Vec<Finding>> {
     let ports = check::ports(config);
+    let low_ports = check::low_ports(config);
     if let Err(error) = check::become_relays_user(config) {
         let text = error.to_string();
         return Ok(vec![Finding::problem(Exit::of(&error.into()), text)]);
     }
     let mut found = check::findings(config, unix_now());
     found.extend(check::unless_it_runs(config, ports));
+    found.extend(low_ports);
+    found.extend(check::file(config, &arguments.file.config));
     let is_wrong =
         found.iter().any(|finding| matches!(finding.weight, Weight::Problem(Exit::Config | Exit::KeyFile)));
-    if !(offline || is_wrong) {
+    if !(arguments.offline || is_wrong) {
         let own = NodeKeys::load(&config.key_dir(), unix_now()).ok().map(|keys| keys.signer.id());
         let asked = daemon::run_to_end(ask_network(config, own));
         found.extend(asked.context("the runtime cannot be started")?);

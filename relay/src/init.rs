@@ -107,10 +107,11 @@ pub fn init(flags: &Flags) -> anyhow::Result<Made> {
 }
 
 /// What keeps the user that this process has become from reading the configuration.
-fn hidden_from(user: &str, file: &Path) -> Option<String> {
+pub(crate) fn hidden_from(user: &str, file: &Path) -> Option<String> {
     let error = fs::File::open(file).err()?;
     let folder = sandbox::folder_of(file);
-    Some(format!("{user} cannot read it ({error}): chmod 755 {}", folder.display()))
+    let (folder, file) = (folder.display(), file.display());
+    Some(format!("{user} cannot read it ({error}): chmod 755 {folder}, chmod 644 {file}"))
 }
 
 /// Asks for what the command line left out. An empty answer takes what is in brackets.

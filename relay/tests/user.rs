@@ -6,7 +6,7 @@ mod authority;
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,6 +19,8 @@ use authority::AUTHORITY;
 const USER: &str = "nobody";
 /// Where only root may listen: an address of loopback that nobody else uses.
 const NOTICE: &str = "127.83.19.8:80";
+/// Another, for a test beside that one.
+const OTHER_NOTICE: &str = "127.83.19.10:80";
 
 /// The number of the user, if this test can do its work.
 fn user() -> Option<u32> {
@@ -32,6 +34,15 @@ fn user() -> Option<u32> {
         println!("skipped: there is no user {USER}");
     }
     number
+}
+
+/// Whether nobody listens there, nor at every address.
+fn is_free(address: &str) -> bool {
+    let refused = TcpListener::bind(address).err();
+    if let Some(error) = &refused {
+        println!("skipped: {address} cannot be listened at ({error})");
+    }
+    refused.is_none()
 }
 
 /// Where that user may go; the relay's directory is not made.
@@ -63,7 +74,7 @@ impl Drop for Running {
 
 #[test]
 fn it_opens_low_ports_and_then_is_that_user_with_no_rights_and_no_way_back() {
-    let Some(number) = user() else { return };
+    let Some(number) = user().filter(|_| is_free(NOTICE)) else { return };
     let (dir, config) = place(&format!("[exit]\nenabled = true\nnotice = {NOTICE:?}"));
     let mut running = Running(relay("run", &config).stderr(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(running.0.stderr.take().unwrap()).lines();
@@ -110,4 +121,19 @@ fn a_check_by_root_looks_with_that_users_eyes() {
     chown(&data, Some(number), None).unwrap();
     let (code, said) = check();
     assert_eq!(code, Some(0), "{said}");
+    fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
+    let (code, said) = check();
+    assert!(code == Some(78) && said.contains(&format!("{USER} cannot read it")), "{said}");
+}
+
+#[test]
+fn a_check_by_root_says_which_ports_the_shipped_unit_may_not_open() {
+    if user().is_none() || !is_free(OTHER_NOTICE) {
+        return;
+    }
+    let (_dir, config) = place(&format!("[exit]\nnotice = {OTHER_NOTICE:?}"));
+    let output = relay("check", &config).arg("--offline").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains(&format!("warning: `exit.notice` is {OTHER_NOTICE}")), "{said}");
 }
