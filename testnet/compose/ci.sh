@@ -173,10 +173,14 @@ have_engine
 compose --profile monitoring config >/dev/null
 say 'the file is valid, with monitoring'
 say 'the engine runs'
-clean=$(git archive HEAD | DOCKER_BUILDKIT=0 docker build -q -f testnet/compose/Dockerfile --target prebuilt - 2>"$notes") ||
-    { cat "$notes" >&2; exit 1; }
-docker rmi "$clean" >/dev/null
-say 'a clean clone has what the stages before the last look for'
+if git rev-parse HEAD >/dev/null 2>&1; then
+    clean=$(git archive HEAD | DOCKER_BUILDKIT=0 docker build -q -f testnet/compose/Dockerfile --target prebuilt - 2>"$notes") ||
+        { cat "$notes" >&2; exit 1; }
+    docker rmi "$clean" >/dev/null
+    say 'a clean clone has what the stages before the last look for'
+else
+    echo 'skipped: a clean clone (no git)'
+fi
 [ -n "${TUNIC_PREBUILT:-}" ] || testnet/compose/prebuild.sh
 compose build -q 2>/dev/null
 size=$(docker image inspect -f '{{.Size}}' tunic-testnet)

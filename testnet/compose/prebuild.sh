@@ -10,6 +10,7 @@ RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked -p tuni
 
 root=testnet/compose/prebuilt
 # The folder itself is in every clone: a builder without BuildKit looks into it whatever it builds.
+mkdir -p "$root"
 find "$root" -mindepth 1 ! -name .gitkeep -delete
 mkdir -p "$root/var/lib/tunic"
 strip -o "$root/tunic-testnet" "${CARGO_TARGET_DIR:-target}/$target/release/tunic-testnet"
