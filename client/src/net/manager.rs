@@ -379,6 +379,7 @@ impl Manager {
             self.store_guards();
         }
         self.pool.built(id, &path);
+        self.granted(&path);
         let watched = circuit.clone();
         let watcher = self.tasks.spawn(async move {
             match watched.closed().await {

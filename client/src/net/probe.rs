@@ -5,7 +5,8 @@
 //! there and concerns nobody else. If none comes, the guard is asked for a circuit of one hop. If it answers, be it to refuse,
 //! those behind it are suspected, otherwise the guard; a guard that mutes longer circuits on purpose is not found out this way
 //! (docs/threat-model.md). Relays under suspicion are avoided for a while, and no circuit through them gets new streams.
-//! Where there are no streams that could ask, a build that takes long has the guard asked.
+//! Where there are no streams that could ask, a build that takes long has the guard asked. Builds take long for many reasons, so
+//! it has more time to answer then, and a second chance. One that grants a circuit meanwhile does not stand still.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::core::pool::{BuildFailure, CircuitId, SLOW_BUILD};
 
 /// How long a stream may wait for its answer before its circuit is asked.
 pub(super) const SUSPICIOUS_AFTER: Duration = Duration::from_secs(3);
-/// How long the answers to either question may take.
+/// How long the answers to either question of a stream may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// What became of the questions.
@@ -54,6 +55,10 @@ pub(super) struct Suspect {
 pub(super) struct Doubt {
     task: AbortHandle,
     path: Arc<Path>,
+    /// Whether it has granted a circuit since.
+    granted: bool,
+    /// Whether it is asked once more if it does not answer.
+    again: bool,
 }
 
 impl Manager {
@@ -89,7 +94,7 @@ impl Manager {
         if let Some(suspect) = self.suspects.get_mut(&id) {
             suspect.task = None;
             let path = suspect.path.clone();
-            self.ask_guard(&path);
+            self.ask_guard(&path, ANSWER_LIMIT, false);
         }
     }
 
@@ -113,41 +118,61 @@ impl Manager {
         let has_granted =
             self.live.values().any(|live| live.since >= since && live.path.guard() == path.guard());
         if !has_granted {
-            self.ask_guard(path);
+            self.ask_guard(path, SLOW_BUILD, true);
         }
     }
 
-    fn ask_guard(&mut self, path: &Arc<Path>) {
+    fn ask_guard(&mut self, path: &Arc<Path>, limit: Duration, again: bool) {
         let Some(guard) = path.hops.first().filter(|guard| !self.doubts.contains_key(&guard.id)) else {
             return;
         };
         let (node, monitor, hop) = (self.node.clone(), self.monitor.clone(), guard.clone());
         let task = self.tasks.spawn(async move {
-            let asked = timeout(ANSWER_LIMIT, build_one_hop(&node, &hop, &monitor)).await;
+            let asked = timeout(limit, build_one_hop(&node, &hop, &monitor)).await;
             let failure = asked.unwrap_or(Err(BuildFailure::TooSlow)).err();
             Event::GuardAsked(hop.id, Some(guard_answered(failure)))
         });
-        self.doubts.insert(guard.id, Doubt { task, path: path.clone() });
+        self.doubts.insert(guard.id, Doubt { task, path: path.clone(), granted: false, again });
+    }
+
+    /// A circuit over this path was built: whoever asks its guard may be told too late.
+    pub(super) fn granted(&mut self, path: &Path) {
+        if let Some(doubt) = path.guard().and_then(|guard| self.doubts.get_mut(&guard)) {
+            doubt.granted = true;
+        }
     }
 
     /// The guard answered, or did not; `None`: nobody knows.
     pub(super) fn guard_asked(&mut self, guard: RelayId, answered: Option<bool>) {
-        let Some(Doubt { path, .. }) = self.doubts.remove(&guard) else { return };
+        let Some(Doubt { path, granted, again, .. }) = self.doubts.remove(&guard) else { return };
+        let answered = answered.filter(|answered| *answered || !granted);
+        let waiting = self.silent_over(guard);
         if answered == Some(false) {
-            tracing::debug!("the guard stands still");
-            self.planner.guard_fell_silent(&path, now());
-            self.leave(&path, 0..1);
+            if again && waiting.is_empty() {
+                return self.ask_guard(&path, SLOW_BUILD, false);
+            }
+            self.leave_guard(&path);
         }
         let health = match answered {
             None => Health::Answers,
             Some(true) => Health::SilentCircuit,
             Some(false) => Health::SilentGuard,
         };
-        let silent = self.suspects.iter().filter(|(_, suspect)| suspect.task.is_none());
-        let silent = silent.filter(|(_, suspect)| suspect.path.guard() == Some(guard)).map(|(id, _)| *id);
-        for id in silent.collect::<Vec<_>>() {
+        for id in waiting {
             self.judge(id, health);
         }
+    }
+
+    /// Circuits over this guard that did not answer, whose streams wait for what it says.
+    fn silent_over(&self, guard: RelayId) -> Vec<CircuitId> {
+        let silent = self.suspects.iter().filter(|(_, suspect)| suspect.task.is_none());
+        silent.filter(|(_, suspect)| suspect.path.guard() == Some(guard)).map(|(id, _)| *id).collect()
+    }
+
+    fn leave_guard(&mut self, path: &Path) {
+        tracing::debug!("the guard stands still");
+        self.planner.guard_fell_silent(path, now());
+        self.leave(path, 0..1);
     }
 
     fn judge(&mut self, id: CircuitId, health: Health) {

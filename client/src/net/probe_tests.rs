@@ -48,7 +48,7 @@ async fn a_question_that_crashes_or_is_given_up_leaves_nothing() {
         let suspect = Suspect { task: circuits, path: path(), waiting: vec![answer] };
         manager.suspects.insert(CircuitId(1), suspect);
         if let Some(task) = guards {
-            manager.doubts.insert(id(1), Doubt { task, path: path() });
+            manager.doubts.insert(id(1), Doubt { task, path: path(), granted: false, again: false });
         }
         let ended = manager.tasks.join_next().await.unwrap();
         manager.finish(ended);
@@ -126,9 +126,36 @@ async fn a_guard_that_does_not_answer_when_a_build_was_too_slow_is_left() {
     assert!(manager.doubts.contains_key(&id(1)));
     let failures = manager.pool.failures_in_a_row();
     manager.guard_asked(id(1), Some(false));
+    assert!(manager.doubts.contains_key(&id(1)), "it is asked once more");
+    assert_eq!(manager.building.len(), 1);
+    manager.guard_asked(id(1), Some(false));
     assert!(manager.building.is_empty(), "the other one would wait in vain");
     assert_eq!(manager.pool.failures_in_a_row(), failures, "we gave it up ourselves");
     manager.pool.settle(now(), &|_| 0);
     let begun = std::iter::from_fn(|| manager.pool.poll_output());
     assert!(begun.into_iter().any(|output| matches!(output, Output::Build(_))), "others are begun at once");
+}
+
+#[tokio::test]
+async fn a_guard_that_grants_a_circuit_while_it_is_asked_is_kept() {
+    let mut manager = Manager::for_testing();
+    begin(&mut manager, SLOW_BUILD);
+    manager.doubt_slow_builds();
+    manager.granted(&path());
+    manager.guard_asked(id(1), Some(false));
+    assert!(manager.doubts.is_empty(), "that is answer enough");
+    assert_eq!(manager.building.len(), 1);
+}
+
+#[tokio::test]
+async fn streams_that_wait_for_a_guard_get_it_no_second_chance() {
+    let mut manager = Manager::for_testing();
+    begin(&mut manager, SLOW_BUILD);
+    manager.doubt_slow_builds();
+    let (answer, mut answered) = oneshot::channel();
+    let suspect = Suspect { task: None, path: path(), waiting: vec![answer] };
+    manager.suspects.insert(CircuitId(100), suspect);
+    manager.guard_asked(id(1), Some(false));
+    assert_eq!(answered.try_recv(), Ok(Health::SilentGuard));
+    assert!(manager.doubts.is_empty() && manager.building.is_empty());
 }
