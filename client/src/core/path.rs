@@ -5,7 +5,7 @@
 //! 3. The **middle** is any relay that can stand with both.
 //!
 //! A client that keeps to one guard begins with it: its exit is drawn from those that can stand with the first guard that is in reach. Only
-//! where none of them will do, another guard is taken, as above. (docs/threat-model.md says what that tells, and to whom.)
+//! where none of them will do, or all have failed lately, another guard is taken, as above. (docs/threat-model.md says what that tells, and to whom.)
 //!
 //! Exit and middle are drawn with a chance in proportion to their bandwidth. When an exit leaves no guard or no middle,
 //! another one is tried. Relays that failed recently are avoided while there are others; if there are none, they take turns: the
@@ -141,7 +141,7 @@ pub struct Chooser<'a> {
     pub avoid: &'a dyn Fn(RelayId) -> Option<Instant>,
     /// Relays that must not be the exit.
     pub not_exits: &'a [RelayId],
-    /// Whether a path goes over the first guard if any path does.
+    /// Whether a path goes over the first guard if any path does whose other relays have not failed lately.
     pub one_guard: bool,
 }
 
@@ -151,12 +151,23 @@ impl Chooser<'_> {
     /// # Errors
     /// [`PathError`]; for guard and middle, that of the last exit tried.
     pub fn choose<R: Rng + ?Sized>(&self, need: &Need, rng: &mut R) -> Result<Path, PathError> {
-        if let Some(guard) = self.listed_guards().next().filter(|_| self.one_guard)
-            && let Ok(path) = self.choose_over(Some(guard), need, rng)
-        {
-            return Ok(path);
+        let Some(guard) = self.listed_guards().next().filter(|_| self.one_guard) else {
+            return self.choose_over(None, need, rng);
+        };
+        let kept = self.choose_over(Some(guard), need, rng).ok();
+        if let Some(path) = kept.as_ref().filter(|path| !self.has_failed(path)) {
+            return Ok(path.clone());
         }
-        self.choose_over(None, need, rng)
+        match (kept, self.choose_over(None, need, rng)) {
+            (Some(kept), Ok(other)) if self.has_failed(&other) => Ok(kept),
+            (Some(kept), Err(_)) => Ok(kept),
+            (_, other) => other,
+        }
+    }
+
+    /// Whether a relay behind the guard is one to avoid.
+    fn has_failed(&self, path: &Path) -> bool {
+        path.hops.iter().skip(1).any(|hop| (self.avoid)(hop.id).is_some())
     }
 
     /// Over this guard, or any.

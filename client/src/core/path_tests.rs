@@ -68,6 +68,26 @@ fn a_client_that_keeps_to_one_guard_takes_another_only_where_that_one_leads_nowh
     );
 }
 
+#[test]
+fn a_client_that_keeps_to_one_guard_takes_another_where_every_exit_beside_it_has_failed() {
+    let mut relays: Vec<_> = (0..6).map(relay).collect();
+    relays.iter_mut().for_each(|relay| relay.exit = policy(&[]));
+    relays[3].exit = open_policy();
+    relays[4].exit = open_policy();
+    let (network, guards, failed) = (network_of(relays), [id(3), id(1)], start());
+    let ends = |bad: &[RelayId], seed| {
+        let avoid = |relay: RelayId| bad.contains(&relay).then_some(failed);
+        let chooser = Chooser { one_guard: true, ..chooser(&network, &guards, &avoid) };
+        let path = chooser.choose(&Need::Port(443), &mut rng(seed)).unwrap();
+        (path.hops[0].id, path.hops[2].id)
+    };
+    for seed in 0..50 {
+        assert_eq!(ends(&[], seed), (id(3), id(4)));
+        assert_eq!(ends(&[id(4)], seed), (id(1), id(3)), "the first guard is the only exit that works");
+        assert_eq!(ends(&[id(3), id(4)], seed), (id(3), id(4)), "no other is better");
+    }
+}
+
 /// With 30,000 draws the standard deviation of a share is below 0.3 %; 1.5 % is five of them.
 #[test]
 fn exits_and_middles_are_drawn_by_bandwidth() {
