@@ -25,6 +25,7 @@ use super::manager::{Building, Event, Live, Manager};
 use super::now;
 use crate::core::path::Path;
 use crate::core::pool::{BuildFailure, CircuitId, SLOW_BUILD};
+use crate::core::status::journal::Mishap;
 
 /// How long a stream may wait for its answer before its circuit is asked.
 pub(super) const SUSPICIOUS_AFTER: Duration = Duration::from_secs(3);
@@ -172,6 +173,8 @@ impl Manager {
     fn leave_guard(&mut self, path: &Path) {
         tracing::debug!("the guard stands still");
         self.planner.guard_fell_silent(path, now());
+        self.monitor.note(Mishap::silent_guard(path));
+        self.pool.guard_fell_silent();
         self.leave(path, 0..1);
     }
 

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use tunic_proto::ids::RelayId;
 use tunic_proto::limits::{Pace, Rate};
+use tunic_proto::message::DestroyReason;
 
 use self::circuit::{Circuit, Usage, Waiting};
 use self::offers::Offers;
@@ -86,6 +87,8 @@ pub struct Pool {
     /// When one was counted last: builds that had begun by then do not count again.
     failed_at: Option<Instant>,
     last_failure: BuildFailure,
+    /// Whether builds were given up since one succeeded, because their guard does not answer.
+    guard_silent: bool,
     pause_until: Option<Instant>,
     pace: Pace,
     /// Wants that waited because of the pace.
@@ -113,6 +116,7 @@ impl Pool {
             failures_in_a_row: 0,
             failed_at: None,
             last_failure: PathError::NoConsensus.into(),
+            guard_silent: false,
             pause_until: None,
             pace: Pace::default(),
             held_back: 0,
@@ -157,6 +161,7 @@ impl Pool {
     /// The circuit is built, over this path.
     pub fn built(&mut self, id: CircuitId, path: &Path) {
         self.failures_in_a_row = 0;
+        self.guard_silent = false;
         self.pause_until = None;
         let (Some(circuit), Some(exit)) = (self.circuits.get_mut(&id), path.exit()) else { return };
         if let Circuit::Building(Build { started, .. }) = *circuit {
@@ -184,6 +189,13 @@ impl Pool {
         if self.failed_at.is_none_or(|counted| counted <= build.started) {
             self.pause(now);
         }
+    }
+
+    /// A guard stands still, and builds over it were given up. Others are begun without a pause, but whoever gets no circuit
+    /// in time is told why.
+    pub fn guard_fell_silent(&mut self) {
+        self.last_failure = BuildFailure::Hop { hop: 0, reason: DestroyReason::Timeout };
+        self.guard_silent = true;
     }
 
     /// A circuit that was built has ended.
@@ -269,8 +281,8 @@ impl Pool {
         for (id, held) in over {
             self.wants.remove(&id);
             // Where nothing has failed, others were before it.
-            let why =
-                if held && self.failures_in_a_row == 0 { BuildFailure::Busy } else { self.last_failure };
+            let has_failed = self.failures_in_a_row > 0 || self.guard_silent;
+            let why = if held && !has_failed { BuildFailure::Busy } else { self.last_failure };
             self.outputs.push_back(Output::Refuse(id, why));
         }
         let over = |(id, circuit): (&CircuitId, &Circuit)| {

@@ -53,6 +53,13 @@ impl Mishap {
         Mishap { kind: Kind::Circuit, hop, relay: nickname(path, hop), what, advice: advice(failure) }
     }
 
+    /// The guard of this path keeps its connections open and answers nothing.
+    pub fn silent_guard(path: &Path) -> Mishap {
+        let what = "The guard does not answer any more; its circuits were given up.".to_owned();
+        let advice = "It is left alone for a while, and another one is used.";
+        Mishap { kind: Kind::Circuit, hop: Some(0), relay: nickname(Some(path), Some(0)), what, advice }
+    }
+
     /// A stream got no circuit.
     pub fn no_circuit(failure: BuildFailure) -> Mishap {
         let what = format!("A stream got no circuit: {failure}.");
@@ -200,6 +207,7 @@ mod tests {
         let name = |hop: usize| (Some(hop), Some(path.hops[hop].nickname.clone()));
         assert_eq!(named(&Mishap::not_built(BuildFailure::Guard, Some(&path))), name(0));
         assert_eq!(named(&Mishap::not_built(BuildFailure::TooSlow, Some(&path))), (None, None));
+        assert_eq!(named(&Mishap::silent_guard(&path)), name(0));
         assert_eq!(named(&Mishap::refused(EndReason::Timeout, &path)), name(2));
         assert_eq!(named(&Mishap::broke(Some(1), true, &path)), name(1));
         assert_eq!(named(&Mishap::broke(Some(9), false, &path)), (Some(9), None));

@@ -199,3 +199,22 @@ fn a_new_consensus_ends_the_pause() {
     bench.pool.network_changed();
     assert_eq!(builds_of(&bench.settle()).len(), 1);
 }
+
+#[test]
+fn whoever_is_held_back_while_a_guard_stands_still_is_told_of_the_guard() {
+    let mut bench = Bench::new(0);
+    let wants: Vec<_> = (0..200).map(|number| bench.want(&format!("{number}"), "example.com", 443)).collect();
+    loop {
+        let given_up = builds_of(&bench.settle());
+        if given_up.is_empty() {
+            break;
+        }
+        given_up.iter().for_each(|build| bench.pool.closed(build.circuit));
+        bench.pool.guard_fell_silent();
+    }
+    assert!(bench.pool.held_back() > 0);
+    assert_eq!(bench.pool.failures_in_a_row(), 0);
+    bench.advance(WANT_TIMEOUT);
+    let silent = BuildFailure::Hop { hop: 0, reason: DestroyReason::Timeout };
+    assert!(bench.settle().contains(&Output::Refuse(wants[199], silent)));
+}
