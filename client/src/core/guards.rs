@@ -4,7 +4,7 @@
 //!    not used just because it turned up.
 //! 2. The first three that are listed are **primary**; those over which a circuit was built (*confirmed*) come first.
 //!    The first one in reach is used.
-//!    A client that keeps to one guard (`padding = "constant"`) prefers those that are no exits: what it cannot have as an exit beside
+//!    A client that keeps to one guard (`padding = "constant"`) prefers those that are no exits, before it has used any: what it cannot have as an exit beside
 //!    its guard is then seldom missing.
 //! 3. One that fails is left alone for a while that doubles. When no primary is in reach the rest of the sample may
 //!    be used, and when nothing is, the primaries are tried anyway: then it is our own line, most likely.
@@ -58,7 +58,7 @@ pub struct GuardSet {
     sample: Vec<Guard>,
     #[serde(skip)]
     unreachable: HashMap<RelayId, Unreachable>,
-    /// Whether guards that are no exits come first, and which are exits then.
+    /// Whether guards that are no exits are preferred, and which are exits then.
     #[serde(skip)]
     shuns_exits: bool,
     #[serde(skip)]
@@ -100,7 +100,7 @@ impl GuardSet {
         serde_json::to_vec_pretty(self).unwrap_or_default()
     }
 
-    /// From the next consensus on, guards that are no exits come first.
+    /// From the next consensus on, guards that are no exits come first among those that were used, and among the others.
     pub fn shun_exits(&mut self) {
         self.shuns_exits = true;
     }
@@ -174,11 +174,12 @@ impl GuardSet {
         self.unreachable.insert(id, Unreachable { wait, retry_at: now + wait });
     }
 
-    /// Listed guards: those that are not shunned first, of these the confirmed in the order of the sample, then the others.
+    /// Listed guards: the confirmed first, lest a guard is left because it becomes an exit, then the others; of either those that
+    /// are not shunned first, in the order of the sample.
     fn in_order(&self) -> Vec<RelayId> {
         let mut listed: Vec<&Guard> =
             self.sample.iter().filter(|guard| guard.unlisted_since.is_none()).collect();
-        listed.sort_by_key(|guard| (self.exits.contains(&guard.id), guard.confirmed.is_none()));
+        listed.sort_by_key(|guard| (guard.confirmed.is_none(), self.exits.contains(&guard.id)));
         listed.into_iter().map(|guard| guard.id).collect()
     }
 

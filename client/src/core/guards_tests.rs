@@ -68,7 +68,7 @@ fn a_confirmed_guard_comes_first() {
 }
 
 #[test]
-fn a_client_that_shuns_exits_has_guards_that_are_none_first_while_they_are_in_reach() {
+fn a_client_that_shuns_exits_has_guards_that_are_none_first_until_it_has_used_one() {
     let mut relays: Vec<_> = (0..20).map(relay).collect();
     relays[10..].iter_mut().for_each(|relay| relay.exit = Default::default());
     let (network, now) = (network_of(relays), start());
@@ -78,15 +78,16 @@ fn a_client_that_shuns_exits_has_guards_that_are_none_first_while_they_are_in_re
         let mut set = GuardSet::default();
         set.shun_exits();
         set.update(&network, NOW, &mut rng(seed));
-        let first_exit = sampled(&set).into_iter().find(is_exit);
-        first_exit.iter().for_each(|exit| _ = set.succeeded(*exit, NOW, &mut rng(1)));
         let order = set.candidates(now);
-        assert!(order.is_sorted_by_key(is_exit), "also before one that is confirmed");
-        if first_exit.is_some() && !is_exit(&order[0]) {
-            mixed += 1;
-            order.iter().filter(|id| !is_exit(id)).for_each(|id| set.failed(*id, now));
-            assert_eq!(set.candidates(now).first().copied(), first_exit);
-        }
+        assert!(order.is_sorted_by_key(is_exit));
+        let Some(exit) = order.iter().copied().find(is_exit).filter(|exit| *exit != order[0]) else {
+            continue;
+        };
+        mixed += 1;
+        set.succeeded(exit, NOW, &mut rng(1));
+        assert_eq!(set.candidates(now)[0], exit, "a guard that was used is kept");
+        set.succeeded(order[0], NOW, &mut rng(1));
+        assert_eq!(set.candidates(now)[..2], [order[0], exit]);
     }
     assert!(mixed > 20, "{mixed}");
 }
