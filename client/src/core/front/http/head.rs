@@ -56,14 +56,33 @@ impl<'a> Head<'a> {
 }
 
 /// Whether this `Host` is an address of the port: a loopback address or `localhost`, or the address that was reached. Any
-/// other name was pointed here by somebody ("DNS rebinding").
+/// other name was pointed here by somebody ("DNS rebinding"). A port at `[::]` sees IPv4 as IPv6; the `Host` does not.
 pub(crate) fn names_here(host: &str, local: Option<SocketAddr>) -> bool {
     let (name, port) = match host.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') => (name, port.parse().ok()),
         _ => (host, Some(80)),
     };
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    let ip: Option<IpAddr> = bare.parse().ok();
-    let known = ip.is_some_and(|ip| ip.is_loopback() || Some(ip) == local.map(|local| local.ip()));
+    let ip = bare.parse().ok().map(|ip: IpAddr| ip.to_canonical());
+    let known =
+        ip.is_some_and(|ip| ip.is_loopback() || Some(ip) == local.map(|local| local.ip().to_canonical()));
     (known || name.eq_ignore_ascii_case("localhost")) && local.is_none_or(|local| port == Some(local.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_for_both_families_is_named_by_its_ipv4_address() {
+        let local = Some("[::ffff:192.0.2.1]:9152".parse().unwrap());
+        for host in
+            ["192.0.2.1:9152", "[::ffff:192.0.2.1]:9152", "127.0.0.1:9152", "[::1]:9152", "localhost:9152"]
+        {
+            assert!(names_here(host, local), "{host}");
+        }
+        for host in ["192.0.2.2:9152", "192.0.2.1:9153", "192.0.2.1", "example.com:9152"] {
+            assert!(!names_here(host, local), "{host}");
+        }
+    }
 }
