@@ -437,7 +437,7 @@ impl Channel {
         let Some(padder) = &mut circuit.padder else { return };
         let is_relay = padder.received.is_some();
         let is_full = is_relay && waiting + padder.ahead >= MAX_QUEUED;
-        let room = Room { waiting, credit: if is_full { 0 } else { credit } };
+        let room = Room { waiting, credit, is_full };
         padder.settle(now, account, room);
         let padding = padder.runner.take_padding();
         if padding > 0 {

@@ -343,6 +343,8 @@ impl Channel {
             let Some(key) = self.find(id, Command::Credit)? else { continue };
             if let Some(circuit) = self.table.get_mut(key) {
                 circuit.credit.grant(cells.into())?;
+                // Machines that stood still without it go on before anything is sent.
+                self.machines.note(key, &mut circuit.padder, |_| {});
             }
             self.table.activate(key);
         }

@@ -25,12 +25,12 @@ const MAX_LAG: Duration = Duration::from_millis(100);
 const MAX_HOLD: Duration = Duration::from_secs(2);
 /// Padding cells that may wait to be sent, as many as one tick of any machine has; more are given up.
 const MAX_WAITING: usize = 64;
-/// Machines that have ended begin again with the first cell after so much silence.
+/// Machines that have ended begin again with the first cell after so much silence; those without budget sleep so long at the least.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
 /// Machines whose budget is used up sleep until there is room for so many cells again, as one tick of any machine has at most.
 const WAKE_CELLS: u64 = 64;
-/// Machines whose peer grants no credit sleep until it does: after so many decisions in vain, one after the other, that took so long
-/// at the least, which is longer than credit takes to come back.
+/// Machines whose peer grants no credit stand still until it does: after so many decisions in vain, one after the other, that took
+/// so long at the least, which is longer than credit takes to come back.
 const VAIN_DECISIONS: u32 = 256;
 const VAIN_TIME: Duration = Duration::from_secs(2);
 
@@ -65,6 +65,8 @@ pub(crate) struct Room {
     pub(crate) waiting: usize,
     /// Cells that there is credit for.
     pub(crate) credit: usize,
+    /// Too many wait for padding to be added.
+    pub(crate) is_full: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -113,8 +115,10 @@ pub(crate) struct Runner {
     given_up: u64,
     /// Since when, and how many times, there was no credit for what the machines wanted.
     in_vain: Option<(Instant, u32)>,
-    /// Since when the machines have been asleep for want of budget or credit.
+    /// Since when the machines have been asleep for want of budget.
     asleep: Option<Instant>,
+    /// Since when their clock has stood still for want of credit. What they hold stays held.
+    stalled: Option<Instant>,
     /// There was no credit when they were looked after last.
     lacks_credit: bool,
 }
@@ -141,6 +145,7 @@ impl Runner {
             given_up: 0,
             in_vain: None,
             asleep: None,
+            stalled: None,
             lacks_credit: false,
         })
     }
@@ -180,10 +185,11 @@ impl Runner {
         if count > 0 {
             self.last_event = self.last_event.max(now);
         }
+        let now = self.stalled.unwrap_or(now);
         match self.asleep {
             Some(since) if count > 0 => {
                 let rested = now.saturating_duration_since(since) >= RESTART_AFTER;
-                if !rested || self.lacks_credit || self.meter.left() < WAKE_CELLS {
+                if !rested || self.meter.left() < WAKE_CELLS {
                     return;
                 }
                 self.restart(now);
@@ -208,11 +214,23 @@ impl Runner {
         }
     }
 
-    /// Nothing that the machines want can be had: they decide nothing more, lest that cost time for nothing, and hold nothing.
+    /// The budget is used up: the machines decide nothing more, lest that cost time for nothing, and hold nothing.
     fn sleep(&mut self, now: Instant) {
         self.timers.fill(Timers::default());
         (self.hold, self.passes, self.in_vain) = (None, 0, None);
         self.asleep = Some(now);
+    }
+
+    /// With the first credit, machines that stood still go on where they were. False while there is none.
+    fn go_on(&mut self, now: Instant, room: Room) -> bool {
+        let Some(since) = self.stalled.take_if(|_| room.credit > 0) else { return self.stalled.is_none() };
+        let stood = now.saturating_duration_since(since);
+        for timers in &mut self.timers {
+            timers.action = timers.action.map(|(at, planned)| (at + stood, planned));
+            timers.own = timers.own.map(|at| at + stood);
+        }
+        self.hold = self.hold.map(|hold| Hold { until: hold.until + stood, ..hold });
+        true
     }
 
     fn trigger_one(&mut self, event: &TriggerEvent, now: Instant) {
@@ -256,6 +274,9 @@ impl Runner {
     }
 
     fn next(&self, room: Option<Room>) -> Option<(Instant, Due)> {
+        if self.stalled.is_some() {
+            return None;
+        }
         let timers = self.timers.iter().enumerate().flat_map(|(n, timers)| {
             let action = timers.action.map(|(at, _)| (at, Due::Action(n)));
             [action, timers.own.map(|at| (at, Due::Own(n)))]
@@ -275,8 +296,12 @@ impl Runner {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant, room: Room) {
-        self.lacks_credit = room.credit == 0;
-        if room.waiting == 0
+        let lacked_credit = std::mem::replace(&mut self.lacks_credit, room.credit == 0);
+        if !self.go_on(now, room) {
+            return;
+        }
+        // What has no credit is not kept by the hold.
+        if (room.waiting == 0 || self.lacks_credit || lacked_credit)
             && let Some(hold) = &mut self.hold
         {
             hold.moved = now;
@@ -315,13 +340,15 @@ impl Runner {
     fn pad(&mut self, machine: MachineId, bypass: bool, replace: bool, at: Instant, room: Room) {
         let passes = self.hold.is_none_or(|hold| bypass && hold.bypass);
         let on_its_way = self.passes.max(self.padding);
-        if replace && room.waiting > on_its_way {
+        let has_credit = room.credit > on_its_way;
+        // What may pass without credit would all go at once when credit comes.
+        if replace && has_credit && room.waiting > on_its_way {
             self.in_vain = None;
             // A cell that waits takes its place; without a hold it goes anyway.
             if self.hold.is_some() && passes {
                 self.passes += 1;
             }
-        } else if passes && self.padding < MAX_WAITING && room.credit > on_its_way && self.meter.take() {
+        } else if passes && has_credit && !room.is_full && self.padding < MAX_WAITING && self.meter.take() {
             self.in_vain = None;
             self.padding += 1;
             if self.hold.is_some() {
@@ -329,8 +356,11 @@ impl Runner {
             }
         } else {
             self.given_up += 1;
-            if self.meter.left() == 0 || (room.credit == 0 && self.is_in_vain(at)) {
+            if self.meter.left() == 0 {
                 return self.sleep(at);
+            }
+            if room.credit == 0 && self.is_in_vain(at) {
+                (self.stalled, self.in_vain) = (Some(at), None);
             }
             self.trigger_one(&TriggerEvent::TunnelSent, at);
         }
@@ -389,7 +419,7 @@ mod tests {
         let spec = MachineSpec::new(MachineKind::Regulator, &[], budget, budget).unwrap();
         let begin = Instant::now();
         let mut runner = Runner::new(spec, End::Client, [7; 32], begin).unwrap();
-        let room = Room { waiting: 3, credit: 100 };
+        let room = Room { waiting: 3, credit: 100, is_full: false };
         runner.trigger(&TriggerEvent::NormalSent, 3, begin);
         runner.handle_timeout(begin, room);
         assert_eq!(runner.may_send(3), 0);
@@ -419,7 +449,7 @@ mod tests {
                 while let Some(at) = runner.poll_timeout().filter(|at| *at <= end) {
                     now = now.max(at);
                     runner.account(others, made);
-                    runner.handle_timeout(now, Room { waiting: 0, credit: 1_000 });
+                    runner.handle_timeout(now, Room { credit: 1_000, ..Room::default() });
                     let padding = runner.take_padding();
                     runner.sent(padding, now);
                     runner.trigger(&TriggerEvent::TunnelSent, padding, now);
@@ -440,7 +470,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "Instant has no other origin")]
-    fn machines_sleep_while_their_peer_grants_no_credit() {
+    fn machines_stand_still_while_their_peer_grants_no_credit() {
         let budget = Budget { cells: 1_000_000, percent: 100 };
         // A cell each third of a millisecond, for ten seconds after the last that is no padding.
         let spec = MachineSpec::new(MachineKind::Tamaraw, &[1_000, 320, 10_000], budget, budget).unwrap();
@@ -449,12 +479,12 @@ mod tests {
         let run = |runner: &mut Runner, from: u64, seconds: u64, credit: usize| {
             let (mut now, mut calls) = (begin + Duration::from_secs(from), 0);
             let end = now + Duration::from_secs(seconds);
-            runner.handle_timeout(now, Room { waiting: 0, credit });
+            runner.handle_timeout(now, Room { credit, ..Room::default() });
             runner.trigger(&TriggerEvent::NormalSent, 1, now);
             runner.trigger(&TriggerEvent::TunnelSent, 1, now);
             while let Some(at) = runner.poll_timeout().filter(|at| *at <= end) {
                 now = now.max(at);
-                runner.handle_timeout(now, Room { waiting: 0, credit });
+                runner.handle_timeout(now, Room { credit, ..Room::default() });
                 let padding = runner.take_padding();
                 runner.sent(padding, now);
                 runner.trigger(&TriggerEvent::TunnelSent, padding, now);
@@ -466,8 +496,59 @@ mod tests {
         assert!(awake > 0);
         let starved = run(&mut runner, 1, 100, 0);
         assert!(starved > 0 && starved <= 4 * awake, "{starved} decisions without credit, {awake} with");
-        assert_eq!((runner.poll_timeout(), runner.may_send(9)), (None, 9));
+        assert_eq!((runner.poll_timeout(), runner.may_send(9)), (None, 0));
         assert_eq!(run(&mut runner, 200, 100, 0), 0, "cells alone do not wake them");
         assert!(run(&mut runner, 400, 1, 1_000) > 0);
+    }
+
+    fn tamaraw(begin: Instant) -> Runner {
+        let budget = Budget { cells: 1_000_000, percent: 100 };
+        let spec = MachineSpec::new(MachineKind::Tamaraw, &[1_000, 320, 10_000], budget, budget).unwrap();
+        let mut runner = Runner::new(spec, End::Relay, [7; 32], begin).unwrap();
+        runner.trigger(&TriggerEvent::NormalSent, 3, begin);
+        runner
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "Instant has no other origin")]
+    fn what_waited_for_credit_goes_at_the_machines_rate_when_there_is_some() {
+        let begin = Instant::now();
+        let mut runner = tamaraw(begin);
+        let starved = Room { waiting: 9, ..Room::default() };
+        runner.handle_timeout(begin, starved);
+        while let Some(at) = runner.poll_timeout().filter(|at| *at < begin + Duration::from_secs(9)) {
+            runner.handle_timeout(at, starved);
+            assert_eq!(runner.may_send(9), 0);
+        }
+        let mut now = begin + Duration::from_secs(60);
+        runner.trigger(&TriggerEvent::NormalSent, 1, now);
+        assert_eq!((runner.poll_timeout(), runner.may_send(9)), (None, 0));
+        for waiting in (1..=9).rev() {
+            let room = Room { waiting, credit: 100, is_full: false };
+            runner.handle_timeout(now, room);
+            while runner.may_send(waiting) == 0 {
+                now = runner.poll_timeout().expect("machines go on");
+                runner.handle_timeout(now, room);
+            }
+            assert_eq!(runner.may_send(waiting), 1);
+            runner.sent(1, now);
+            runner.trigger(&TriggerEvent::TunnelSent, 1, now);
+        }
+        let took = now.duration_since(begin + Duration::from_secs(60));
+        assert!(took > Duration::from_millis(2) && took < Duration::from_millis(20), "{took:?}");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "Instant has no other origin")]
+    fn machines_go_on_while_too_much_waits_for_padding() {
+        let begin = Instant::now();
+        let mut runner = tamaraw(begin);
+        let full = Room { credit: 1_000, is_full: true, ..Room::default() };
+        runner.handle_timeout(begin, full);
+        while let Some(at) = runner.poll_timeout().filter(|at| *at < begin + Duration::from_secs(9)) {
+            runner.handle_timeout(at, full);
+        }
+        assert_eq!(runner.take_padding(), 0);
+        assert!(runner.poll_timeout().is_some());
     }
 }
