@@ -6,25 +6,18 @@ mod support;
 
 use std::path::Path;
 
-use support::{Relay, soon};
+use support::{Relay, soon, unreachable_authority};
 use tunic_net::channel::Rest;
-use tunic_net::config::AuthorityConfig;
 use tunic_net::daemon::Status;
-use tunic_proto::ids::RelayId;
-use tunic_proto::keys::OnionKey;
 use tunic_relay::config::Config;
 
 const MAX: u64 = 200_000;
 
 fn counted(dir: &Path, max: u64) -> Relay {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let authority = AuthorityConfig {
-        name: "nobody".into(),
-        identity: RelayId([1; 32]),
-        onion_key: OnionKey([2; 32]),
-        addresses: vec![nobody],
-    };
-    Relay::start(dir, Config { authorities: vec![authority], accounting_max: Some(max), ..Config::default() })
+    Relay::start(
+        dir,
+        Config { authorities: unreachable_authority(), accounting_max: Some(max), ..Config::default() },
+    )
 }
 
 #[tokio::test]

@@ -9,13 +9,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Relay, soon};
+use support::{Relay, soon, unreachable_authority};
 use tokio::time::sleep;
-use tunic_net::config::AuthorityConfig;
 use tunic_net::daemon::Status;
 use tunic_net::metrics::resident_bytes;
-use tunic_proto::ids::RelayId;
-use tunic_proto::keys::OnionKey;
 use tunic_proto::message::DestroyReason;
 use tunic_relay::config::Config;
 use tunic_relay::net::control::control_path;
@@ -26,15 +23,8 @@ const ROOM: usize = 128 << 20;
 const LOOK: Duration = Duration::from_millis(50);
 
 fn start(dir: &Path) -> Relay {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let authority = AuthorityConfig {
-        name: "nobody".into(),
-        identity: RelayId([1; 32]),
-        onion_key: OnionKey([2; 32]),
-        addresses: vec![nobody],
-    };
     let memory_max = Some(resident_bytes().unwrap() + ROOM as u64);
-    Relay::start(dir, Config { authorities: vec![authority], memory_max, ..Config::default() })
+    Relay::start(dir, Config { authorities: unreachable_authority(), memory_max, ..Config::default() })
 }
 
 /// What the relay tells its owner, a line each second.

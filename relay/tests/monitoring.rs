@@ -9,17 +9,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Relay, soon};
+use support::{Relay, soon, unreachable_authority};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
-use tunic_net::config::AuthorityConfig;
 use tunic_net::daemon::Status;
 use tunic_net::dirstream;
 use tunic_net::metrics::MetricsConfig;
 use tunic_proto::dir::{ExitPolicy, Request};
-use tunic_proto::ids::RelayId;
-use tunic_proto::keys::OnionKey;
 use tunic_proto::message::{Begin, Target};
 use tunic_proto::time::UnixTime;
 use tunic_relay::config::{Config, ExitConfig};
@@ -36,16 +33,10 @@ fn free() -> SocketAddr {
 
 /// An exit of a private network that is not there, and its page.
 async fn start(dir: &Path) -> (Relay, SocketAddr) {
-    let authority = AuthorityConfig {
-        name: "nobody".into(),
-        identity: RelayId([1; 32]),
-        onion_key: OnionKey([2; 32]),
-        addresses: vec![free()],
-    };
     let at = free();
     let config = Config {
         accounting_max: Some(1 << 40),
-        authorities: vec![authority],
+        authorities: unreachable_authority(),
         exit: ExitConfig {
             policy: ExitPolicy::parse(&["reject *:25", "accept *:*"]).unwrap(),
             allow_private: true,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
-use support::{Relay, soon};
+use support::{Relay, soon, unreachable_authority};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tunic_net::channel::{Circuit, IncomingStream, Node, NodeConfig, Responder};
@@ -57,11 +57,6 @@ fn authority(seed: u64, at: SocketAddr) -> (Signer, OnionSecret, AuthorityConfig
     (signer, onion, config)
 }
 
-async fn unreachable_authority() -> Vec<AuthorityConfig> {
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    vec![authority(1, closed).2]
-}
-
 /// Answers each connection with what it received, once that has ended.
 async fn echo_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -96,7 +91,7 @@ async fn refusal(circuit: &Circuit, target: Target) -> EndReason {
 #[tokio::test]
 async fn an_exit_carries_streams_and_their_half_closes() {
     let dir = tempfile::tempdir().unwrap();
-    let relay = start(dir.path(), exit(&["accept *:*"], true), unreachable_authority().await);
+    let relay = start(dir.path(), exit(&["accept *:*"], true), unreachable_authority());
     let (circuit, target) = (circuit_over(&relay).await, echo_server().await);
     let bytes: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
     assert_eq!(echo(&circuit, Target::Addr(target), &bytes).await, bytes);
@@ -110,7 +105,7 @@ async fn an_exit_carries_streams_and_their_half_closes() {
 async fn an_exit_says_why_it_does_not_connect() {
     let dir = tempfile::tempdir().unwrap();
     let policy = exit(&["reject *:25", "accept *:*"], true);
-    let relay = start(dir.path(), policy, unreachable_authority().await);
+    let relay = start(dir.path(), policy, unreachable_authority());
     let circuit = circuit_over(&relay).await;
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     assert_eq!(refusal(&circuit, Target::Addr(closed)).await, EndReason::ConnectionRefused);
@@ -122,7 +117,7 @@ async fn an_exit_says_why_it_does_not_connect() {
 #[tokio::test]
 async fn a_public_exit_does_not_reach_its_own_machine() {
     let dir = tempfile::tempdir().unwrap();
-    let relay = start(dir.path(), exit(&["accept *:*"], false), unreachable_authority().await);
+    let relay = start(dir.path(), exit(&["accept *:*"], false), unreachable_authority());
     let (circuit, target) = (circuit_over(&relay).await, echo_server().await);
     let mapped = format!("[::ffff:127.0.0.1]:{}", target.port()).parse().unwrap();
     for target in
@@ -136,7 +131,7 @@ async fn a_public_exit_does_not_reach_its_own_machine() {
 #[tokio::test]
 async fn a_public_exit_sends_no_datagram_to_its_own_machine() {
     let dir = tempfile::tempdir().unwrap();
-    let relay = start(dir.path(), exit(&["accept *:*"], false), unreachable_authority().await);
+    let relay = start(dir.path(), exit(&["accept *:*"], false), unreachable_authority());
     let (circuit, socket) = (circuit_over(&relay).await, UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let port = socket.local_addr().unwrap().port();
     let association = circuit.begin_any(Begin::Datagrams).unwrap().into_datagrams();
@@ -160,7 +155,7 @@ async fn an_exit_tells_who_looks_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let exit = ExitConfig { notice: Some(free), ..exit(&["accept *:*"], false) };
-    let relay = start(dir.path(), exit, unreachable_authority().await);
+    let relay = start(dir.path(), exit, unreachable_authority());
     let circuit = circuit_over(&relay).await;
     let mut tcp = TcpStream::connect(free).await.unwrap();
     tcp.write_all(b"GET /anything HTTP/1.1\r\nHost: 198.51.100.7\r\n\r\n").await.unwrap();
@@ -176,7 +171,7 @@ async fn an_exit_tells_who_looks_what_it_is() {
 async fn streams_beyond_the_limit_are_refused_until_one_ends() {
     let dir = tempfile::tempdir().unwrap();
     let exit = ExitConfig { max_exit_streams: 1, ..exit(&["accept *:*"], true) };
-    let relay = start(dir.path(), exit, unreachable_authority().await);
+    let relay = start(dir.path(), exit, unreachable_authority());
     let (circuit, target) = (circuit_over(&relay).await, echo_server().await);
     let mut first = circuit.begin(Target::Addr(target)).unwrap();
     soon(first.connected()).await.unwrap();
@@ -343,7 +338,7 @@ async fn a_relay_publishes_itself_fetches_the_consensus_and_mirrors_it() {
 #[tokio::test]
 async fn garbage_on_the_port_disturbs_nobody() {
     let dir = tempfile::tempdir().unwrap();
-    let relay = start(dir.path(), exit(&[], false), unreachable_authority().await);
+    let relay = start(dir.path(), exit(&[], false), unreachable_authority());
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 255, 255], &[0; 4096]] {
         let mut tcp = TcpStream::connect(relay.at).await.unwrap();
         tcp.write_all(garbage).await.unwrap();

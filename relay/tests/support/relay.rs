@@ -8,8 +8,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tunic_net::channel::{Channel, HopSpec, Node, NodeConfig, Peer};
+use tunic_net::config::AuthorityConfig;
 use tunic_net::daemon::{RunOptions, Status, unix_now};
 use tunic_net::keys::NodeKeys;
+use tunic_proto::ids::RelayId;
+use tunic_proto::keys::OnionKey;
 use tunic_relay::config::Config;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -17,6 +20,17 @@ const MEMORY: usize = 64 << 20;
 
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("this takes too long")
+}
+
+/// An authority at an address where nobody listens.
+pub fn unreachable_authority() -> Vec<AuthorityConfig> {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    vec![AuthorityConfig {
+        name: "nobody".into(),
+        identity: RelayId([1; 32]),
+        onion_key: OnionKey([2; 32]),
+        addresses: vec![closed],
+    }]
 }
 
 /// A relay of the test's: its files are made before it starts, so that its keys are known.
