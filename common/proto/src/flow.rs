@@ -16,6 +16,8 @@ use crate::cell::CELL_LEN;
 
 /// Cells that may be sent before any credit came back.
 pub const INITIAL_CELLS: u32 = 64;
+/// What a client grants to each stream that its exit has answered: the first round trips of an answer's TCP fit into it.
+pub const OPEN_CELLS: u32 = 256;
 /// How many cells a circuit's window reserves while no more of them are queued: most circuits are idle, and what all of them
 /// could hold at once is more than any machine has.
 pub const IDLE_CELLS: u32 = 16;

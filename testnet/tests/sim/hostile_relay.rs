@@ -7,6 +7,7 @@ use tunic_proto::cell::{self, Cell, Command};
 use tunic_proto::circuit::{BuildError, CircuitHandle, CircuitStatus};
 use tunic_proto::counters::Incident;
 use tunic_proto::crypto::layer::Routing;
+use tunic_proto::flow::OPEN_CELLS;
 use tunic_proto::message::{Code, DestroyReason};
 use tunic_testnet::sim::{EndId, LinkSpec, NodeId, RawHop, World, service};
 
@@ -88,7 +89,7 @@ fn messages_that_a_relay_must_not_send_end_the_circuit() {
     circuit_ends(Incident::Credit, |hop| vec![hop.message(Code::Window, 1, &65_472_u32.to_be_bytes())]);
     circuit_ends(Incident::Credit, |hop| {
         let connected = hop.message(Code::Connected, 1, &[0]);
-        let data = (0..65).map(|_| hop.message(Code::Data, 1, b"x"));
+        let data = (0..=OPEN_CELLS).map(|_| hop.message(Code::Data, 1, b"x"));
         std::iter::once(connected).chain(data).collect()
     });
     circuit_ends(Incident::Tampered, |hop| vec![hop.sealed(&[4, 0, 0, 0, 0], Routing::PassOn)]);

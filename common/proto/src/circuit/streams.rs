@@ -54,6 +54,8 @@ struct Stream {
     ready: bool,
 }
 
+type Message = (Code, StreamId, Vec<u8>);
+
 /// What a stream may store: what arrives, and what its application hands over.
 struct Memory {
     window: RecvWindow,
@@ -67,7 +69,7 @@ pub(crate) struct Streams {
     streams: HashMap<StreamId, Stream>,
     next_id: u16,
     /// Messages that go before data, at most about [`MAX_CONTROL`].
-    control: VecDeque<(Code, StreamId, Vec<u8>)>,
+    control: VecDeque<Message>,
     /// Streams with data and credit, in turn.
     ready: VecDeque<StreamId>,
     /// Streams with staged bytes.
@@ -209,7 +211,12 @@ impl Streams {
     }
 
     /// Client: the relay has accepted.
-    pub(crate) fn connected(&mut self, id: StreamId, address: ConnectedAddr) -> Result<(), Violation> {
+    pub(crate) fn connected(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        address: ConnectedAddr,
+    ) -> Result<(), Violation> {
         let stream = self.streams.get_mut(&id).ok_or(Violation::State)?;
         if stream.connected {
             return Err(Violation::State);
@@ -217,6 +224,9 @@ impl Streams {
         stream.connected = true;
         if !stream.sent_end {
             stream.io.deliver_connected(address);
+            if let Some(cells) = stream.window.open(now) {
+                stream.grant(id, cells, &mut self.control);
+            }
         }
         Ok(())
     }
@@ -304,10 +314,7 @@ impl Streams {
         }
         stream.window.consumed(wants.freed_cells);
         if let Some(cells) = stream.window.poll_grant(now) {
-            if stream.granted == 0 {
-                self.control.push_back((Code::Window, id, Vec::new()));
-            }
-            stream.granted += cells;
+            stream.grant(id, cells, &mut self.control);
         }
         if let Some(reason) = wants.ended {
             self.send_end(id, reason);
@@ -472,6 +479,14 @@ impl Streams {
 }
 
 impl Stream {
+    /// Has its `WINDOW` say so many cells more.
+    fn grant(&mut self, id: StreamId, cells: u32, control: &mut VecDeque<Message>) {
+        if self.granted == 0 {
+            control.push_back((Code::Window, id, Vec::new()));
+        }
+        self.granted += cells;
+    }
+
     fn flush(&mut self) {
         if self.staged_cells > 0 {
             let (bytes, cells) = (std::mem::take(&mut self.staged), std::mem::take(&mut self.staged_cells));

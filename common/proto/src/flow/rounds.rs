@@ -6,11 +6,15 @@
 //! 3. The first cell that needed the grant closes the round: the time since the grant is the round trip, queues included, and
 //!    what arrived since the last round closed is the rate.
 //! 4. At the start the window doubles while next to nothing queues on the way.
-//! 5. Then it goes half of the way to what this rate brings in during the shortest recent round trip *and a wait in queues
+//! 5. Then it goes to what this rate brings in during the shortest recent round trip *and a wait in queues
 //!    that is the shorter, the higher the rate*. Whoever has more than others through the same queue finds it too long and
 //!    gives way, whoever has less finds it short and takes more, until all have the same (as in FAST TCP and Swift).
+//!    It loses a quarter in a round at most: a moment in which nothing came, such as one in which TCP probes, says little.
 //! 6. Now and then it is made smaller for two rounds, so that its own cells leave the queue: a window that began while others
 //!    filled the queue would otherwise take that for the path.
+//!
+//! That is how a hop keeps queues on its link short. A stream's window is there for what its application does not read, and is
+//! so much larger that the hops decide.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -20,11 +24,12 @@ use super::{INITIAL_CELLS, MAX_WINDOW_CELLS};
 const LEAST: u64 = INITIAL_CELLS as u64;
 const MOST: u64 = MAX_WINDOW_CELLS as u64;
 
-/// The part of the wait in queues that has nothing to do with the rate: what processes on a busy machine take to have
-/// their turn.
-const TURN: Duration = Duration::from_millis(10);
-/// The rest of it at [`RATE`]; it falls with the rate to the power of [`FALL`].
+/// The part of the wait in queues that has nothing to do with the rate: what processes take to have their turn.
+const TURN: Duration = Duration::from_millis(4);
+/// The rest of it at [`RATE`] on a path of [`PATH`] or longer; on shorter ones it is as much less, but a fifth at least. It falls with the rate
+/// to the power of [`FALL`].
 const WAIT: Duration = Duration::from_millis(20);
+const PATH: Duration = Duration::from_millis(50);
 /// Cells per second: 100 Mbit/s of them.
 const RATE: f64 = 22_000.0;
 /// Steep enough that unequal flows become equal soon, and less than 1, so that many flows do not queue as much as one each.
@@ -41,18 +46,21 @@ const SETTLING_ROUNDS: u8 = 3;
 /// Rounds between two dips, and rounds that one takes: its first round still has what was sent before.
 const STEADY_ROUNDS: u8 = 40;
 const DIP_ROUNDS: u8 = 2;
+/// A grant of a hop need not be larger than this, or than so many cells if they are more: what it lets through comes in one burst.
+const BURST: Duration = Duration::from_micros(4_500);
+const BURST_CELLS: u64 = 64;
 /// Grants whose round trips are measured at the same time.
 const MAX_SAMPLES: usize = 16;
 /// How long the shortest round trip is remembered at least, and half of how long at most.
 const MEMORY: Duration = Duration::from_secs(30);
 
-/// What a window bounds, which says how much of it may stand in queues.
+/// What a window bounds, which says how large it may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Span {
-    /// A circuit between two neighbours: as much again as rate × delay may wait at the receiver, which shares its next
-    /// channel out among circuits that wait.
+    /// A circuit between two neighbours: what queues on the link between them delays everything that uses it, and what queues at
+    /// the receiver everything else on the circuit.
     Hop,
-    /// A stream between its ends: what queues on the way delays everything else on the circuit.
+    /// A stream between its ends: two more round trips than it needs, so that it is the hops that bound what is on the way.
     EndToEnd,
 }
 
@@ -71,6 +79,8 @@ pub(super) struct Rounds {
     /// processor, or for TCP.
     quickest: Option<Trip>,
     shortest: Option<Shortest>,
+    /// Cells per second, by the last round that showed something.
+    rate: u64,
     phase: Phase,
 }
 
@@ -143,7 +153,16 @@ impl Rounds {
             held_up: false,
             quickest: None,
             shortest: None,
+            rate: 0,
             phase: Phase::Starting,
+        }
+    }
+
+    /// Cells that are worth a grant of their own, however large the window is.
+    pub(super) fn burst(&self) -> u32 {
+        match self.span {
+            Span::Hop => (self.rate * BURST.as_micros() as u64 / 1_000_000).clamp(BURST_CELLS, MOST) as u32,
+            Span::EndToEnd => MAX_WINDOW_CELLS,
         }
     }
 
@@ -158,7 +177,7 @@ impl Rounds {
     pub(super) fn arrived(&mut self, now: Instant, number: u64, held_up: bool, window: u32) -> Option<u32> {
         if held_up && number < LEAST {
             // The first window was too small for its sender: that needs no round to know.
-            return Some(2 * INITIAL_CELLS);
+            return Some(window.max(2 * INITIAL_CELLS));
         }
         self.held_up |= held_up;
         let sample = self.samples.pop_front_if(|sample| sample.first <= number)?;
@@ -168,7 +187,7 @@ impl Rounds {
         self.quickest = Some(quickest);
         let (since, first) = *self.round.get_or_insert((sample.began, 0));
         let micros = now.saturating_duration_since(since).as_micros().max(1) as u64;
-        let most = (number - first) * 2_000_000 / micros;
+        let most = (number - first) * 1_100_000 / micros;
         let mut shown = trip.shows(most, shortest);
         if !(matches!(self.phase, Phase::Starting) && self.is_too_fast(shown)) {
             if number < self.last {
@@ -182,6 +201,7 @@ impl Rounds {
         if !std::mem::take(&mut self.held_up) {
             return None;
         }
+        self.rate = shown.rate;
         let size = self.size(shown, window.into());
         Some(size.clamp(LEAST, MOST) as u32)
     }
@@ -189,19 +209,23 @@ impl Rounds {
     /// What the window should be after a round, in cells.
     fn size(&mut self, shown: Shown, window: u64) -> u64 {
         let (wait, too_fast) = (self.wait(shown), self.is_too_fast(shown));
+        let fitting = shown.cells_in(shown.shortest + wait);
         match &mut self.phase {
             Phase::Starting if !too_fast => window * 2,
-            Phase::Starting => self.dip(shown, shown.cells_in(shown.shortest + wait)),
-            Phase::Following { rounds, .. } if *rounds == STEADY_ROUNDS => self.dip(shown, window),
+            Phase::Starting if self.span == Span::Hop => self.dip(shown, fitting),
+            Phase::Starting => {
+                self.phase = Phase::Following { rounds: 0, hungry: 0 };
+                fitting.max(window)
+            }
+            Phase::Following { rounds, .. } if *rounds == STEADY_ROUNDS && self.span == Span::Hop => {
+                self.dip(shown, window)
+            }
             Phase::Following { rounds, hungry } => {
-                *rounds += 1;
+                *rounds = (*rounds + 1).min(STEADY_ROUNDS);
                 let is_hungry = *rounds > SETTLING_ROUNDS && shown.queued() * 4 <= wait;
                 *hungry = if is_hungry { (*hungry + 1).min(HUNGRY_ROUNDS) } else { 0 };
-                let next = shown.cells_in(shown.shortest + wait);
-                if *hungry < HUNGRY_ROUNDS {
-                    return next;
-                }
-                next.max(window * 4 / 3)
+                let least = if *hungry < HUNGRY_ROUNDS { window * 3 / 4 } else { window * 4 / 3 };
+                fitting.max(least)
             }
             Phase::Dipping { rounds, before } => {
                 *rounds += 1;
@@ -229,10 +253,12 @@ impl Rounds {
 
     /// How long cells may wait in queues at this rate.
     fn wait(&self, shown: Shown) -> Duration {
-        let wait = (TURN + WAIT.mul_f64((RATE / shown.rate.max(1) as f64).powf(FALL))).min(MAX_WAIT);
+        let length = (shown.shortest.as_secs_f64() / PATH.as_secs_f64()).clamp(0.2, 1.0);
+        let rate = (RATE / shown.rate.max(1) as f64).powf(FALL);
+        let wait = (TURN + WAIT.mul_f64(length * rate)).min(MAX_WAIT);
         match self.span {
-            Span::Hop => wait + shown.shortest,
-            Span::EndToEnd => wait,
+            Span::Hop => wait,
+            Span::EndToEnd => wait + 2 * shown.shortest,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::rounds::{Rounds, Span};
-use super::{Budget, CreditError, IDLE_CELLS, INITIAL_CELLS};
+use super::{Budget, CreditError, IDLE_CELLS, INITIAL_CELLS, OPEN_CELLS};
 
 /// Fewer cells are not worth a grant.
 const LEAST_GRANT: u32 = INITIAL_CELLS / 4;
@@ -128,14 +128,30 @@ impl RecvWindow {
         self.parts = LARGE_PARTS;
     }
 
-    /// What to grant now: nothing until an eighth of the window is owed, or half of it, so that grants stay few.
+    /// For a stream that its peer has answered: grants [`OPEN_CELLS`] altogether at once if there is room to spare, so that the beginning
+    /// of an answer need not wait for credit.
+    pub fn open(&mut self, now: Instant) -> Option<u32> {
+        let more = OPEN_CELLS.saturating_sub(self.window);
+        if more == 0 || self.reserved == 0 || !self.budget.reserve_spare(more) {
+            return None;
+        }
+        self.rounds.granted(now, self.arrived + u64::from(self.outstanding), self.window);
+        self.goal = self.goal.max(OPEN_CELLS);
+        self.reserved += more;
+        self.window += more;
+        self.outstanding += more;
+        Some(more)
+    }
+
+    /// What to grant now: nothing until an eighth of the window is owed, or half of it, so that grants stay few; or on a hop's link
+    /// so much that it is a burst.
     ///
     /// Brings the window nearer to what it should be. It grows only where hardly anything queues: otherwise the reader is the
     /// limit, and more window would only store more. It shrinks by granting less, half as much at least,
     /// and grows by granting more, twice as much at most: cells come in no large bursts. One that gave back what it had is used
     /// again here: without room for all of it, it shrinks to what it has.
     pub fn poll_grant(&mut self, now: Instant) -> Option<u32> {
-        if self.owed < LEAST_GRANT.max(self.window / self.parts) {
+        if self.owed < self.least_grant() {
             return None;
         }
         let first = self.arrived + u64::from(self.outstanding);
@@ -153,6 +169,11 @@ impl RecvWindow {
         self.window += more;
         self.outstanding += again + more;
         Some(again + more)
+    }
+
+    fn least_grant(&self) -> u32 {
+        let part = self.window / self.parts;
+        LEAST_GRANT.max(if self.parts == USUAL_PARTS { part.min(self.rounds.burst()) } else { part })
     }
 
     fn shrink(&mut self, cells: u32) {
