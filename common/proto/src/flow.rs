@@ -16,7 +16,7 @@ use crate::cell::CELL_LEN;
 
 /// Cells that may be sent before any credit came back.
 pub const INITIAL_CELLS: u32 = 64;
-/// What a client grants to each stream that its exit has answered: the first round trips of an answer's TCP fit into it.
+/// What a client grants to a TCP stream that its exit has answered: the first round trips of the answer fit into it.
 pub const OPEN_CELLS: u32 = 256;
 /// How many cells a circuit's window reserves while no more of them are queued: most circuits are idle, and what all of them
 /// could hold at once is more than any machine has.
@@ -73,6 +73,11 @@ impl Budget {
     fn reserve_spare(&self, cells: u32) -> bool {
         let spare = self.used_cells() + cells as usize <= self.0.limit / 2;
         spare && self.reserve(cells)
+    }
+
+    /// Reserves what is only convenient: while three quarters of the budget are free.
+    fn reserve_plenty(&self, cells: u32) -> bool {
+        self.used_cells() + cells as usize <= self.0.limit / 4 && self.reserve(cells)
     }
 
     fn release(&self, cells: u32) {

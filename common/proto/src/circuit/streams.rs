@@ -32,6 +32,9 @@ pub(crate) enum Side {
     Relay,
 }
 
+/// A message that is not data.
+type Control = (Code, StreamId, Vec<u8>);
+
 struct Stream {
     io: Arc<StreamShared>,
     credit: SendCredit,
@@ -48,13 +51,13 @@ struct Stream {
     /// Cells granted and not told yet; a `WINDOW` is in the queue while this is not zero.
     granted: u32,
     connected: bool,
+    /// Client: what comes may be long.
+    is_tcp: bool,
     sent_eof: bool,
     received_eof: bool,
     sent_end: bool,
     ready: bool,
 }
-
-type Message = (Code, StreamId, Vec<u8>);
 
 /// What a stream may store: what arrives, and what its application hands over.
 struct Memory {
@@ -69,7 +72,7 @@ pub(crate) struct Streams {
     streams: HashMap<StreamId, Stream>,
     next_id: u16,
     /// Messages that go before data, at most about [`MAX_CONTROL`].
-    control: VecDeque<Message>,
+    control: VecDeque<Control>,
     /// Streams with data and credit, in turn.
     ready: VecDeque<StreamId>,
     /// Streams with staged bytes.
@@ -125,7 +128,8 @@ impl Streams {
         })
     }
 
-    fn insert(&mut self, id: StreamId, io: Arc<StreamShared>, place: CircKey, memory: Memory) {
+    /// The id is free.
+    fn insert(&mut self, id: StreamId, io: Arc<StreamShared>, place: CircKey, memory: Memory) -> &mut Stream {
         {
             let mut state = io.lock();
             state.place = Some((place, id));
@@ -142,12 +146,13 @@ impl Streams {
             outward_since: None,
             granted: 0,
             connected: self.side == Side::Relay,
+            is_tcp: false,
             sent_eof: false,
             received_eof: false,
             sent_end: false,
             ready: false,
         };
-        self.streams.insert(id, stream);
+        self.streams.entry(id).insert_entry(stream).into_mut()
     }
 
     /// Client: begins a stream.
@@ -155,7 +160,7 @@ impl Streams {
         match self.prepare_begin(begin) {
             Ok((code, data, memory)) => {
                 let id = self.free_id();
-                self.insert(id, io, place, memory);
+                self.insert(id, io, place, memory).is_tcp = matches!(begin, Begin::Connect(_));
                 self.control.push_back((code, id, data));
                 self.notified(now, id);
             }
@@ -224,7 +229,9 @@ impl Streams {
         stream.connected = true;
         if !stream.sent_end {
             stream.io.deliver_connected(address);
-            if let Some(cells) = stream.window.open(now) {
+            if stream.is_tcp
+                && let Some(cells) = stream.window.open(now)
+            {
                 stream.grant(id, cells, &mut self.control);
             }
         }
@@ -480,7 +487,7 @@ impl Streams {
 
 impl Stream {
     /// Has its `WINDOW` say so many cells more.
-    fn grant(&mut self, id: StreamId, cells: u32, control: &mut VecDeque<Message>) {
+    fn grant(&mut self, id: StreamId, cells: u32, control: &mut VecDeque<Control>) {
         if self.granted == 0 {
             control.push_back((Code::Window, id, Vec::new()));
         }

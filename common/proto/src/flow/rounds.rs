@@ -10,11 +10,12 @@
 //!    that is the shorter, the higher the rate*. Whoever has more than others through the same queue finds it too long and
 //!    gives way, whoever has less finds it short and takes more, until all have the same (as in FAST TCP and Swift).
 //!    It loses a quarter in a round at most: a moment in which nothing came, such as one in which TCP probes, says little.
-//! 6. Now and then it is made smaller for two rounds, so that its own cells leave the queue: a window that began while others
+//! 6. Now and then that of a hop is made smaller for two rounds, so that its own cells leave the queue: a window that began while others
 //!    filled the queue would otherwise take that for the path.
 //!
 //! That is how a hop keeps queues on its link short. A stream's window is there for what its application does not read, and is
-//! so much larger that the hops decide.
+//! so much larger that the hops decide. Where it does decide, its own cells always queue, so the shortest round trip that it ever
+//! had counts.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -26,10 +27,8 @@ const MOST: u64 = MAX_WINDOW_CELLS as u64;
 
 /// The part of the wait in queues that has nothing to do with the rate: what processes take to have their turn.
 const TURN: Duration = Duration::from_millis(4);
-/// The rest of it at [`RATE`] on a path of [`PATH`] or longer; on shorter ones it is as much less, but a fifth at least. It falls with the rate
-/// to the power of [`FALL`].
+/// The rest of it at [`RATE`]; it falls with the rate to the power of [`FALL`].
 const WAIT: Duration = Duration::from_millis(20);
-const PATH: Duration = Duration::from_millis(50);
 /// Cells per second: 100 Mbit/s of them.
 const RATE: f64 = 22_000.0;
 /// Steep enough that unequal flows become equal soon, and less than 1, so that many flows do not queue as much as one each.
@@ -182,7 +181,7 @@ impl Rounds {
         self.held_up |= held_up;
         let sample = self.samples.pop_front_if(|sample| sample.first <= number)?;
         let trip = Trip { took: now.saturating_duration_since(sample.began), window: sample.window };
-        let shortest = self.shortest.get_or_insert(Shortest::new(now)).update(now, trip.took);
+        let shortest = self.shortest.get_or_insert(Shortest::new(now)).update(now, trip.took, self.span);
         let quickest = self.quickest.filter(|quickest| quickest.took <= trip.took).unwrap_or(trip);
         self.quickest = Some(quickest);
         let (since, first) = *self.round.get_or_insert((sample.began, 0));
@@ -253,9 +252,7 @@ impl Rounds {
 
     /// How long cells may wait in queues at this rate.
     fn wait(&self, shown: Shown) -> Duration {
-        let length = (shown.shortest.as_secs_f64() / PATH.as_secs_f64()).clamp(0.2, 1.0);
-        let rate = (RATE / shown.rate.max(1) as f64).powf(FALL);
-        let wait = (TURN + WAIT.mul_f64(length * rate)).min(MAX_WAIT);
+        let wait = (TURN + WAIT.mul_f64((RATE / shown.rate.max(1) as f64).powf(FALL))).min(MAX_WAIT);
         match self.span {
             Span::Hop => wait,
             Span::EndToEnd => wait + 2 * shown.shortest,
@@ -263,7 +260,7 @@ impl Rounds {
     }
 }
 
-/// The shortest round trip of the last 30 to 60 seconds.
+/// The shortest round trip of a hop in the last 30 to 60 seconds, or of a stream ever.
 #[derive(Debug)]
 struct Shortest {
     since: Instant,
@@ -276,8 +273,8 @@ impl Shortest {
         Shortest { since, now: Duration::MAX, before: Duration::MAX }
     }
 
-    fn update(&mut self, now: Instant, took: Duration) -> Duration {
-        if now.saturating_duration_since(self.since) >= MEMORY {
+    fn update(&mut self, now: Instant, took: Duration, span: Span) -> Duration {
+        if span == Span::Hop && now.saturating_duration_since(self.since) >= MEMORY {
             *self = Shortest { since: now, now: Duration::MAX, before: self.now };
         }
         self.now = self.now.min(took);

@@ -134,7 +134,7 @@ fn the_window_of_a_hop_lets_only_a_part_of_a_round_trip_stand_in_queues() {
 #[test]
 fn the_window_of_a_stream_is_two_round_trips_larger_than_it_needs() {
     let mut path = Path::new(Span::EndToEnd, 50, 24);
-    path.run(20_000);
+    path.run(120_000);
     assert_eq!(path.run(1_000), 24_000);
     let needed = 24 * 100;
     assert!((2 * needed..5 * needed).contains(&path.flows[0].window.window_cells()));
@@ -195,6 +195,26 @@ fn a_window_does_not_grow_while_cells_queue_or_nobody_waits() {
     }
     assert_eq!(stalled.window_cells(), 64);
     assert_eq!(idle.window_cells(), 64);
+}
+
+#[test]
+fn a_stream_that_is_open_may_send_more_at_once() {
+    let now = Instant::now();
+    let budget = Budget::new(4 * OPEN_CELLS as usize * CELL_LEN);
+    let mut first = window(&budget);
+    assert_eq!(first.open(now), Some(OPEN_CELLS - INITIAL_CELLS));
+    assert_eq!(first.open(now), None, "it has them");
+    assert_eq!((first.window_cells(), budget.used_cells()), (OPEN_CELLS, OPEN_CELLS as usize));
+    let mut second = window(&budget);
+    assert_eq!(second.open(now), None, "a quarter of the budget is used");
+    receive(&mut first, now, OPEN_CELLS, false);
+    assert_eq!(first.received(now, false), Err(CreditError));
+    drop((first, second));
+    assert_eq!(budget.used_cells(), 0);
+    assert_eq!(RecvWindow::unreserved(&budget, Span::EndToEnd).open(now), None);
+    let mut given_back = window(&budget);
+    given_back.give_back();
+    assert_eq!(given_back.open(now), None);
 }
 
 /// The first round, whose sender waits for a grant; returns the grant.

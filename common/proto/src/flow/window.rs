@@ -128,11 +128,11 @@ impl RecvWindow {
         self.parts = LARGE_PARTS;
     }
 
-    /// For a stream that its peer has answered: grants [`OPEN_CELLS`] altogether at once if there is room to spare, so that the beginning
-    /// of an answer need not wait for credit.
+    /// For a stream that its peer has answered: grants what makes it [`OPEN_CELLS`] at once, so that the beginning of an answer need not
+    /// wait for credit, while most of the budget is free.
     pub fn open(&mut self, now: Instant) -> Option<u32> {
         let more = OPEN_CELLS.saturating_sub(self.window);
-        if more == 0 || self.reserved == 0 || !self.budget.reserve_spare(more) {
+        if more == 0 || self.reserved == 0 || !self.budget.reserve_plenty(more) {
             return None;
         }
         self.rounds.granted(now, self.arrived + u64::from(self.outstanding), self.window);
