@@ -134,6 +134,8 @@ def tor_overlay(wan: WideAreaNetwork, arguments: argparse.Namespace) -> Iterator
         torrc_by_role=peer_tor.group_torrc_lines(arguments.torrc),
         host_for=lambda name: peer_tor.Host(wan.address(name), wan.enter(name)),
         bootstrap_timeout=READY_TIMEOUT,
+        # On long links relays take longer to be known to the authorities.
+        first_consensus_delay=peer_tor.FIRST_CONSENSUS_DELAY + int(arguments.delay_ms / 5),
     )
     with network:
         print(json.dumps(network.description()), file=sys.stderr)
