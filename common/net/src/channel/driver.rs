@@ -19,6 +19,7 @@ use tunic_proto::channel::{Channel, ChannelError, Event};
 use super::limits::Guest;
 use super::node::NodeInner;
 use super::open::NonBlocking;
+use super::renewal::Renewal;
 use super::traffic::Turn;
 use crate::clock;
 
@@ -71,6 +72,7 @@ pub(super) struct Driver {
     sleep: Pin<Box<Sleep>>,
     reads: Turn,
     writes: Turn,
+    renewal: Renewal,
 }
 
 impl Driver {
@@ -85,7 +87,20 @@ impl Driver {
         core.count_under(guest.subnet());
         let sleep = Box::pin(tokio::time::sleep_until(Instant::from_std(clock::now())));
         let (reads, writes) = (Turn::new(Some(&node.traffic.reads)), Turn::new(Some(&node.traffic.writes)));
-        Driver { tcp, tls, core, node, guest, partial: Vec::new(), unread: true, sleep, reads, writes }
+        let renewal = Renewal::new(&tcp, clock::now());
+        Driver {
+            tcp,
+            tls,
+            core,
+            node,
+            guest,
+            partial: Vec::new(),
+            unread: true,
+            sleep,
+            reads,
+            writes,
+            renewal,
+        }
     }
 
     /// Runs until the channel ends.
@@ -231,7 +246,9 @@ impl Driver {
             }
             let Poll::Ready(room) = self.writes.poll_take(cx, WRITE_LEN) else { return Ok(moved) };
             buffers.out.clear();
-            self.core.poll_output(clock::now(), &mut buffers.out, cells_within(room));
+            let now = clock::now();
+            self.core.poll_output(now, &mut buffers.out, cells_within(room));
+            self.renewal.written(now, buffers.out.len(), &self.tcp);
             self.writes.settle(room, wire_len(buffers.out.len()));
             self.tls.writer().write_all(&buffers.out)?;
         }
@@ -241,7 +258,7 @@ impl Driver {
         loop {
             ready!(self.tcp.poll_write_ready(cx))?;
             match self.tls.write_tls(&mut NonBlocking(&self.tcp)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.renewal.refused(),
                 result => return Poll::Ready(result),
             }
         }

@@ -14,6 +14,7 @@ mod ledger;
 mod limits;
 mod node;
 mod open;
+mod renewal;
 mod shed;
 mod stream;
 mod tls;
