@@ -3,13 +3,14 @@
 //! The same two halves serve a circuit between neighbours (hop credit) and a stream between its ends (windows): the
 //! sender holds a [`SendCredit`], the receiver a [`RecvWindow`], whose size is also what it can be made to store.
 
+mod path;
 mod rounds;
 mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub use rounds::Span;
+pub use path::{PathRtt, Span, last_dip};
 pub use window::RecvWindow;
 
 use crate::cell::CELL_LEN;

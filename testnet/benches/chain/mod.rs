@@ -40,6 +40,7 @@ impl End {
             max_circuits: 1_000,
             budget: Budget::new(MEMORY),
             counters: Arc::new(Counters::default()),
+            dips_from: None,
             rng: Box::new(ChaCha20Rng::from_seed([seed; 32])),
         };
         End { core: Channel::new(config), tls, wire: vec![], plain: vec![], out: vec![] }

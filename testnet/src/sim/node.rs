@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
@@ -107,13 +108,13 @@ impl Node {
         }
     }
 
-    pub(super) fn channel(&mut self, role: Role, peer: PeerInfo) -> Channel {
-        let mut channel = Channel::new(self.channel_config(role, peer));
+    pub(super) fn channel(&mut self, role: Role, peer: PeerInfo, origin: Instant) -> Channel {
+        let mut channel = Channel::new(self.channel_config(role, peer, origin));
         channel.set_padding(self.padding.clone());
         channel
     }
 
-    fn channel_config(&mut self, role: Role, peer: PeerInfo) -> ChannelConfig {
+    fn channel_config(&mut self, role: Role, peer: PeerInfo, origin: Instant) -> ChannelConfig {
         ChannelConfig {
             role,
             peer,
@@ -121,6 +122,7 @@ impl Node {
             max_circuits: self.max_circuits,
             budget: self.budget.clone(),
             counters: self.counters.clone(),
+            dips_from: self.signer.is_some().then_some(origin),
             rng: Box::new(ChaCha20Rng::from_rng(&mut self.rng)),
         }
     }

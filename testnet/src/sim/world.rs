@@ -208,7 +208,7 @@ impl World {
                     let node = &mut self.nodes[self.ends[id.0].node.0];
                     self.ends[id.0].state = match node.raw {
                         true => State::Raw(VecDeque::new()),
-                        false => State::Open(Box::new(node.channel(role, peer))),
+                        false => State::Open(Box::new(node.channel(role, peer, self.origin))),
                     };
                     self.opened(id);
                     return self.deliver(id, bytes[(n + 1) * CELL_LEN..].to_vec());

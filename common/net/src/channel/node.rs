@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use tunic_proto::channel::{ChannelConfig, ExtendJob, PeerInfo, Role, Totals};
 use tunic_proto::counters::{Counters, Incident};
 use tunic_proto::crypto::handshake::ReplayCache;
-use tunic_proto::flow::Budget;
+use tunic_proto::flow::{Budget, last_dip};
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::Signer;
 use tunic_proto::limits::Latency;
@@ -38,7 +38,7 @@ use super::traffic::Traffic;
 use super::way::{Failure, Slot};
 use super::{Caller, Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
 use crate::clock;
-use crate::daemon::unix_now;
+use crate::daemon::{unix_now, unix_now_ms};
 
 /// Channels at a time that others opened, unless set otherwise.
 const MAX_INCOMING: usize = 8_192;
@@ -401,6 +401,7 @@ impl NodeInner {
             max_circuits: MAX_CIRCUITS,
             budget: self.budget.clone(),
             counters: self.counters.clone(),
+            dips_from: self.responder.is_some().then(|| last_dip(clock::now(), unix_now_ms())),
             rng: Box::new(StdRng::from_rng(&mut clock::rng())),
         });
         core.set_padding(lock(&self.padding).clone());

@@ -68,6 +68,7 @@ impl Channel {
     ) -> Result<(), ChannelError> {
         let illegal = ChannelError::State(Command::Created);
         let Some(key) = self.find(id, Command::Created)? else { return Ok(()) };
+        self.rtt.answered(id, now);
         let Some(circuit) = self.table.get_mut(key) else { return Err(illegal) };
         match &mut circuit.kind {
             Kind::Origin(origin) => {
@@ -186,7 +187,7 @@ impl Channel {
 
     fn handle_mail(&mut self, now: Instant, mail: Mail) {
         match mail {
-            Mail::Create(shared, hops) => self.create(shared, hops),
+            Mail::Create(shared, hops) => self.create(now, shared, hops),
             Mail::Release(key) => self.end_circuit(key, DestroyReason::Finished),
             Mail::Begin(circuit, stream, begin) => {
                 let key = circuit.place();
@@ -208,7 +209,7 @@ impl Channel {
                 }
                 self.table.activate(key);
             }
-            Mail::HandshakeDone(key, answer) => self.handshake_done(key, answer),
+            Mail::HandshakeDone(key, answer) => self.handshake_done(now, key, answer),
             Mail::ExtendOver(key, channel) => self.extend_over(key, channel),
             Mail::CarryOn { request, hop, sealer, back } => self.carry_on(now, &request, hop, sealer, back),
             Mail::Linked(key, link) => self.linked(key, link),
@@ -242,7 +243,7 @@ impl Channel {
     }
 
     /// A user wants a circuit that begins here.
-    fn create(&mut self, shared: Arc<CircuitShared>, hops: Vec<HopSpec>) {
+    fn create(&mut self, now: Instant, shared: Arc<CircuitShared>, hops: Vec<HopSpec>) {
         let Some(window) = self.new_window() else {
             return fail(&shared, DestroyReason::Resources);
         };
@@ -256,6 +257,7 @@ impl Channel {
         let id = self.free_id();
         let key = self.table.insert(Circuit::new(id, Kind::Origin(Box::new(origin)), window));
         self.send_cells(id, Command::Create, cells.into_iter());
+        self.rtt.ask(id, now);
         if !shared.set_place(key) {
             self.end_circuit(key, DestroyReason::Finished);
         }
@@ -263,6 +265,7 @@ impl Channel {
 
     fn handshake_done(
         &mut self,
+        now: Instant,
         key: CircKey,
         answer: Result<(Box<[u8; REPLY_LEN]>, HopKeys), DestroyReason>,
     ) {
@@ -283,6 +286,7 @@ impl Channel {
         let id = circuit.id;
         self.table.note(key);
         self.send_cells(id, Command::Created, Created::split(&reply));
+        self.rtt.ask(id, now);
     }
 
     /// The channel to carry a circuit on is there: the backward layer moves to it.
@@ -328,6 +332,7 @@ impl Channel {
         let kind = Kind::Asked { created: Created::new(), sealer, back: back.clone() };
         let key = self.table.insert(Circuit::new(id, kind, window));
         self.send_cells(id, Command::Create, Create::split(&create_message(hop, request)));
+        self.rtt.ask(id, now);
         self.set_deadline(now, key);
         let link = Link { inbox: self.inbox.clone(), key, circ: id };
         back.tell(Mail::Linked(back.key, link));

@@ -40,8 +40,9 @@ impl Channel {
     ) -> Result<(), ChannelError> {
         let Some(key) = self.find(id, command)? else { return Ok(()) };
         let Some(circuit) = self.table.get_mut(key) else { return Ok(()) };
-        circuit.window.received(now, command == Command::RelayBlocked)?;
+        circuit.window.received(now, command == Command::RelayBlocked, &mut self.rtt)?;
         circuit.relayed += 1;
+        self.rtt.answered(id, now);
         let Some(payload) = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>() else { return Ok(()) };
         let outcome = match &mut circuit.kind {
             Kind::Outward { opener, link } => match open_outward(opener, payload) {

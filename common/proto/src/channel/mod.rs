@@ -44,7 +44,7 @@ use crate::cell::{self, CELL_LEN, Cell, CellError, Command};
 use crate::circuit::Violation;
 use crate::counters::{Counters, Incident};
 use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
-use crate::flow::{Budget, CreditError, RecvWindow, Span};
+use crate::flow::{Budget, CreditError, PathRtt, RecvWindow};
 use crate::ids::{CircId, HopNum};
 use crate::message::{Begin, DestroyReason};
 use crate::padding::PaddingRole;
@@ -76,6 +76,8 @@ pub struct ChannelConfig {
     pub budget: Budget,
     /// Where refusals are counted.
     pub counters: Arc<Counters>,
+    /// For a relay, a moment that all relays agree on, from which windows let queues run out now and then ([`PathRtt::hop`]).
+    pub dips_from: Option<Instant>,
     /// For the keys of circuits that begin here.
     pub rng: Box<dyn CryptoRng + Send>,
 }
@@ -177,6 +179,7 @@ pub struct Channel {
     config: ChannelConfig,
     inbox: Arc<Inbox>,
     table: Table,
+    rtt: PathRtt,
     requests: Requests,
     closing: Closing,
     next_id: u32,
@@ -212,6 +215,7 @@ impl Channel {
     /// A channel whose handshake is done.
     pub fn new(config: ChannelConfig) -> Channel {
         Channel {
+            rtt: PathRtt::hop(config.dips_from),
             config,
             inbox: Inbox::new(),
             table: Table::default(),
@@ -372,7 +376,7 @@ impl Channel {
     /// A window for one more circuit; `None` if there is no room for it.
     fn new_window(&self) -> Option<RecvWindow> {
         let has_room = self.circuit_count() < self.config.max_circuits;
-        has_room.then(|| RecvWindow::new(&self.config.budget, Span::Hop))?
+        has_room.then(|| RecvWindow::new(&self.config.budget, &self.rtt))?
     }
 
     /// The circuit with this id; `None` if it has ended here and the peer may not know.

@@ -175,7 +175,7 @@ impl fmt::Debug for Held {
 mod tests {
     use super::super::testing::channel;
     use super::*;
-    use crate::flow::{RecvWindow, Span};
+    use crate::flow::RecvWindow;
     use crate::ids::{CircId, HopNum};
 
     fn held(channel: &mut Channel, now: Instant) -> Vec<usize> {
@@ -188,7 +188,7 @@ mod tests {
     fn a_cell_that_is_left_alone_counts_as_the_page_that_it_keeps() {
         let (mut channel, now) = (channel(10), Instant::now());
         let [stuck, gone] = [1, 2].map(|id| {
-            let window = RecvWindow::unreserved(&channel.config.budget, Span::Hop);
+            let window = RecvWindow::unreserved(&channel.config.budget, &channel.rtt);
             channel.table.insert(Circuit::new(CircId(id), Kind::Answering(HopNum::FIRST), window))
         });
         assert!(held(&mut channel, now).is_empty());

@@ -18,6 +18,7 @@ pub(super) fn channel(max_circuits: usize) -> Channel {
         max_circuits,
         budget: Budget::new(1 << 20),
         counters: Arc::default(),
+        dips_from: None,
         rng: Box::new(ChaCha20Rng::seed_from_u64(1)),
     })
 }

@@ -14,7 +14,7 @@ use super::{MAX_STREAMS, Violation};
 use crate::buffers;
 use crate::cell::PAYLOAD_LEN;
 use crate::channel::CircKey;
-use crate::flow::{Budget, RecvWindow, Reservation, SendCredit, Span};
+use crate::flow::{Budget, PathRtt, RecvWindow, Reservation, SendCredit};
 use crate::ids::StreamId;
 use crate::message::{self, Begin, Code, ConnectedAddr, EndReason, StreamMessage};
 use crate::stream::{INITIAL_SEND_CELLS, StreamShared};
@@ -69,6 +69,8 @@ struct Memory {
 pub(crate) struct Streams {
     side: Side,
     budget: Budget,
+    /// To the other end of the circuit.
+    rtt: PathRtt,
     streams: HashMap<StreamId, Stream>,
     next_id: u16,
     /// Messages that go before data, at most about [`MAX_CONTROL`].
@@ -85,6 +87,7 @@ impl Streams {
         Streams {
             side,
             budget,
+            rtt: PathRtt::end_to_end(),
             streams: HashMap::new(),
             next_id: 1,
             control: VecDeque::new(),
@@ -122,10 +125,7 @@ impl Streams {
 
     fn reserve(&self) -> Option<Memory> {
         let send_buffer = Reservation::new(&self.budget, INITIAL_SEND_CELLS);
-        Some(Memory {
-            window: RecvWindow::new(&self.budget, Span::EndToEnd)?,
-            send_buffer: Some(send_buffer?),
-        })
+        Some(Memory { window: RecvWindow::new(&self.budget, &self.rtt)?, send_buffer: Some(send_buffer?) })
     }
 
     /// The id is free.
@@ -206,9 +206,9 @@ impl Streams {
         }
         let memory = self.reserve();
         let has_room = memory.is_some();
-        let none =
-            || Memory { window: RecvWindow::unreserved(&self.budget, Span::EndToEnd), send_buffer: None };
-        self.insert(id, io, place, memory.unwrap_or_else(none));
+        let none = || Memory { window: RecvWindow::unreserved(&self.budget, &self.rtt), send_buffer: None };
+        let memory = memory.unwrap_or_else(none);
+        self.insert(id, io, place, memory);
         if !has_room {
             self.send_end(id, EndReason::Resources);
         }
@@ -254,7 +254,7 @@ impl Streams {
                 if stream.received_eof {
                     return Err(Violation::State);
                 }
-                stream.window.received(now, blocked)?;
+                stream.window.received(now, blocked, &mut self.rtt)?;
                 if stream.sent_end {
                     return Ok(());
                 }

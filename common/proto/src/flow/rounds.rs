@@ -5,21 +5,23 @@
 //!    what limits the rate, and the round says nothing.
 //! 3. The first cell that needed the grant closes the round: the time since the grant is the round trip, queues included, and
 //!    what arrived since the last round closed is the rate.
-//! 4. At the start the window doubles while next to nothing queues on the way.
+//! 4. At the start the window doubles while next to nothing queues on the way, and while it is used.
 //! 5. Then it goes to what this rate brings in during the shortest recent round trip *and a wait in queues
 //!    that is the shorter, the higher the rate*. Whoever has more than others through the same queue finds it too long and
 //!    gives way, whoever has less finds it short and takes more, until all have the same (as in FAST TCP and Swift).
-//!    It loses a quarter in a round at most: a moment in which nothing came, such as one in which TCP probes, says little.
-//! 6. Now and then that of a hop is made smaller for two rounds, so that its own cells leave the queue: a window that began while others
-//!    filled the queue would otherwise take that for the path.
+//!    It loses a quarter in a round at most, and nothing while little queues on the way and at the receiver: a moment in which nothing
+//!    came, such as one in which TCP probes, says little, and it is another hop then that limits the rate.
+//! 6. Now and then all windows on a hop's [path](PathRtt) are made smaller for two rounds, at the same time, so that the queue runs
+//!    out and the path's own delay is seen.
 //!
 //! That is how a hop keeps queues on its link short. A stream's window is there for what its application does not read, and is
-//! so much larger that the hops decide. Where it does decide, its own cells always queue, so the shortest round trip that it ever
-//! had counts.
+//! so much larger that the hops decide. Where it does decide, its own cells always queue, so the shortest round trip that there
+//! ever was counts.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::path::{PathRtt, Span};
 use super::{INITIAL_CELLS, MAX_WINDOW_CELLS};
 
 const LEAST: u64 = INITIAL_CELLS as u64;
@@ -38,30 +40,19 @@ const MAX_WAIT: Duration = Duration::from_millis(200);
 /// Cells that may queue at the start, however long they take: TCP below begins with few segments, and is not to be taken for a
 /// full queue.
 const START_QUEUE: u64 = 128;
-/// Rounds in which hardly anything queues, after which the window grows faster.
+/// At the start a window is at most so many times what arrives in a round trip: more would bound nothing.
+const START_ROOM: u64 = 4;
+/// Rounds in which hardly anything queues, after which a window that is used grows faster.
 const HUNGRY_ROUNDS: u8 = 2;
 /// Rounds after a dip in which nothing queues because of it.
 const SETTLING_ROUNDS: u8 = 3;
-/// Rounds between two dips, and rounds that one takes: its first round still has what was sent before.
-const STEADY_ROUNDS: u8 = 40;
+/// Rounds that a dip takes: its first round still has what was sent before.
 const DIP_ROUNDS: u8 = 2;
 /// A grant of a hop need not be larger than this, or than so many cells if they are more: what it lets through comes in one burst.
 const BURST: Duration = Duration::from_micros(4_500);
 const BURST_CELLS: u64 = 64;
 /// Grants whose round trips are measured at the same time.
 const MAX_SAMPLES: usize = 16;
-/// How long the shortest round trip is remembered at least, and half of how long at most.
-const MEMORY: Duration = Duration::from_secs(30);
-
-/// What a window bounds, which says how large it may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Span {
-    /// A circuit between two neighbours: what queues on the link between them delays everything that uses it, and what queues at
-    /// the receiver everything else on the circuit.
-    Hop,
-    /// A stream between its ends: two more round trips than it needs, so that it is the hops that bound what is on the way.
-    EndToEnd,
-}
 
 /// The rounds of one window.
 #[derive(Debug)]
@@ -77,10 +68,13 @@ pub(super) struct Rounds {
     /// The round trip of this round that waited least in queues: others have also waited for cells of their own burst, for a
     /// processor, or for TCP.
     quickest: Option<Trip>,
-    shortest: Option<Shortest>,
     /// Cells per second, by the last round that showed something.
     rate: u64,
     phase: Phase,
+    /// When the first round began.
+    began: Option<Instant>,
+    /// The number of the last dip.
+    dip: u64,
 }
 
 /// A round trip, and the cells that were under way, or could be, in it.
@@ -151,9 +145,10 @@ impl Rounds {
             last: 0,
             held_up: false,
             quickest: None,
-            shortest: None,
             rate: 0,
             phase: Phase::Starting,
+            began: None,
+            dip: 0,
         }
     }
 
@@ -172,8 +167,17 @@ impl Rounds {
         }
     }
 
-    /// Cell number `number` arrived; returns what the window should be, in cells, if that showed something.
-    pub(super) fn arrived(&mut self, now: Instant, number: u64, held_up: bool, window: u32) -> Option<u32> {
+    /// Cell number `number` arrived; returns what the window should be, in cells, if that showed something. `keeps_up` says that little
+    /// queues at the receiver.
+    pub(super) fn arrived(
+        &mut self,
+        now: Instant,
+        number: u64,
+        held_up: bool,
+        window: u32,
+        keeps_up: bool,
+        path: &mut PathRtt,
+    ) -> Option<u32> {
         if held_up && number < LEAST {
             // The first window was too small for its sender: that needs no round to know.
             return Some(window.max(2 * INITIAL_CELLS));
@@ -181,7 +185,7 @@ impl Rounds {
         self.held_up |= held_up;
         let sample = self.samples.pop_front_if(|sample| sample.first <= number)?;
         let trip = Trip { took: now.saturating_duration_since(sample.began), window: sample.window };
-        let shortest = self.shortest.get_or_insert(Shortest::new(now)).update(now, trip.took, self.span);
+        let shortest = path.update(now, trip.took);
         let quickest = self.quickest.filter(|quickest| quickest.took <= trip.took).unwrap_or(trip);
         self.quickest = Some(quickest);
         let (since, first) = *self.round.get_or_insert((sample.began, 0));
@@ -201,29 +205,41 @@ impl Rounds {
             return None;
         }
         self.rate = shown.rate;
-        let size = self.size(shown, window.into());
+        let began = *self.began.get_or_insert(now);
+        let size = self.size(shown, window.into(), path.dip(began, now), keeps_up);
         Some(size.clamp(LEAST, MOST) as u32)
     }
 
-    /// What the window should be after a round, in cells.
-    fn size(&mut self, shown: Shown, window: u64) -> u64 {
+    /// What the window should be after a round, in cells. `dip`: see [`PathRtt::dip`].
+    fn size(&mut self, shown: Shown, window: u64, dip: Option<u64>, keeps_up: bool) -> u64 {
+        let is_time = dip.is_some_and(|number| std::mem::replace(&mut self.dip, number) != number);
         let (wait, too_fast) = (self.wait(shown), self.is_too_fast(shown));
         let fitting = shown.cells_in(shown.shortest + wait);
         match &mut self.phase {
-            Phase::Starting if !too_fast => window * 2,
-            Phase::Starting if self.span == Span::Hop => self.dip(shown, fitting),
+            Phase::Starting if !too_fast => {
+                (2 * window).min(START_ROOM * shown.cells_in(shown.took)).max(window)
+            }
             Phase::Starting => {
                 self.phase = Phase::Following { rounds: 0, hungry: 0 };
-                fitting.max(window)
+                if self.span == Span::Hop { fitting } else { fitting.max(window) }
             }
-            Phase::Following { rounds, .. } if *rounds == STEADY_ROUNDS && self.span == Span::Hop => {
-                self.dip(shown, window)
+            Phase::Following { .. } if is_time => {
+                self.phase = Phase::Dipping { rounds: 0, before: window };
+                shown.cells_in(shown.shortest) * 3 / 4
             }
             Phase::Following { rounds, hungry } => {
-                *rounds = (*rounds + 1).min(STEADY_ROUNDS);
+                *rounds = (*rounds + 1).min(SETTLING_ROUNDS + 1);
                 let is_hungry = *rounds > SETTLING_ROUNDS && shown.queued() * 4 <= wait;
                 *hungry = if is_hungry { (*hungry + 1).min(HUNGRY_ROUNDS) } else { 0 };
-                let least = if *hungry < HUNGRY_ROUNDS { window * 3 / 4 } else { window * 4 / 3 };
+                let is_used = shown.cells_in(shown.took) * 3 / 2 >= window;
+                let least = if *hungry == HUNGRY_ROUNDS && is_used {
+                    window * 4 / 3
+                } else if keeps_up && shown.queued() <= wait {
+                    // Its sender had less than it might have sent: something else limits the rate.
+                    window
+                } else {
+                    window * 3 / 4
+                };
                 fitting.max(least)
             }
             Phase::Dipping { rounds, before } => {
@@ -236,12 +252,6 @@ impl Rounds {
                 before
             }
         }
-    }
-
-    /// Lets what this window has in queues run out, and comes back to so much afterwards.
-    fn dip(&mut self, shown: Shown, before: u64) -> u64 {
-        self.phase = Phase::Dipping { rounds: 0, before };
-        shown.cells_in(shown.shortest) * 3 / 4
     }
 
     /// Whether more queues than a window may bring about at the start.
@@ -257,27 +267,5 @@ impl Rounds {
             Span::Hop => wait,
             Span::EndToEnd => wait + 2 * shown.shortest,
         }
-    }
-}
-
-/// The shortest round trip of a hop in the last 30 to 60 seconds, or of a stream ever.
-#[derive(Debug)]
-struct Shortest {
-    since: Instant,
-    now: Duration,
-    before: Duration,
-}
-
-impl Shortest {
-    fn new(since: Instant) -> Shortest {
-        Shortest { since, now: Duration::MAX, before: Duration::MAX }
-    }
-
-    fn update(&mut self, now: Instant, took: Duration, span: Span) -> Duration {
-        if span == Span::Hop && now.saturating_duration_since(self.since) >= MEMORY {
-            *self = Shortest { since: now, now: Duration::MAX, before: self.now };
-        }
-        self.now = self.now.min(took);
-        self.now.min(self.before)
     }
 }

@@ -4,21 +4,40 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::ids::CircId;
 
 fn window(budget: &Budget) -> RecvWindow {
-    RecvWindow::new(budget, Span::EndToEnd).unwrap()
+    RecvWindow::new(budget, &PathRtt::end_to_end()).unwrap()
+}
+
+fn path_of(span: Span, now: Instant) -> PathRtt {
+    match span {
+        Span::Hop => PathRtt::hop(Some(now)),
+        Span::EndToEnd => PathRtt::end_to_end(),
+    }
+}
+
+fn hop(budget: &Budget) -> Option<RecvWindow> {
+    RecvWindow::new(budget, &PathRtt::hop(None))
+}
+
+/// One cell on a path of its own.
+fn receive_one(window: &mut RecvWindow, now: Instant, held_up: bool) -> Result<(), CreditError> {
+    window.received(now, held_up, &mut PathRtt::end_to_end())
 }
 
 fn receive(window: &mut RecvWindow, now: Instant, cells: u32, last_held_up: bool) {
     for n in 1..=cells {
-        window.received(now, last_held_up && n == cells).unwrap();
+        receive_one(window, now, last_held_up && n == cells).unwrap();
     }
 }
 
 /// Senders with much to send, a bottleneck whose queue they share in the order of arrival, and receivers that take everything
 /// at once.
-struct Path {
+struct Bottleneck {
     flows: Vec<Flow>,
+    /// On one channel or on several.
+    paths: Vec<PathRtt>,
     now: Instant,
     one_way: Duration,
     /// Cells that the bottleneck lets through in a millisecond.
@@ -30,28 +49,32 @@ struct Path {
 
 struct Flow {
     window: RecvWindow,
+    /// Which path it takes.
+    path: usize,
     credit: SendCredit,
     begins: Instant,
     backward: VecDeque<(Instant, u32)>,
     arrived: usize,
 }
 
-impl Path {
-    fn new(span: Span, one_way_ms: u64, rate: usize) -> Path {
-        Path::shared(1, span, one_way_ms, rate, 0)
+impl Bottleneck {
+    fn new(span: Span, one_way_ms: u64, rate: usize) -> Bottleneck {
+        Bottleneck::shared(1, 1, span, one_way_ms, rate, 0)
     }
 
-    fn shared(flows: u64, span: Span, one_way_ms: u64, rate: usize, apart_ms: u64) -> Path {
+    fn shared(flows: u64, paths: u64, span: Span, one_way_ms: u64, rate: usize, apart_ms: u64) -> Bottleneck {
         let now = Instant::now();
         let flow = |n| Flow {
-            window: RecvWindow::new(&Budget::new(1 << 26), span).unwrap(),
+            window: RecvWindow::new(&Budget::new(1 << 26), &path_of(span, now)).unwrap(),
+            path: (n % paths) as usize,
             credit: SendCredit::new(),
             begins: now + Duration::from_millis(n * apart_ms),
             backward: VecDeque::new(),
             arrived: 0,
         };
-        Path {
+        Bottleneck {
             flows: (0..flows).map(flow).collect(),
+            paths: (0..paths).map(|_| path_of(span, now)).collect(),
             now,
             one_way: Duration::from_millis(one_way_ms),
             rate,
@@ -94,7 +117,7 @@ impl Path {
         self.forward.extend(passed.map(|(index, held_up)| (now + self.one_way, index, held_up)));
         while let Some((_, index, held_up)) = self.forward.pop_front_if(|(at, ..)| *at <= now) {
             let flow = &mut self.flows[index];
-            flow.window.received(now, held_up).unwrap();
+            flow.window.received(now, held_up, &mut self.paths[flow.path]).unwrap();
             flow.window.consumed(1);
             flow.arrived += 1;
             if let Some(cells) = flow.window.poll_grant(now) {
@@ -109,72 +132,72 @@ fn a_cell_beyond_the_window_is_refused() {
     let now = Instant::now();
     let mut window = window(&Budget::new(1 << 20));
     receive(&mut window, now, INITIAL_CELLS, true);
-    assert_eq!(window.received(now, false), Err(CreditError));
+    assert_eq!(receive_one(&mut window, now, false), Err(CreditError));
 }
 
 #[test]
 fn a_window_reaches_the_rate_of_a_long_path_within_seconds() {
     // 100 Mbit/s of whole cells: 1,200 and 4,880 cells.
     for (span, one_way_ms) in [(Span::Hop, 25), (Span::EndToEnd, 100)] {
-        let mut path = Path::new(span, one_way_ms, 24);
-        path.run(2_000);
-        let seconds = [path.run(1_000), path.run(1_000), path.run(1_000)];
+        let mut bottleneck = Bottleneck::new(span, one_way_ms, 24);
+        bottleneck.run(2_000);
+        let seconds = [bottleneck.run(1_000), bottleneck.run(1_000), bottleneck.run(1_000)];
         assert!(seconds[0] > 20_000 && seconds[1] > 23_000 && seconds[2] == 24_000, "{span:?}: {seconds:?}");
     }
 }
 
 #[test]
 fn the_window_of_a_hop_lets_only_a_part_of_a_round_trip_stand_in_queues() {
-    let mut path = Path::new(Span::Hop, 100, 24);
-    path.run(8_000);
-    assert_eq!(path.run(1_000), 24_000);
-    assert!(path.queue.len() < 24 * 50, "{} cells queue", path.queue.len());
+    let mut bottleneck = Bottleneck::new(Span::Hop, 100, 24);
+    bottleneck.run(8_000);
+    assert_eq!(bottleneck.run(1_000), 24_000);
+    assert!(bottleneck.queue.len() < 24 * 50, "{} cells queue", bottleneck.queue.len());
 }
 
 #[test]
 fn the_window_of_a_stream_is_two_round_trips_larger_than_it_needs() {
-    let mut path = Path::new(Span::EndToEnd, 50, 24);
-    path.run(120_000);
-    assert_eq!(path.run(1_000), 24_000);
+    let mut bottleneck = Bottleneck::new(Span::EndToEnd, 50, 24);
+    bottleneck.run(120_000);
+    assert_eq!(bottleneck.run(1_000), 24_000);
     let needed = 24 * 100;
-    assert!((2 * needed..5 * needed).contains(&path.flows[0].window.window_cells()));
+    assert!((2 * needed..5 * needed).contains(&bottleneck.flows[0].window.window_cells()));
 }
 
 #[test]
 fn a_moment_in_which_nothing_comes_does_not_close_a_window() {
-    let mut path = Path::new(Span::Hop, 25, 24);
-    path.run(5_000);
-    let before = path.flows[0].window.window_cells();
-    path.rate = 0;
-    path.run(250);
-    path.rate = 24;
-    path.run(150);
-    assert!(path.flows[0].window.window_cells() * 2 > before);
-    assert!(path.run(1_000) > 23_000);
+    let mut bottleneck = Bottleneck::new(Span::Hop, 25, 24);
+    bottleneck.run(5_000);
+    let before = bottleneck.flows[0].window.window_cells();
+    bottleneck.rate = 0;
+    bottleneck.run(250);
+    bottleneck.rate = 24;
+    bottleneck.run(150);
+    assert!(bottleneck.flows[0].window.window_cells() * 2 > before);
+    assert!(bottleneck.run(1_000) > 23_000);
 }
 
 #[test]
 fn a_window_follows_the_rate_down_and_up_again() {
-    let mut path = Path::new(Span::Hop, 25, 24);
-    path.run(3_000);
-    let large = path.flows[0].window.window_cells();
-    path.rate = 3;
-    path.run(20_000);
-    let small = path.flows[0].window.window_cells();
+    let mut bottleneck = Bottleneck::new(Span::Hop, 25, 24);
+    bottleneck.run(3_000);
+    let large = bottleneck.flows[0].window.window_cells();
+    bottleneck.rate = 3;
+    bottleneck.run(20_000);
+    let small = bottleneck.flows[0].window.window_cells();
     assert!(small * 4 < large, "{large}, then {small}");
-    path.rate = 24;
-    path.run(3_000);
-    let arrived = path.run(4_000);
+    bottleneck.rate = 24;
+    bottleneck.run(3_000);
+    let arrived = bottleneck.run(4_000);
     assert!(arrived > 4_000 * 24 * 98 / 100, "{arrived}");
 }
 
 #[test]
 fn a_longer_path_is_learned_in_a_minute() {
-    let mut path = Path::new(Span::Hop, 10, 24);
-    path.run(3_000);
-    path.one_way = Duration::from_millis(100);
-    path.run(70_000);
-    let arrived = path.run(4_000);
+    let mut bottleneck = Bottleneck::new(Span::Hop, 10, 24);
+    bottleneck.run(3_000);
+    bottleneck.one_way = Duration::from_millis(100);
+    bottleneck.run(70_000);
+    let arrived = bottleneck.run(4_000);
     assert!(arrived > 4_000 * 24 * 95 / 100, "{arrived}");
 }
 
@@ -208,10 +231,10 @@ fn a_stream_that_is_open_may_send_more_at_once() {
     let mut second = window(&budget);
     assert_eq!(second.open(now), None, "a quarter of the budget is used");
     receive(&mut first, now, OPEN_CELLS, false);
-    assert_eq!(first.received(now, false), Err(CreditError));
+    assert_eq!(receive_one(&mut first, now, false), Err(CreditError));
     drop((first, second));
     assert_eq!(budget.used_cells(), 0);
-    assert_eq!(RecvWindow::unreserved(&budget, Span::EndToEnd).open(now), None);
+    assert_eq!(RecvWindow::unreserved(&budget, &PathRtt::end_to_end()).open(now), None);
     let mut given_back = window(&budget);
     given_back.give_back();
     assert_eq!(given_back.open(now), None);
@@ -219,7 +242,10 @@ fn a_stream_that_is_open_may_send_more_at_once() {
 
 /// The first round, whose sender waits for a grant; returns the grant.
 fn grow(window: &mut RecvWindow) -> u32 {
-    let now = Instant::now();
+    grow_at(window, Instant::now())
+}
+
+fn grow_at(window: &mut RecvWindow, now: Instant) -> u32 {
     receive(window, now, 64, true);
     window.consumed(64);
     window.poll_grant(now).unwrap()
@@ -238,7 +264,7 @@ fn growth_leaves_half_of_the_budget() {
 fn windows_never_exceed_the_budget_and_give_it_back() {
     let budget = Budget::new(100 * CELL_LEN);
     let mut only = window(&budget);
-    assert!(RecvWindow::new(&budget, Span::EndToEnd).is_none());
+    assert!(RecvWindow::new(&budget, &PathRtt::end_to_end()).is_none());
     assert_eq!(grow(&mut only), 64, "no room to grow");
     drop(only);
     assert_eq!(budget.used_cells(), 0);
@@ -255,14 +281,13 @@ fn credit_does_not_overflow() {
 #[test]
 fn an_idle_circuit_reserves_little_and_one_that_queues_all_of_its_window() {
     let (now, budget) = (Instant::now(), Budget::new(40 * CELL_LEN));
-    let hop = || RecvWindow::new(&budget, Span::Hop);
-    let (mut first, second) = (hop().unwrap(), hop().unwrap());
-    assert!(hop().is_none());
+    let (mut first, second) = (hop(&budget).unwrap(), hop(&budget).unwrap());
+    assert!(hop(&budget).is_none());
     receive(&mut first, now, IDLE_CELLS, false);
     assert_eq!(budget.used_cells(), 32);
     receive(&mut first, now, 1, false);
     assert_eq!(budget.used_cells(), 64 + 16, "its sender has the credit already");
-    assert!(hop().is_none());
+    assert!(hop(&budget).is_none());
     // It keeps all of it until it was idle for a whole turn.
     first.consumed(17);
     first.rest();
@@ -279,7 +304,7 @@ fn a_window_that_rests_keeps_a_quarter_or_what_an_idle_one_does() {
     let now = Instant::now();
     for (span, idle) in [(Span::Hop, 128 / 4), (Span::EndToEnd, INITIAL_CELLS)] {
         let budget = Budget::new(1 << 20);
-        let mut window = RecvWindow::new(&budget, span).unwrap();
+        let mut window = RecvWindow::new(&budget, &path_of(span, now)).unwrap();
         assert_eq!(grow(&mut window), 128);
         window.rest();
         assert_eq!((window.window_cells(), window.reserved_cells()), (128, 128));
@@ -298,9 +323,14 @@ fn a_window_that_rests_keeps_a_quarter_or_what_an_idle_one_does() {
 #[test]
 fn windows_that_rest_leave_their_room_to_others() {
     let budget = Budget::new(660 * CELL_LEN);
-    let hop = || RecvWindow::new(&budget, Span::Hop).unwrap();
-    let (mut silent, mut busy) = (hop(), hop());
-    let many = |window: &mut RecvWindow| (0..10).for_each(|_| _ = grow(window));
+    let (mut silent, mut busy) = (hop(&budget).unwrap(), hop(&budget).unwrap());
+    let mut now = Instant::now();
+    let mut many = |window: &mut RecvWindow| {
+        for _ in 0..10 {
+            now += Duration::from_millis(1);
+            grow_at(window, now);
+        }
+    };
     many(&mut silent);
     many(&mut busy);
     assert_eq!((silent.window_cells(), busy.window_cells()), (256, 64), "there is room for one");
@@ -312,14 +342,14 @@ fn windows_that_rest_leave_their_room_to_others() {
     many(&mut silent);
     assert_eq!((silent.window_cells(), silent.reserved_cells()), (64 + 48, 64));
     drop(busy);
-    grow(&mut silent);
+    many(&mut silent);
     assert!(silent.window_cells() > 64 + 48 && silent.reserved_cells() == silent.window_cells() - 48);
 }
 
 #[test]
 fn a_window_that_was_given_back_reserves_nothing_again() {
     let budget = Budget::new(1 << 20);
-    let mut window = RecvWindow::new(&budget, Span::Hop).unwrap();
+    let mut window = hop(&budget).unwrap();
     assert_eq!(grow(&mut window), 128);
     window.give_back();
     receive(&mut window, Instant::now(), 100, false);
@@ -333,7 +363,7 @@ proptest::proptest! {
         steps in proptest::collection::vec((0_u32..80, 0_u32..80, proptest::bool::ANY, proptest::bool::ANY), 1..100),
     ) {
         let budget = Budget::new(1 << 24);
-        let mut window = RecvWindow::new(&budget, Span::Hop).unwrap();
+        let mut window = hop(&budget).unwrap();
         let (mut now, mut credit, mut queued, mut has_rested) = (Instant::now(), INITIAL_CELLS, 0, false);
         for (arrive, leave, held_up, rests) in steps {
             now += Duration::from_millis(20);
@@ -378,9 +408,9 @@ proptest::proptest! {
             proptest::prop_assert_eq!(budget.used_cells(), window.window_cells() as usize);
         }
         for _ in arrived..granted {
-            window.received(now, false).unwrap();
+            receive_one(&mut window, now, false).unwrap();
         }
-        proptest::prop_assert_eq!(window.received(now, false), Err(CreditError));
+        proptest::prop_assert_eq!(receive_one(&mut window, now, false), Err(CreditError));
     }
 }
 
@@ -394,20 +424,82 @@ fn shares(got: &[usize]) -> (f64, f64) {
 #[test]
 fn windows_that_share_a_queue_become_equal() {
     for (flows, apart_ms) in [(2, 0), (2, 3_000), (8, 0), (8, 100)] {
-        let mut path = Path::shared(flows, Span::Hop, 100, 22, apart_ms);
-        path.run(flows * apart_ms + 10_000);
-        let got = path.run_each(6_000);
+        let mut bottleneck = Bottleneck::shared(flows, flows, Span::Hop, 100, 22, apart_ms);
+        bottleneck.run(flows * apart_ms + 10_000);
+        let got = bottleneck.run_each(6_000);
         let (least, most) = shares(&got);
         assert!(least > 0.85 && most < 1.2, "{flows} flows, {apart_ms} ms apart: {got:?}");
         assert!(got.iter().sum::<usize>() > 22 * 6_000 * 97 / 100, "{got:?}");
-        assert!(path.longest < 22 * 150, "{} cells queue", path.longest);
+        assert!(bottleneck.longest < 22 * 150, "{} cells queue", bottleneck.longest);
     }
 }
 
 #[test]
-fn a_window_that_began_while_others_filled_the_queue_does_not_keep_their_share() {
-    let mut path = Path::shared(8, Span::Hop, 100, 22, 1_000);
-    path.run(8_000 + 10_000);
-    let (least, most) = shares(&path.run_each(10_000));
-    assert!(least > 0.3 && most < 3.3, "{least} {most}");
+fn a_window_that_began_while_others_filled_the_queue_becomes_equal_on_their_channel() {
+    let mut bottleneck = Bottleneck::shared(8, 1, Span::Hop, 100, 22, 1_000);
+    bottleneck.run(8_000 + 10_000);
+    let (least, most) = shares(&bottleneck.run_each(10_000));
+    assert!(least > 0.85 && most < 1.2, "{least} {most}");
+}
+
+#[test]
+fn windows_that_began_one_after_the_other_on_channels_of_their_own_become_equal() {
+    let mut bottleneck = Bottleneck::shared(8, 8, Span::Hop, 100, 22, 1_000);
+    bottleneck.run(8_000 + 30_000);
+    let got = bottleneck.run_each(10_000);
+    let (least, most) = shares(&got);
+    assert!(least > 0.9 && most < 1.1, "{least} {most}");
+    assert!(got.iter().sum::<usize>() > 22 * 10_000 * 97 / 100, "{got:?}");
+    assert!(bottleneck.longest < 22 * 150, "{} cells queue", bottleneck.longest);
+}
+
+#[test]
+fn relays_let_queues_run_out_at_the_same_moments_and_clients_at_their_own() {
+    let now = Instant::now();
+    let at = |ms| now + Duration::from_millis(ms);
+    // Two relays, one of which opens its channel four seconds later; a window of each that began at some time.
+    let (first, second) = (
+        PathRtt::hop(Some(last_dip(at(7_000), 1_000_007_000))),
+        PathRtt::hop(Some(last_dip(at(11_000), 1_000_011_000))),
+    );
+    for (ms, is_time) in [(9_999, false), (10_000, true), (10_999, true), (11_000, false), (20_500, true)] {
+        assert_eq!(first.dip(at(7_500), at(ms)).is_some(), is_time, "{ms}");
+        assert_eq!(second.dip(at(11_500), at(ms + 10_000)).is_some(), is_time, "{ms}");
+    }
+    let client = PathRtt::hop(None);
+    assert_eq!(client.dip(at(300), at(10_000)), None);
+    assert_eq!(client.dip(at(300), at(10_300)), Some(1));
+    assert_eq!(client.dip(at(300), at(300)), None, "it has just begun");
+    assert_eq!(PathRtt::end_to_end().dip(at(0), at(10_000)), None);
+}
+
+#[test]
+fn an_answer_shows_a_round_trip_and_a_hop_forgets_it() {
+    let (now, id) = (Instant::now(), CircId(1));
+    let at = |ms| now + Duration::from_millis(ms);
+    let long = Duration::from_millis(900);
+    for (mut path, forgets) in [(PathRtt::hop(None), true), (PathRtt::end_to_end(), false)] {
+        path.ask(id, at(0));
+        path.ask(CircId(2), at(10));
+        path.answered(CircId(2), at(20));
+        path.answered(id, at(50));
+        path.answered(id, at(51));
+        assert_eq!(path.update(at(60), long).as_millis(), 50, "of the one that was asked first, and once");
+        path.ask(id, at(100));
+        path.ask(CircId(2), at(1_200));
+        path.answered(CircId(2), at(1_240));
+        assert_eq!(path.update(at(1_300), long).as_millis(), 40, "the first was not answered");
+        assert_eq!(path.update(at(40_000), long).as_millis(), 40);
+        assert_eq!(path.update(at(75_000), long).as_millis(), if forgets { 900 } else { 40 });
+    }
+}
+
+#[test]
+fn a_window_that_was_idle_when_queues_ran_out_does_not_dip_later() {
+    let mut bottleneck = Bottleneck::new(Span::Hop, 25, 24);
+    bottleneck.run(9_000);
+    let before = bottleneck.flows[0].window.window_cells();
+    bottleneck.now += Duration::from_secs(4);
+    bottleneck.run(200);
+    assert!(bottleneck.flows[0].window.window_cells() >= before * 9 / 10);
 }

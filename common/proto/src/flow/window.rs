@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::rounds::{Rounds, Span};
+use super::path::{PathRtt, Span};
+use super::rounds::Rounds;
 use super::{Budget, CreditError, IDLE_CELLS, INITIAL_CELLS, OPEN_CELLS};
 
 /// Fewer cells are not worth a grant.
@@ -10,6 +11,10 @@ const LEAST_GRANT: u32 = INITIAL_CELLS / 4;
 /// A grant is this part of the window at least, and where grants are to be few, that.
 const USUAL_PARTS: u32 = 8;
 const LARGE_PARTS: u32 = 2;
+/// With more than this part of the window in its queue a receiver is the limit, and the window does not grow; with more than that, it
+/// shrinks to what passes.
+const MUCH_PARTS: u32 = 4;
+const LITTLE_PARTS: u32 = 8;
 /// A window that is not used keeps this part of it reserved at least.
 const IDLE_PARTS: u32 = 4;
 
@@ -41,7 +46,7 @@ pub struct RecvWindow {
 
 impl RecvWindow {
     /// The initial window without a reservation, for a stream that is being refused: what arrives is dropped.
-    pub fn unreserved(budget: &Budget, span: Span) -> RecvWindow {
+    pub fn unreserved(budget: &Budget, path: &PathRtt) -> RecvWindow {
         RecvWindow {
             window: INITIAL_CELLS,
             outstanding: INITIAL_CELLS,
@@ -50,9 +55,9 @@ impl RecvWindow {
             arrived: 0,
             goal: INITIAL_CELLS,
             parts: USUAL_PARTS,
-            rounds: Rounds::new(span),
+            rounds: Rounds::new(path.span()),
             reserved: 0,
-            idle: match span {
+            idle: match path.span() {
                 Span::Hop => IDLE_CELLS,
                 Span::EndToEnd => INITIAL_CELLS,
             },
@@ -62,8 +67,8 @@ impl RecvWindow {
     }
 
     /// The initial window, a circuit's in part and a stream's as a whole reserved in the budget; `None` if it has no room.
-    pub fn new(budget: &Budget, span: Span) -> Option<RecvWindow> {
-        let mut window = RecvWindow::unreserved(budget, span);
+    pub fn new(budget: &Budget, path: &PathRtt) -> Option<RecvWindow> {
+        let mut window = RecvWindow::unreserved(budget, path);
         window.reserved = window.idle;
         // Dropped, it would give back what it did not get.
         if !budget.reserve(window.idle) {
@@ -73,18 +78,19 @@ impl RecvWindow {
         Some(window)
     }
 
-    /// A cell arrived; `held_up` says that its sender has no credit left and more to send.
+    /// A cell arrived over `path`; `held_up` says that its sender has no credit left and more to send.
     ///
     /// # Errors
     /// [`CreditError`] if it had none to begin with.
-    pub fn received(&mut self, now: Instant, held_up: bool) -> Result<(), CreditError> {
+    pub fn received(&mut self, now: Instant, held_up: bool, path: &mut PathRtt) -> Result<(), CreditError> {
         self.outstanding = self.outstanding.checked_sub(1).ok_or(CreditError)?;
         self.queued += 1;
         if self.queued > self.reserved {
             self.back();
         }
         self.is_used = true;
-        if let Some(goal) = self.rounds.arrived(now, self.arrived, held_up, self.window) {
+        let keeps_up = self.queued * LITTLE_PARTS <= self.window;
+        if let Some(goal) = self.rounds.arrived(now, self.arrived, held_up, self.window, keeps_up, path) {
             self.goal = goal;
         }
         self.arrived += 1;
@@ -155,7 +161,7 @@ impl RecvWindow {
             return None;
         }
         let first = self.arrived + u64::from(self.outstanding);
-        let keeps_up = self.queued * 4 <= self.window;
+        let keeps_up = self.queued * MUCH_PARTS <= self.window;
         let goal = if self.is_backed() { self.goal } else { self.reserved + self.spared() };
         if goal < self.window {
             self.shrink((self.window - goal).min(self.owed / 2));
