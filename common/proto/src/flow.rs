@@ -72,13 +72,16 @@ impl Budget {
     /// Reserves what is not needed but makes things faster: only while half of the budget is free, so that those who
     /// transfer much do not keep others from being served at all.
     fn reserve_spare(&self, cells: u32) -> bool {
-        let spare = self.used_cells() + cells as usize <= self.0.limit / 2;
-        spare && self.reserve(cells)
+        self.reserve_within(cells, self.0.limit / 2)
     }
 
     /// Reserves what is only convenient: while three quarters of the budget are free.
     fn reserve_plenty(&self, cells: u32) -> bool {
-        self.used_cells() + cells as usize <= self.0.limit / 4 && self.reserve(cells)
+        self.reserve_within(cells, self.0.limit / 4)
+    }
+
+    fn reserve_within(&self, cells: u32, limit: usize) -> bool {
+        self.used_cells() + cells as usize <= limit && self.reserve(cells)
     }
 
     fn release(&self, cells: u32) {

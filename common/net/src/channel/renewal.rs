@@ -23,7 +23,7 @@ const OTHER: &[u8] = b"reno";
 const EVERY: Duration = Duration::from_secs(8);
 /// How long the connection must have taken everything at once.
 const UNREFUSED: Duration = Duration::from_secs(1);
-/// One that has sent less since loses little by a pause. It is also so much that what the kernel holds unsent, which refuses nothing, is sent
+/// One that has sent less in that time loses little by a pause. It is also so much that what the kernel holds unsent, which refuses nothing, is sent
 /// within 64 ms.
 const LEAST_BYTES: usize = 16 << 20;
 
@@ -33,6 +33,7 @@ static FORBIDDEN: AtomicBool = AtomicBool::new(false);
 
 pub(super) struct Renewal {
     is_bbr: bool,
+    /// When BBR, or at least the count, was begun.
     begun: Instant,
     /// When the connection took no more, the last time.
     refused: Instant,
@@ -54,8 +55,15 @@ impl Renewal {
 
     /// All was taken, and so many bytes are about to be written.
     pub(super) fn written(&mut self, now: Instant, bytes: usize, tcp: &TcpStream) {
+        if !self.is_bbr {
+            return;
+        }
         if std::mem::take(&mut self.is_refused) {
             self.refused = now;
+        }
+        let since = now.saturating_duration_since(self.begun);
+        if since >= EVERY && self.bytes < LEAST_BYTES || since >= 2 * EVERY {
+            (self.begun, self.bytes) = (now, 0);
         }
         self.bytes = self.bytes.saturating_add(bytes);
         if self.is_due(now) {
@@ -69,8 +77,7 @@ impl Renewal {
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        self.is_bbr
-            && self.bytes >= LEAST_BYTES
+        self.bytes >= LEAST_BYTES
             && now.saturating_duration_since(self.begun) >= EVERY
             && now.saturating_duration_since(self.refused) >= UNREFUSED
             && !FORBIDDEN.load(Ordering::Relaxed)
@@ -89,10 +96,14 @@ mod tests {
     use crate::clock;
     use tokio::net::TcpListener;
 
+    async fn connect() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()
+    }
+
     #[tokio::test]
     async fn bbr_is_begun_anew_only_where_much_was_sent_and_nothing_refused() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let tcp = connect().await;
         let start = clock::now();
         let at = |ms| start + Duration::from_millis(ms);
         let renewal = |refused, bytes| Renewal {
@@ -112,8 +123,15 @@ mod tests {
         was_refused.written(at(8_000), 1, &tcp);
         assert_eq!((was_refused.begun, was_refused.refused), (start, at(8_000)));
 
-        let mut due = renewal(0, 0);
-        due.written(at(8_000), LEAST_BYTES, &tcp);
+        let mut slow = renewal(0, LEAST_BYTES - 1);
+        slow.written(at(8_000), 1, &tcp);
+        assert_eq!((slow.begun, slow.bytes), (at(8_000), 1), "it counts again");
+        let mut late = renewal(15_500, LEAST_BYTES);
+        late.written(at(16_000), 1, &tcp);
+        assert_eq!(late.bytes, 1, "it was much too long ago");
+
+        let mut due = renewal(0, LEAST_BYTES);
+        due.written(at(8_000), 1, &tcp);
         // Some kernels have no BBR, or let nobody choose it.
         assert_eq!(due.is_bbr, Renewal::new(&tcp, start).is_bbr);
         assert_eq!((due.begun, due.bytes), (at(8_000), 0));
@@ -121,8 +139,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_algorithm_is_left_as_it_is() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let tcp = connect().await;
         SockRef::from(&tcp).set_tcp_congestion(OTHER).unwrap();
         let now = clock::now();
         let mut renewal = Renewal::new(&tcp, now);

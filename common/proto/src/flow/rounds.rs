@@ -11,8 +11,8 @@
 //!    gives way, whoever has less finds it short and takes more, until all have the same (as in FAST TCP and Swift).
 //!    It loses a quarter in a round at most, and nothing while little queues on the way and at the receiver: a moment in which nothing
 //!    came, such as one in which TCP probes, says little, and it is another hop then that limits the rate.
-//! 6. Now and then all windows on a hop's [path](PathRtt) are made smaller for two rounds, at the same time, so that the queue runs
-//!    out and the path's own delay is seen.
+//! 6. Now and then a hop's window is made smaller for two rounds, at all relays at the same time, so that the queue runs
+//!    out and the [path](PathRtt)'s own delay is seen.
 //!
 //! That is how a hop keeps queues on its link short. A stream's window is there for what its application does not read, and is
 //! so much larger that the hops decide. Where it does decide, its own cells always queue, so the shortest round trip that there
@@ -71,7 +71,7 @@ pub(super) struct Rounds {
     /// Cells per second, by the last round that showed something.
     rate: u64,
     phase: Phase,
-    /// When the first round began.
+    /// When the first round in which its sender was held up was over.
     began: Option<Instant>,
     /// The number of the last dip.
     dip: u64,
@@ -212,7 +212,6 @@ impl Rounds {
 
     /// What the window should be after a round, in cells. `dip`: see [`PathRtt::dip`].
     fn size(&mut self, shown: Shown, window: u64, dip: Option<u64>, keeps_up: bool) -> u64 {
-        let is_time = dip.is_some_and(|number| std::mem::replace(&mut self.dip, number) != number);
         let (wait, too_fast) = (self.wait(shown), self.is_too_fast(shown));
         let fitting = shown.cells_in(shown.shortest + wait);
         match &mut self.phase {
@@ -223,7 +222,8 @@ impl Rounds {
                 self.phase = Phase::Following { rounds: 0, hungry: 0 };
                 if self.span == Span::Hop { fitting } else { fitting.max(window) }
             }
-            Phase::Following { .. } if is_time => {
+            Phase::Following { .. } if dip.is_some_and(|number| number != self.dip) => {
+                self.dip = dip.unwrap_or(self.dip);
                 self.phase = Phase::Dipping { rounds: 0, before: window };
                 shown.cells_in(shown.shortest) * 3 / 4
             }

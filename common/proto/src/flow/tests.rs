@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::ids::CircId;
 
 fn window(budget: &Budget) -> RecvWindow {
     RecvWindow::new(budget, &PathRtt::end_to_end()).unwrap()
@@ -451,47 +450,6 @@ fn windows_that_began_one_after_the_other_on_channels_of_their_own_become_equal(
     assert!(least > 0.9 && most < 1.1, "{least} {most}");
     assert!(got.iter().sum::<usize>() > 22 * 10_000 * 97 / 100, "{got:?}");
     assert!(bottleneck.longest < 22 * 150, "{} cells queue", bottleneck.longest);
-}
-
-#[test]
-fn relays_let_queues_run_out_at_the_same_moments_and_clients_at_their_own() {
-    let now = Instant::now();
-    let at = |ms| now + Duration::from_millis(ms);
-    // Two relays, one of which opens its channel four seconds later; a window of each that began at some time.
-    let (first, second) = (
-        PathRtt::hop(Some(last_dip(at(7_000), 1_000_007_000))),
-        PathRtt::hop(Some(last_dip(at(11_000), 1_000_011_000))),
-    );
-    for (ms, is_time) in [(9_999, false), (10_000, true), (10_999, true), (11_000, false), (20_500, true)] {
-        assert_eq!(first.dip(at(7_500), at(ms)).is_some(), is_time, "{ms}");
-        assert_eq!(second.dip(at(11_500), at(ms + 10_000)).is_some(), is_time, "{ms}");
-    }
-    let client = PathRtt::hop(None);
-    assert_eq!(client.dip(at(300), at(10_000)), None);
-    assert_eq!(client.dip(at(300), at(10_300)), Some(1));
-    assert_eq!(client.dip(at(300), at(300)), None, "it has just begun");
-    assert_eq!(PathRtt::end_to_end().dip(at(0), at(10_000)), None);
-}
-
-#[test]
-fn an_answer_shows_a_round_trip_and_a_hop_forgets_it() {
-    let (now, id) = (Instant::now(), CircId(1));
-    let at = |ms| now + Duration::from_millis(ms);
-    let long = Duration::from_millis(900);
-    for (mut path, forgets) in [(PathRtt::hop(None), true), (PathRtt::end_to_end(), false)] {
-        path.ask(id, at(0));
-        path.ask(CircId(2), at(10));
-        path.answered(CircId(2), at(20));
-        path.answered(id, at(50));
-        path.answered(id, at(51));
-        assert_eq!(path.update(at(60), long).as_millis(), 50, "of the one that was asked first, and once");
-        path.ask(id, at(100));
-        path.ask(CircId(2), at(1_200));
-        path.answered(CircId(2), at(1_240));
-        assert_eq!(path.update(at(1_300), long).as_millis(), 40, "the first was not answered");
-        assert_eq!(path.update(at(40_000), long).as_millis(), 40);
-        assert_eq!(path.update(at(75_000), long).as_millis(), if forgets { 900 } else { 40 });
-    }
 }
 
 #[test]
