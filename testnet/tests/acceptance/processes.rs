@@ -19,10 +19,24 @@ pub fn wait_until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) 
 
 /// Whether the process runs. One that has ended and whose exit nobody has read does not.
 pub fn is_alive(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    // proc(5): the state follows the command's name, which stands in parentheses and may hold any character.
-    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
-    !matches!(state, Some('Z' | 'X') | None)
+    !matches!(state(&format!("/proc/{pid}")), Some('Z' | 'X') | None)
+}
+
+/// Stops the process, and waits until none of its threads runs any more: each stops when it is its turn.
+#[track_caller]
+pub fn stop(pid: u32) {
+    send(pid, Signal::STOP);
+    wait_until(Duration::from_secs(60), "every thread stands still", || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        threads.flatten().all(|thread| state(&thread.path().display().to_string()) == Some('T'))
+    });
+}
+
+/// What a process or a thread does, by its directory; `None` if there is none. proc(5): it follows the command's name, which
+/// stands in parentheses and may hold any character.
+fn state(directory: &str) -> Option<char> {
+    let stat = fs::read_to_string(format!("{directory}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
 /// The processes that this one started, of its main thread.

@@ -20,8 +20,9 @@ struct Paused(u32);
 impl Paused {
     fn hop(network: &TestNetwork, path: &CircuitPath, hop: usize) -> Paused {
         let pid = network.relay_pid(&path.hops[hop].nickname);
-        processes::send(pid, Signal::STOP);
-        Paused(pid)
+        let paused = Paused(pid);
+        processes::stop(pid);
+        paused
     }
 }
 
