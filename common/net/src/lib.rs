@@ -1,6 +1,7 @@
 //! The I/O shell that the daemons share: TLS channels over tokio, configuration, key files, logs, signals.
 #![deny(unsafe_code)]
 
+mod bbr;
 pub mod channel;
 mod clock;
 pub mod config;

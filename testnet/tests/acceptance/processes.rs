@@ -28,7 +28,7 @@ pub fn stop(pid: u32) {
     send(pid, Signal::STOP);
     wait_until(Duration::from_secs(60), "every thread stands still", || {
         let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        threads.flatten().all(|thread| state(&thread.path().display().to_string()) == Some('T'))
+        threads.map(Result::unwrap).all(|thread| state(&thread.path().display().to_string()) == Some('T'))
     });
 }
 

@@ -19,9 +19,10 @@ use tunic_proto::channel::{Channel, ChannelError, Event};
 use super::limits::Guest;
 use super::node::NodeInner;
 use super::open::NonBlocking;
+use super::pacing::Pacing;
 use super::renewal::Renewal;
 use super::traffic::Turn;
-use crate::clock;
+use crate::{bbr, clock};
 
 /// Bytes of one read, and cells of one write: 64 KiB.
 const READ_LEN: usize = 64 * 1024;
@@ -73,6 +74,7 @@ pub(super) struct Driver {
     reads: Turn,
     writes: Turn,
     renewal: Renewal,
+    pacing: Pacing,
 }
 
 impl Driver {
@@ -87,7 +89,8 @@ impl Driver {
         core.count_under(guest.subnet());
         let sleep = Box::pin(tokio::time::sleep_until(Instant::from_std(clock::now())));
         let (reads, writes) = (Turn::new(Some(&node.traffic.reads)), Turn::new(Some(&node.traffic.writes)));
-        let renewal = Renewal::new(&tcp, clock::now());
+        let (is_bbr, now) = (bbr::is_chosen(&tcp), clock::now());
+        let (renewal, pacing) = (Renewal::new(is_bbr, now), Pacing::new(is_bbr, now));
         Driver {
             tcp,
             tls,
@@ -100,6 +103,7 @@ impl Driver {
             reads,
             writes,
             renewal,
+            pacing,
         }
     }
 
@@ -249,6 +253,7 @@ impl Driver {
             let now = clock::now();
             self.core.poll_output(now, &mut buffers.out, cells_within(room));
             self.renewal.written(now, buffers.out.len(), &self.tcp);
+            self.pacing.written(now, &self.tcp);
             self.writes.settle(room, wire_len(buffers.out.len()));
             self.tls.writer().write_all(&buffers.out)?;
         }
@@ -258,7 +263,11 @@ impl Driver {
         loop {
             ready!(self.tcp.poll_write_ready(cx))?;
             match self.tls.write_tls(&mut NonBlocking(&self.tcp)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.renewal.refused(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.pacing.is_limited() {
+                        self.renewal.refused();
+                    }
+                }
                 result => return Poll::Ready(result),
             }
         }

@@ -14,6 +14,7 @@ mod ledger;
 mod limits;
 mod node;
 mod open;
+mod pacing;
 mod renewal;
 mod shed;
 mod stream;

@@ -7,7 +7,8 @@
 //! Where a connection has taken all that it was given at once, it was the credit of its circuits that bounded what was on the
 //! way, and that keeps queues short and lets them run out itself (docs/protocol.md §7.3). There BBR is begun
 //! anew instead, by choosing another algorithm and it again. Where TCP does bound what is on the way, BBR goes on as it is: begun anew
-//! it would for some round trips send more than there is room for.
+//! it would for some round trips send more than there is room for. Where it has a limit (`pacing`) it would not, and that is as likely the reason why the
+//! connection took no more.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-const BBR: &[u8] = b"bbr";
+use crate::bbr;
+
 /// Every kernel has it.
 const OTHER: &[u8] = b"reno";
 /// Less than the ten seconds after which BBR probes, with time for a busy moment to end.
@@ -42,9 +44,7 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
-    pub(super) fn new(tcp: &TcpStream, now: Instant) -> Renewal {
-        let name = SockRef::from(tcp).tcp_congestion().unwrap_or_default();
-        let is_bbr = name.strip_prefix(BBR).is_some_and(|rest| rest.iter().all(|byte| *byte == 0));
+    pub(super) fn new(is_bbr: bool, now: Instant) -> Renewal {
         Renewal { is_bbr, begun: now, refused: now, is_refused: false, bytes: 0 }
     }
 
@@ -87,7 +87,7 @@ impl Renewal {
 fn renew(tcp: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(tcp);
     socket.set_tcp_congestion(OTHER)?;
-    socket.set_tcp_congestion(BBR)
+    socket.set_tcp_congestion(bbr::NAME)
 }
 
 #[cfg(test)]
@@ -133,7 +133,7 @@ mod tests {
         let mut due = renewal(0, LEAST_BYTES);
         due.written(at(8_000), 1, &tcp);
         // Some kernels have no BBR, or let nobody choose it.
-        assert_eq!(due.is_bbr, Renewal::new(&tcp, start).is_bbr);
+        assert_eq!(due.is_bbr, bbr::is_chosen(&tcp));
         assert_eq!((due.begun, due.bytes), (at(8_000), 0));
     }
 
@@ -142,7 +142,7 @@ mod tests {
         let tcp = connect().await;
         SockRef::from(&tcp).set_tcp_congestion(OTHER).unwrap();
         let now = clock::now();
-        let mut renewal = Renewal::new(&tcp, now);
+        let mut renewal = Renewal::new(bbr::is_chosen(&tcp), now);
         assert!(!renewal.is_bbr);
         renewal.written(now + 2 * EVERY, 2 * LEAST_BYTES, &tcp);
         assert_eq!(renewal.begun, now);

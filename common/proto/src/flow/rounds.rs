@@ -35,6 +35,8 @@ const WAIT: Duration = Duration::from_millis(20);
 const RATE: f64 = 22_000.0;
 /// Steep enough that unequal flows become equal soon, and less than 1, so that many flows do not queue as much as one each.
 const FALL: f64 = 0.75;
+/// The shortest wait, for the highest rates: where processes that share cores carry 1 Gbit/s, their turns are what queues.
+const LEAST_WAIT: Duration = Duration::from_millis(10);
 /// The longest wait, for the lowest rates.
 const MAX_WAIT: Duration = Duration::from_millis(200);
 /// Cells that may queue at the start, however long they take: TCP below begins with few segments, and is not to be taken for a
@@ -262,10 +264,32 @@ impl Rounds {
 
     /// How long cells may wait in queues at this rate.
     fn wait(&self, shown: Shown) -> Duration {
-        let wait = (TURN + WAIT.mul_f64((RATE / shown.rate.max(1) as f64).powf(FALL))).min(MAX_WAIT);
+        let wait = TURN + WAIT.mul_f64((RATE / shown.rate.max(1) as f64).powf(FALL));
+        let wait = wait.clamp(LEAST_WAIT, MAX_WAIT);
         match self.span {
             Span::Hop => wait,
             Span::EndToEnd => wait + 2 * shown.shortest,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_is_the_shorter_the_higher_the_rate_within_bounds() {
+        let wait = |rate| {
+            let shown = Shown { rate, took: Duration::from_millis(50), shortest: Duration::from_millis(40) };
+            (
+                Rounds::new(Span::Hop).wait(shown).as_millis(),
+                Rounds::new(Span::EndToEnd).wait(shown).as_millis(),
+            )
+        };
+        assert_eq!(wait(1), (200, 280));
+        assert_eq!(wait(2_200), (116, 196));
+        assert_eq!(wait(22_000), (24, 104));
+        assert_eq!(wait(120_000), (10, 90));
+        assert_eq!(wait(u64::MAX), (10, 90));
     }
 }
