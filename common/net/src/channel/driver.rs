@@ -252,8 +252,8 @@ impl Driver {
             buffers.out.clear();
             let now = clock::now();
             self.core.poll_output(now, &mut buffers.out, cells_within(room));
-            self.renewal.written(now, buffers.out.len(), &self.tcp);
             self.pacing.written(now, &self.tcp);
+            self.renewal.written(now, buffers.out.len(), self.pacing.shortest(), &self.tcp);
             self.writes.settle(room, wire_len(buffers.out.len()));
             self.tls.writer().write_all(&buffers.out)?;
         }

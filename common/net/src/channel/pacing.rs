@@ -44,6 +44,11 @@ impl Pacing {
         self.limit.is_some()
     }
 
+    /// The shortest round trip; before it is known, longer than any.
+    pub(super) fn shortest(&self) -> Duration {
+        self.shortest
+    }
+
     /// Something is about to be written.
     pub(super) fn written(&mut self, now: Instant, tcp: &TcpStream) {
         if !self.is_bbr || now.saturating_duration_since(self.asked) < EVERY {

@@ -1,4 +1,4 @@
-//! Spares a connection the pauses in which BBR probes, where they would show nothing.
+//! Spares a connection the pauses in which BBR probes, where they would show nothing, and the rates that it holds itself back to.
 //!
 //! A BBR that has seen no shorter round trip for ten seconds sends four segments a round trip for 200 ms, so that a queue that it built runs
 //! out and it sees the path's own delay again (draft-cardwell-iccrg-bbr-congestion-control-00). Everything on the connection
@@ -9,6 +9,10 @@
 //! anew instead, by choosing another algorithm and it again. Where TCP does bound what is on the way, BBR goes on as it is: begun anew
 //! it would for some round trips send more than there is room for. Where it has a limit (`pacing`) it would not, and that is as likely the reason why the
 //! connection took no more.
+//!
+//! On short paths a BBR that takes the path for slower than it is goes on to: it sends faster for one shortest round trip of eight, which is
+//! shorter than acknowledgements are delayed. Credit lets little queue there, so begun anew it cannot send much more than there is room for: there it
+//! is begun anew often.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,13 +25,24 @@ use crate::bbr;
 
 /// Every kernel has it.
 const OTHER: &[u8] = b"reno";
-/// Less than the ten seconds after which BBR probes, with time for a busy moment to end.
-const EVERY: Duration = Duration::from_secs(8);
 /// How long the connection must have taken everything at once.
 const UNREFUSED: Duration = Duration::from_secs(1);
-/// One that has sent less in that time loses little by a pause. It is also so much that what the kernel holds unsent, which refuses nothing, is sent
-/// within 64 ms.
-const LEAST_BYTES: usize = 16 << 20;
+
+/// When BBR is begun anew.
+#[derive(Debug, Clone, Copy)]
+struct Rhythm {
+    every: Duration,
+    /// One that has sent less in that time loses little by a pause, or by being slow.
+    least_bytes: usize,
+}
+
+/// Less than the ten seconds after which BBR probes, with time for a busy moment to end. The bytes are so many that what the kernel holds
+/// unsent, which refuses nothing, is sent within 64 ms.
+const USUAL: Rhythm = Rhythm { every: Duration::from_secs(8), least_bytes: 16 << 20 };
+/// On paths whose round trip is shorter than [`SHORT`]. A link of less than 4 Mbit/s is left alone; one that has little more can be what bounds the
+/// connection without refusing anything, and then has for some round trips what circuits have credit for in its queue instead of here.
+const OFTEN: Rhythm = Rhythm { every: Duration::from_secs(2), least_bytes: 1 << 20 };
+const SHORT: Duration = Duration::from_millis(30);
 
 /// The system does not let us choose BBR again, because something else than its default chose it. The connection that found out
 /// stays with the other.
@@ -53,20 +68,21 @@ impl Renewal {
         self.is_refused = true;
     }
 
-    /// All was taken, and so many bytes are about to be written.
-    pub(super) fn written(&mut self, now: Instant, bytes: usize, tcp: &TcpStream) {
+    /// All was taken, and so many bytes are about to be written, over a path whose shortest round trip is `shortest`.
+    pub(super) fn written(&mut self, now: Instant, bytes: usize, shortest: Duration, tcp: &TcpStream) {
         if !self.is_bbr {
             return;
         }
         if std::mem::take(&mut self.is_refused) {
             self.refused = now;
         }
+        let rhythm = rhythm(shortest);
         let since = now.saturating_duration_since(self.begun);
-        if since >= EVERY && self.bytes < LEAST_BYTES || since >= 2 * EVERY {
+        if since >= rhythm.every && self.bytes < rhythm.least_bytes || since >= 2 * rhythm.every {
             (self.begun, self.bytes) = (now, 0);
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.is_due(now) {
+        if self.is_due(now, rhythm) {
             (self.begun, self.bytes) = (now, 0);
             if let Err(error) = renew(tcp) {
                 tracing::warn!(%error, "BBR cannot be begun anew; its pauses stay");
@@ -76,12 +92,16 @@ impl Renewal {
         }
     }
 
-    fn is_due(&self, now: Instant) -> bool {
-        self.bytes >= LEAST_BYTES
-            && now.saturating_duration_since(self.begun) >= EVERY
+    fn is_due(&self, now: Instant, rhythm: Rhythm) -> bool {
+        self.bytes >= rhythm.least_bytes
+            && now.saturating_duration_since(self.begun) >= rhythm.every
             && now.saturating_duration_since(self.refused) >= UNREFUSED
             && !FORBIDDEN.load(Ordering::Relaxed)
     }
+}
+
+fn rhythm(shortest: Duration) -> Rhythm {
+    if shortest < SHORT { OFTEN } else { USUAL }
 }
 
 fn renew(tcp: &TcpStream) -> io::Result<()> {
@@ -95,6 +115,8 @@ mod tests {
     use super::*;
     use crate::clock;
     use tokio::net::TcpListener;
+
+    const LEAST_BYTES: usize = USUAL.least_bytes;
 
     async fn connect() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -113,25 +135,28 @@ mod tests {
             is_refused: false,
             bytes,
         };
-        assert!(renewal(7_000, LEAST_BYTES).is_due(at(8_000)));
-        assert!(!renewal(7_001, LEAST_BYTES).is_due(at(8_000)), "refused a moment ago");
-        assert!(!renewal(0, LEAST_BYTES - 1).is_due(at(8_000)), "little was sent");
-        assert!(!renewal(0, LEAST_BYTES).is_due(at(7_999)), "too early");
+        assert!(renewal(7_000, LEAST_BYTES).is_due(at(8_000), USUAL));
+        assert!(!renewal(7_001, LEAST_BYTES).is_due(at(8_000), USUAL), "refused a moment ago");
+        assert!(!renewal(0, LEAST_BYTES - 1).is_due(at(8_000), USUAL), "little was sent");
+        assert!(!renewal(0, LEAST_BYTES).is_due(at(7_999), USUAL), "too early");
+        let on_a_path_of =
+            |ms| renewal(0, OFTEN.least_bytes).is_due(at(2_000), rhythm(Duration::from_millis(ms)));
+        assert!(on_a_path_of(29) && !on_a_path_of(30));
 
         let mut was_refused = renewal(0, LEAST_BYTES);
         was_refused.refused();
-        was_refused.written(at(8_000), 1, &tcp);
+        was_refused.written(at(8_000), 1, SHORT, &tcp);
         assert_eq!((was_refused.begun, was_refused.refused), (start, at(8_000)));
 
         let mut slow = renewal(0, LEAST_BYTES - 1);
-        slow.written(at(8_000), 1, &tcp);
+        slow.written(at(8_000), 1, SHORT, &tcp);
         assert_eq!((slow.begun, slow.bytes), (at(8_000), 1), "it counts again");
         let mut late = renewal(15_500, LEAST_BYTES);
-        late.written(at(16_000), 1, &tcp);
+        late.written(at(16_000), 1, SHORT, &tcp);
         assert_eq!(late.bytes, 1, "it was much too long ago");
 
         let mut due = renewal(0, LEAST_BYTES);
-        due.written(at(8_000), 1, &tcp);
+        due.written(at(8_000), 1, SHORT, &tcp);
         // Some kernels have no BBR, or let nobody choose it.
         assert_eq!(due.is_bbr, bbr::is_chosen(&tcp));
         assert_eq!((due.begun, due.bytes), (at(8_000), 0));
@@ -144,7 +169,7 @@ mod tests {
         let now = clock::now();
         let mut renewal = Renewal::new(bbr::is_chosen(&tcp), now);
         assert!(!renewal.is_bbr);
-        renewal.written(now + 2 * EVERY, 2 * LEAST_BYTES, &tcp);
+        renewal.written(now + 2 * USUAL.every, 2 * LEAST_BYTES, SHORT, &tcp);
         assert_eq!(renewal.begun, now);
     }
 }

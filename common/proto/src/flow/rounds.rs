@@ -8,7 +8,7 @@
 //! 4. At the start the window doubles while next to nothing queues on the way, and while it is used.
 //! 5. Then it goes to what this rate brings in during the shortest recent round trip *and a wait in queues
 //!    that is the shorter, the higher the rate*. Whoever has more than others through the same queue finds it too long and
-//!    gives way, whoever has less finds it short and takes more, until all have the same (as in FAST TCP and Swift).
+//!    gives way, whoever has less finds it short and takes more, until all over paths of this length have the same (as in FAST TCP and Swift).
 //!    It loses a quarter in a round at most, and nothing while little queues on the way and at the receiver: a moment in which nothing
 //!    came, such as one in which TCP probes, says little, and it is another hop then that limits the rate.
 //! 6. Now and then a hop's window is made smaller for two rounds, at all relays at the same time, so that the queue runs
@@ -28,20 +28,29 @@ const LEAST: u64 = INITIAL_CELLS as u64;
 const MOST: u64 = MAX_WINDOW_CELLS as u64;
 
 /// The part of the wait in queues that has nothing to do with the rate: what processes take to have their turn.
-const TURN: Duration = Duration::from_millis(4);
-/// The rest of it at [`RATE`]; it falls with the rate to the power of [`FALL`].
+const TURN: Duration = Duration::from_millis(2);
+/// Processes with hardly a path between them share cores, and wait longer for each other. There the path says nothing, and the rest is this part.
+const NEAR: Duration = Duration::from_millis(2);
+const NEAR_TURN: Duration = Duration::from_millis(10);
+const NEAR_PART: f64 = 0.5;
+/// The path of a stream consists of so many, from the client to the exit.
+const HOPS: u32 = 3;
+/// The rest of it at [`RATE`] on paths as long as [`LONG`]; it falls with the rate to the power of [`FALL`].
 const WAIT: Duration = Duration::from_millis(20);
+/// On shorter paths it falls with their root. There a BBR below holds itself back while a round trip and more queues, and starves
+/// beside windows that let it. Not faster: windows over short and long paths that share a queue should not be all too unequal.
+const LONG: Duration = Duration::from_millis(160);
 /// Cells per second: 100 Mbit/s of them.
 const RATE: f64 = 22_000.0;
 /// Steep enough that unequal flows become equal soon, and less than 1, so that many flows do not queue as much as one each.
 const FALL: f64 = 0.75;
-/// The shortest wait, for the highest rates: where processes that share cores carry 1 Gbit/s, their turns are what queues.
-const LEAST_WAIT: Duration = Duration::from_millis(10);
 /// The longest wait, for the lowest rates.
 const MAX_WAIT: Duration = Duration::from_millis(200);
 /// Cells that may queue at the start, however long they take: TCP below begins with few segments, and is not to be taken for a
 /// full queue.
 const START_QUEUE: u64 = 128;
+/// The longest time for which they may queue, however low the rate still is.
+const START_WAIT: Duration = Duration::from_millis(48);
 /// At the start a window is at most so many times what arrives in a round trip: more would bound nothing.
 const START_ROOM: u64 = 4;
 /// Rounds in which hardly anything queues, after which a window that is used grows faster.
@@ -258,14 +267,23 @@ impl Rounds {
 
     /// Whether more queues than a window may bring about at the start.
     fn is_too_fast(&self, shown: Shown) -> bool {
-        let wait = self.wait(shown).min(2 * (TURN + WAIT)).max(shown.shortest / 4);
+        let wait = self.wait(shown).min(START_WAIT).max(shown.shortest / 4);
         shown.queued() > wait && shown.cells_in(shown.queued()) > START_QUEUE
     }
 
     /// How long cells may wait in queues at this rate.
     fn wait(&self, shown: Shown) -> Duration {
-        let wait = TURN + WAIT.mul_f64((RATE / shown.rate.max(1) as f64).powf(FALL));
-        let wait = wait.clamp(LEAST_WAIT, MAX_WAIT);
+        let near = match self.span {
+            Span::Hop => NEAR,
+            Span::EndToEnd => NEAR * HOPS,
+        };
+        let (turn, part) = if shown.shortest < near {
+            (NEAR_TURN, NEAR_PART)
+        } else {
+            (TURN, shown.shortest.div_duration_f64(LONG).min(1.0).sqrt())
+        };
+        let wait = turn + WAIT.mul_f64(part * (RATE / shown.rate.max(1) as f64).powf(FALL));
+        let wait = wait.min(MAX_WAIT);
         match self.span {
             Span::Hop => wait,
             Span::EndToEnd => wait + 2 * shown.shortest,
@@ -278,18 +296,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wait_is_the_shorter_the_higher_the_rate_within_bounds() {
-        let wait = |rate| {
-            let shown = Shown { rate, took: Duration::from_millis(50), shortest: Duration::from_millis(40) };
+    fn the_wait_is_the_shorter_the_higher_the_rate_and_the_shorter_the_path() {
+        let wait = |rate, ms| {
+            let shown = Shown { rate, took: Duration::from_millis(200), shortest: Duration::from_millis(ms) };
             (
                 Rounds::new(Span::Hop).wait(shown).as_millis(),
                 Rounds::new(Span::EndToEnd).wait(shown).as_millis(),
             )
         };
-        assert_eq!(wait(1), (200, 280));
-        assert_eq!(wait(2_200), (116, 196));
-        assert_eq!(wait(22_000), (24, 104));
-        assert_eq!(wait(120_000), (10, 90));
-        assert_eq!(wait(u64::MAX), (10, 90));
+        assert_eq!(wait(1, 160), (200, 520));
+        assert_eq!(wait(2_200, 200), (114, 514));
+        assert_eq!(wait(22_000, 160), (22, 342));
+        assert_eq!(wait(22_000, 50), (13, 113));
+        assert_eq!(wait(22_000, 10), (7, 27));
+        assert_eq!(wait(2_200, 10), (30, 50));
+        assert_eq!(wait(u64::MAX, 50), (2, 102));
+        assert_eq!(wait(22_000, 6), (5, 17));
+        assert_eq!(wait(22_000, 5), (5, 30));
+        assert_eq!(wait(22_000, 2), (4, 24));
+        assert_eq!(wait(22_000, 1), (20, 22));
+        assert_eq!(wait(u64::MAX, 1), (10, 12));
     }
 }

@@ -38,11 +38,9 @@ struct Bottleneck {
     /// On one channel or on several.
     paths: Vec<PathRtt>,
     now: Instant,
-    one_way: Duration,
     /// Cells that the bottleneck lets through in a millisecond.
     rate: usize,
     queue: VecDeque<(usize, bool)>,
-    forward: VecDeque<(Instant, usize, bool)>,
     longest: usize,
 }
 
@@ -50,8 +48,10 @@ struct Flow {
     window: RecvWindow,
     /// Which path it takes.
     path: usize,
+    one_way: Duration,
     credit: SendCredit,
     begins: Instant,
+    forward: VecDeque<(Instant, bool)>,
     backward: VecDeque<(Instant, u32)>,
     arrived: usize,
 }
@@ -66,8 +66,10 @@ impl Bottleneck {
         let flow = |n| Flow {
             window: RecvWindow::new(&Budget::new(1 << 26), &path_of(span, now)).unwrap(),
             path: (n % paths) as usize,
+            one_way: Duration::from_millis(one_way_ms),
             credit: SendCredit::new(),
             begins: now + Duration::from_millis(n * apart_ms),
+            forward: VecDeque::new(),
             backward: VecDeque::new(),
             arrived: 0,
         };
@@ -75,10 +77,8 @@ impl Bottleneck {
             flows: (0..flows).map(flow).collect(),
             paths: (0..paths).map(|_| path_of(span, now)).collect(),
             now,
-            one_way: Duration::from_millis(one_way_ms),
             rate,
             queue: VecDeque::new(),
-            forward: VecDeque::new(),
             longest: 0,
         }
     }
@@ -113,14 +113,24 @@ impl Bottleneck {
             }
         }
         let passed = self.queue.drain(..self.rate.min(self.queue.len()));
-        self.forward.extend(passed.map(|(index, held_up)| (now + self.one_way, index, held_up)));
-        while let Some((_, index, held_up)) = self.forward.pop_front_if(|(at, ..)| *at <= now) {
+        for (index, held_up) in passed {
             let flow = &mut self.flows[index];
-            flow.window.received(now, held_up, &mut self.paths[flow.path]).unwrap();
-            flow.window.consumed(1);
-            flow.arrived += 1;
-            if let Some(cells) = flow.window.poll_grant(now) {
-                flow.backward.push_back((now + self.one_way, cells));
+            flow.forward.push_back((now + flow.one_way, held_up));
+        }
+        for flow in &mut self.flows {
+            flow.receive(now, &mut self.paths[flow.path]);
+        }
+    }
+}
+
+impl Flow {
+    fn receive(&mut self, now: Instant, path: &mut PathRtt) {
+        while let Some((_, held_up)) = self.forward.pop_front_if(|(at, _)| *at <= now) {
+            self.window.received(now, held_up, path).unwrap();
+            self.window.consumed(1);
+            self.arrived += 1;
+            if let Some(cells) = self.window.poll_grant(now) {
+                self.backward.push_back((now + self.one_way, cells));
             }
         }
     }
@@ -194,7 +204,7 @@ fn a_window_follows_the_rate_down_and_up_again() {
 fn a_longer_path_is_learned_in_a_minute() {
     let mut bottleneck = Bottleneck::new(Span::Hop, 10, 24);
     bottleneck.run(3_000);
-    bottleneck.one_way = Duration::from_millis(100);
+    bottleneck.flows[0].one_way = Duration::from_millis(100);
     bottleneck.run(70_000);
     let arrived = bottleneck.run(4_000);
     assert!(arrived > 4_000 * 24 * 95 / 100, "{arrived}");
@@ -430,6 +440,37 @@ fn windows_that_share_a_queue_become_equal() {
         assert!(least > 0.85 && most < 1.2, "{flows} flows, {apart_ms} ms apart: {got:?}");
         assert!(got.iter().sum::<usize>() > 22 * 6_000 * 97 / 100, "{got:?}");
         assert!(bottleneck.longest < 22 * 150, "{} cells queue", bottleneck.longest);
+    }
+}
+
+/// Flows that began a second apart on channels of their own, with such paths, which `CREATE` has shown; and their shares after a minute.
+fn after_a_minute(one_way_ms: &[u64]) -> (Bottleneck, f64, f64) {
+    let flows = one_way_ms.len() as u64;
+    let mut bottleneck = Bottleneck::shared(flows, flows, Span::Hop, 0, 22, 1_000);
+    let now = bottleneck.now;
+    for ((ms, flow), path) in one_way_ms.iter().zip(&mut bottleneck.flows).zip(&mut bottleneck.paths) {
+        flow.one_way = Duration::from_millis(*ms);
+        path.update(now, 2 * flow.one_way);
+    }
+    bottleneck.run(60_000);
+    let (least, most) = shares(&bottleneck.run_each(10_000));
+    (bottleneck, least, most)
+}
+
+#[test]
+fn windows_that_share_the_queue_of_short_paths_keep_it_short() {
+    for (flows, longest_ms) in [(2, 20), (8, 50)] {
+        let (bottleneck, least, most) = after_a_minute(&vec![5; flows]);
+        assert!(least > 0.85 && most < 1.25, "{flows} flows: {least} {most}");
+        assert!(bottleneck.longest < 22 * longest_ms, "{flows} flows: {} cells queue", bottleneck.longest);
+    }
+}
+
+#[test]
+fn a_shorter_path_has_less_of_a_queue_that_it_shares_but_not_little() {
+    for one_way_ms in [[5, 10], [5, 25], [10, 30], [15, 25], [25, 100], [5, 100]] {
+        let (_, least, most) = after_a_minute(&one_way_ms);
+        assert!(least > 0.25, "{one_way_ms:?}: {least} {most}");
     }
 }
 
