@@ -138,14 +138,15 @@ volumes() {
 
 have_engine() {
     local sudo=() missing=()
-    command -v docker >/dev/null || missing+=(docker.io)
+    # A client without an engine does not do.
+    docker info >/dev/null 2>&1 || command -v dockerd >/dev/null || missing+=(docker.io)
     command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || missing+=(docker-compose)
     if [ ${#missing[@]} -gt 0 ]; then
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1 ||
             skip 'containers (Docker cannot be installed)'
     fi
     docker info >/dev/null 2>&1 && return
-    forward_policy=$(iptables -S FORWARD 2>/dev/null | head -1)
+    forward_policy=$(iptables -S FORWARD 2>/dev/null | head -1) || true
     engine_dir=$(mktemp -d)
     export DOCKER_HOST="unix://$engine_dir/docker.sock"
     dockerd --host "$DOCKER_HOST" --data-root "$engine_dir/data" --exec-root "$engine_dir/exec" --pidfile "$engine_dir/pid" \
