@@ -138,8 +138,8 @@ volumes() {
 
 have_engine() {
     local sudo=() missing=()
-    # A client without an engine does not do.
-    docker info >/dev/null 2>&1 || command -v dockerd >/dev/null || missing+=(docker.io)
+    # A client without an engine does not do, nor an engine without a client.
+    command -v docker >/dev/null && { docker info >/dev/null 2>&1 || command -v dockerd >/dev/null; } || missing+=(docker.io)
     command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || missing+=(docker-compose)
     if [ ${#missing[@]} -gt 0 ]; then
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1 ||

@@ -282,8 +282,7 @@ impl Rounds {
         } else {
             (TURN, shown.shortest.div_duration_f64(LONG).min(1.0).sqrt())
         };
-        let wait = turn + WAIT.mul_f64(part * (RATE / shown.rate.max(1) as f64).powf(FALL));
-        let wait = wait.min(MAX_WAIT);
+        let wait = (turn + WAIT.mul_f64(part * (RATE / shown.rate.max(1) as f64).powf(FALL))).min(MAX_WAIT);
         match self.span {
             Span::Hop => wait,
             Span::EndToEnd => wait + 2 * shown.shortest,
