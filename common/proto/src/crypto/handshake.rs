@@ -7,15 +7,15 @@
 
 use std::fmt;
 
-use aws_lc_rs::kem::{DecapsulationKey, ML_KEM_768};
 use hkdf::Hkdf;
-use ml_kem::kem::{Encapsulate, Generate, KeyExport};
-use ml_kem::{DecapsulationKey768, EncapsulationKey768};
 use rand_core::CryptoRng;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 
+use crate::crypto::kem::{
+    BadEncapsulationKey, CT_LEN, DecapsulationKey, EK_LEN, EncapsulationKey, SharedSecret,
+};
 use crate::crypto::x25519::{Secret as X25519Secret, SmallOrder};
 use crate::ids::RelayId;
 use crate::keys::{OnionKey, OnionSecret};
@@ -32,9 +32,7 @@ const ID_AT: usize = 1;
 const ONION_KEY_AT: usize = ID_AT + 32;
 const CLIENT_KEY_AT: usize = ONION_KEY_AT + 32;
 const EK_AT: usize = CLIENT_KEY_AT + 32;
-const EK_LEN: usize = 1184;
 const CT_AT: usize = 32;
-const CT_LEN: usize = 1088;
 const AUTH_AT: usize = CT_AT + CT_LEN;
 const AUTH_LEN: usize = 32;
 
@@ -100,7 +98,7 @@ pub struct ClientHandshake {
     transcript: Sha256,
     onion_key: OnionKey,
     secret: X25519Secret,
-    decapsulation_key: DecapsulationKey768,
+    decapsulation_key: DecapsulationKey,
 }
 
 impl ClientHandshake {
@@ -113,13 +111,13 @@ impl ClientHandshake {
         rng: &mut R,
     ) -> (ClientHandshake, Box<[u8; REQUEST_LEN]>) {
         let secret = X25519Secret::generate(rng);
-        let decapsulation_key = DecapsulationKey768::generate_from_rng(rng);
+        let (decapsulation_key, encapsulation_key) = DecapsulationKey::generate(rng);
         let mut request = Box::new([0; REQUEST_LEN]);
         request[0] = TYPE;
         request[ID_AT..ONION_KEY_AT].copy_from_slice(&id.0);
         request[ONION_KEY_AT..CLIENT_KEY_AT].copy_from_slice(&key.0);
         request[CLIENT_KEY_AT..EK_AT].copy_from_slice(&secret.public());
-        request[EK_AT..].copy_from_slice(&decapsulation_key.encapsulation_key().to_bytes());
+        request[EK_AT..].copy_from_slice(&encapsulation_key);
         let transcript = start_transcript(&request);
         (ClientHandshake { transcript, onion_key: key, secret, decapsulation_key }, request)
     }
@@ -129,8 +127,7 @@ impl ClientHandshake {
     /// # Errors
     /// [`HandshakeError::SmallOrder`] or [`HandshakeError::BadAuth`].
     pub fn finish(self, reply: &[u8; REPLY_LEN]) -> Result<HopKeys, HandshakeError> {
-        let kem_secret =
-            decapsulate(&self.decapsulation_key, &reply[CT_AT..AUTH_AT]).ok_or(HandshakeError::BadAuth)?;
+        let kem_secret = self.decapsulation_key.decapsulate(&array(reply, CT_AT));
         let secret =
             combine(self.secret.agree(&array(reply, 0)), self.secret.agree(&self.onion_key.0), &kem_secret)?;
         let (auth, keys) = derive(self.transcript, &reply[..AUTH_AT], &secret);
@@ -168,14 +165,12 @@ pub fn respond<R: CryptoRng + ?Sized>(
     if client_key == [0; 32] {
         return Err(HandshakeError::SmallOrder);
     }
-    let encapsulation_key = EncapsulationKey768::new(&array::<EK_LEN>(request, EK_AT).into())
-        .map_err(|_| HandshakeError::BadEncapsulationKey)?;
+    let encapsulation_key = EncapsulationKey::new(&array(request, EK_AT))
+        .map_err(|BadEncapsulationKey| HandshakeError::BadEncapsulationKey)?;
 
     let ephemeral = X25519Secret::generate(rng);
-    let (ciphertext, kem_secret) = encapsulation_key.encapsulate_with_rng(rng);
-    let kem_secret = Zeroizing::new(kem_secret);
-    let secret =
-        combine(ephemeral.agree(&client_key), key.secret.agree(&client_key), (*kem_secret).as_ref())?;
+    let (ciphertext, kem_secret) = encapsulation_key.encapsulate(rng);
+    let secret = combine(ephemeral.agree(&client_key), key.secret.agree(&client_key), &kem_secret)?;
 
     let mut reply = Box::new([0; REPLY_LEN]);
     reply[..CT_AT].copy_from_slice(&ephemeral.public());
@@ -193,7 +188,7 @@ type Shared = Result<Zeroizing<[u8; 32]>, SmallOrder>;
 fn combine(
     ephemeral: Shared,
     with_onion_key: Shared,
-    kem_secret: &[u8; 32],
+    kem_secret: &SharedSecret,
 ) -> Result<Secret, HandshakeError> {
     let (Ok(ephemeral), Ok(with_onion_key)) = (ephemeral, with_onion_key) else {
         return Err(HandshakeError::SmallOrder);
@@ -201,20 +196,8 @@ fn combine(
     let mut secret = Zeroizing::new([0; 96]);
     secret[..32].copy_from_slice(&*ephemeral);
     secret[32..64].copy_from_slice(&*with_onion_key);
-    secret[64..].copy_from_slice(kem_secret);
+    secret[64..].copy_from_slice(&**kem_secret);
     Ok(secret)
-}
-
-/// By aws-lc-rs, which takes a sixth of the time that the crate takes which made the key (docs/performance.md); that one makes
-/// it from given randomness, which aws-lc-rs does not. Never `None` for keys and ciphertexts of the right length.
-#[expect(deprecated, reason = "the crate prefers seeds, which aws-lc does not take")]
-fn decapsulate(key: &DecapsulationKey768, ciphertext: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
-    use ml_kem::ExpandedKeyEncoding as _;
-    let mut expanded = key.to_expanded_bytes();
-    let key = DecapsulationKey::new(&ML_KEM_768, &expanded);
-    expanded.as_mut_slice().zeroize();
-    let shared = key.ok()?.decapsulate(ciphertext.into()).ok()?;
-    shared.as_ref().try_into().ok().map(Zeroizing::new)
 }
 
 fn start_transcript(request: &[u8; REQUEST_LEN]) -> Sha256 {
@@ -320,20 +303,6 @@ mod tests {
         rewritten[ONION_KEY_AT..CLIENT_KEY_AT].copy_from_slice(&keys[1].public().0);
         let (reply, _) = respond(&rewritten, ID, &keys[1..], &mut rng).unwrap();
         assert_eq!(client.finish(&reply).unwrap_err(), HandshakeError::BadAuth);
-    }
-
-    #[test]
-    fn both_libraries_decapsulate_alike() {
-        use ml_kem::kem::Decapsulate as _;
-        let mut rng = ChaCha20Rng::seed_from_u64(7);
-        let key = DecapsulationKey768::generate_from_rng(&mut rng);
-        let (mut ciphertext, secret) = key.encapsulation_key().encapsulate_with_rng(&mut rng);
-        assert_eq!(decapsulate(&key, &ciphertext).unwrap()[..], secret[..]);
-        // What does not fit gives a secret too, which nobody else knows (FIPS 203 §6.3).
-        ciphertext[0] ^= 1;
-        let rejected = decapsulate(&key, &ciphertext).unwrap();
-        assert_ne!(rejected[..], secret[..]);
-        assert_eq!(rejected[..], key.decapsulate(&ciphertext)[..]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod client_layers;
 pub mod fragment;
 pub mod handshake;
+mod kem;
 pub mod layer;
 mod replay;
 pub(crate) mod x25519;
