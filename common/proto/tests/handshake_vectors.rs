@@ -1,7 +1,7 @@
 //! The circuit handshake against a second implementation of docs/protocol.md §4.1, and against tampering.
 //!
-//! The second implementation has another library for everything but SHA-256 and the client's decapsulation: X25519 is
-//! x25519-dalek's, ML-KEM-768 aws-lc's, and HMAC and HKDF are written out below.
+//! The second implementation has another library for everything but SHA-256: X25519 is x25519-dalek's, ML-KEM-768 aws-lc's
+//! and, where a key comes from seeds, the crate ml-kem's, and HMAC and HKDF are written out below.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 

@@ -35,7 +35,7 @@ impl Clients {
     pub fn start(network: &Network, wires: &Wires, settings: &Table) -> anyhow::Result<Clients> {
         let dir = network.dir().to_path_buf();
         let program = std::env::current_exe().context("cannot find this program itself")?;
-        let launcher = Launcher { program, dir: dir.clone() };
+        let launcher = Launcher { program, dir: dir.clone(), relay_threads: None };
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let mut clients = Clients { processes: Vec::new(), events, doors: Vec::new() };
         for number in 0..wires.clients() {

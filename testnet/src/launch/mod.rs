@@ -36,7 +36,7 @@ use files::Folder;
 use milestones::{Milestones, Step};
 use place::Namespace;
 use plan::{NodePlan, Options, Role};
-use process::{Event, Launcher, NodeProcess, Order};
+use process::{Event, Launcher, NodeProcess, Order, relay_threads};
 use progress::Progress;
 use ready::Page;
 
@@ -128,7 +128,8 @@ impl Network {
         let listeners = nodes.iter_mut().map(bind).collect::<anyhow::Result<Vec<_>>>()?;
         files::write(&nodes, folder.path(), options, daemon::unix_now())?;
         let (reporting, events) = mpsc::channel(EVENT_QUEUE);
-        let launcher = Launcher { program, dir: folder.path().to_path_buf() };
+        let relay_threads = relay_threads(options.relays);
+        let launcher = Launcher { program, dir: folder.path().to_path_buf(), relay_threads };
         let page = serve_page(&nodes).context("cannot serve a page")?;
         let mut network = Network {
             milestones: Milestones::new(&nodes),

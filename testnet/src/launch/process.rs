@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tunic_net::daemon::Status;
 use tunic_net::telemetry;
 
-use super::plan::NodePlan;
+use super::plan::{NodePlan, Role};
 
 /// What a node did.
 #[derive(Debug)]
@@ -71,6 +71,21 @@ pub struct Launcher {
     pub program: PathBuf,
     /// Where the network lies.
     pub dir: PathBuf,
+    /// Threads of each relay; `None` for as many as there are cores.
+    pub relay_threads: Option<usize>,
+}
+
+/// What tokio takes for the number of a runtime's threads.
+const THREADS_VAR: &str = "TOKIO_WORKER_THREADS";
+
+/// Threads of each of so many relays on this machine: enough to use every core, and no more, because threads that share a core
+/// wake one another for nothing (docs/performance.md). What the user says goes first.
+pub fn relay_threads(relays: usize) -> Option<usize> {
+    if std::env::var_os(THREADS_VAR).is_some() {
+        return None;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Some(cores.div_ceil(relays.max(1)))
 }
 
 impl Launcher {
@@ -100,6 +115,9 @@ impl Launcher {
         }
         if let Some(log) = log {
             command.env(telemetry::ENV_VAR, log);
+        }
+        if let (Role::Relay { .. }, Some(threads)) = (node.role, self.relay_threads) {
+            command.env(THREADS_VAR, threads.to_string());
         }
         let mut child = command.spawn()?;
         let gone = || io::Error::other("it ended at once");
