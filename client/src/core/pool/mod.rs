@@ -16,7 +16,8 @@
 //! [`Pool::poll_timeout`].
 
 mod circuit;
-mod offers;
+mod shares;
+mod table;
 mod types;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,9 +28,9 @@ use tunic_proto::limits::{Pace, Rate};
 use tunic_proto::message::DestroyReason;
 
 use self::circuit::{Circuit, Usage, Waiting};
-use self::offers::Offers;
+use self::shares::Shares;
+use self::table::Table;
 pub use self::types::{Build, BuildFailure, CircuitId, Output, Standing, Want, WantId};
-use super::isolation::Isolation;
 use super::path::{Need, Path, PathError};
 
 /// Wants that wait at a time; more are refused.
@@ -76,7 +77,8 @@ pub struct Pool {
     rate: Rate,
     patience: Duration,
     network_known: bool,
-    circuits: BTreeMap<CircuitId, Circuit>,
+    circuits: Table,
+    shares: Shares,
     wants: BTreeMap<WantId, Waiting>,
     outputs: VecDeque<Output>,
     /// When spares were taken, the last [`MAX_SPARES`].
@@ -108,7 +110,8 @@ impl Pool {
             rate,
             patience: Duration::ZERO,
             network_known: false,
-            circuits: BTreeMap::new(),
+            circuits: Table::default(),
+            shares: Shares::default(),
             wants: BTreeMap::new(),
             outputs: VecDeque::new(),
             taken: VecDeque::new(),
@@ -153,7 +156,9 @@ impl Pool {
         if self.wants.len() >= MAX_WANTS {
             self.outputs.push_back(Output::Refuse(id, BuildFailure::Busy));
         } else {
-            self.wants.insert(id, Waiting { want, since: now, deadline: now + WANT_TIMEOUT, held: false });
+            let application = self.shares.application(&want.isolation);
+            let deadline = now + WANT_TIMEOUT;
+            self.wants.insert(id, Waiting { want, application, since: now, deadline, held: false });
         }
         id
     }
@@ -163,16 +168,16 @@ impl Pool {
         self.failures_in_a_row = 0;
         self.guard_silent = false;
         self.pause_until = None;
-        let (Some(circuit), Some(exit)) = (self.circuits.get_mut(&id), path.exit()) else { return };
-        if let Circuit::Building(Build { started, .. }) = *circuit {
-            let policy = path.exit_policy.clone();
-            *circuit = Circuit::Ready { exit, policy, started, usage: Usage::Spare };
-        }
+        let (Some(Build { started, .. }), Some(exit)) = (self.circuits.end_build(id), path.exit()) else {
+            return;
+        };
+        let policy = path.exit_policy.clone();
+        self.circuits.add(id, Circuit { exit, policy, started, usage: Usage::Spare });
     }
 
     /// The circuit could not be built. A want that no exit lets through is refused at once; others go on waiting.
     pub fn failed(&mut self, id: CircuitId, failure: BuildFailure, now: Instant) {
-        let Some(Circuit::Building(build)) = self.circuits.remove(&id) else { return };
+        let Some(build) = self.circuits.end_build(id) else { return };
         if let BuildFailure::Path(_) = failure {
             // Nothing was sent.
             self.pace.give_back(self.rate);
@@ -198,16 +203,14 @@ impl Pool {
         self.guard_silent = true;
     }
 
-    /// A circuit that was built has ended.
+    /// The circuit has ended, or is being built no more.
     pub fn closed(&mut self, id: CircuitId) {
-        self.circuits.remove(&id);
+        self.circuits.remove(id);
     }
 
     /// The circuit gets no new streams, and is closed when it is idle.
     pub fn retire(&mut self, id: CircuitId) {
-        if let Some(Circuit::Ready { usage, .. }) = self.circuits.get_mut(&id) {
-            *usage = Usage::Retired;
-        }
+        self.circuits.retire(id);
     }
 
     /// Nobody waits for this want any more.
@@ -218,7 +221,8 @@ impl Pool {
     /// Forgets every circuit, spares and those being built included, and what was learned of demand. Wants that wait go on
     /// waiting, for circuits that are begun from now on. The caller ends what it has.
     pub fn start_over(&mut self) {
-        self.circuits.clear();
+        self.circuits = Table::default();
+        self.shares.clear();
         self.outputs.retain(|output| matches!(output, Output::Refuse(..)));
         self.taken.clear();
         self.ports.clear();
@@ -226,7 +230,7 @@ impl Pool {
 
     /// What the circuit is used for; `None` if there is no such circuit.
     pub fn standing(&self, id: CircuitId, now: Instant) -> Option<Standing> {
-        Some(self.circuits.get(&id)?.standing(now))
+        self.circuits.standing(id, now)
     }
 
     /// Why the last build failed.
@@ -276,112 +280,93 @@ impl Pool {
     }
 
     fn expire(&mut self, now: Instant, load: Load<'_>) {
-        let over = self.wants.iter().filter(|(_, waiting)| waiting.deadline <= now);
-        let over: Vec<(WantId, bool)> = over.map(|(id, waiting)| (*id, waiting.held)).collect();
-        for (id, held) in over {
-            self.wants.remove(&id);
+        // Those that have waited the longest come first.
+        while let Some(oldest) = self.wants.first_entry()
+            && oldest.get().deadline <= now
+        {
+            let (id, Waiting { held, .. }) = oldest.remove_entry();
             // Where nothing has failed, others were before it.
             let has_failed = self.failures_in_a_row > 0 || self.guard_silent;
             let why = if held && !has_failed { BuildFailure::Busy } else { self.last_failure };
             self.outputs.push_back(Output::Refuse(id, why));
         }
-        let over = |(id, circuit): (&CircuitId, &Circuit)| {
-            (circuit.ends(now).is_some_and(|end| end <= now) && load(*id) == 0).then_some(*id)
-        };
-        let idle: Vec<CircuitId> = self.circuits.iter().filter_map(over).collect();
-        idle.into_iter().for_each(|id| self.close(id));
+        self.circuits.ended(now, load).into_iter().for_each(|id| self.close(id));
+        self.shares.expire(now);
         while self.taken.front().is_some_and(|taken| *taken + DEMAND_WINDOW <= now) {
             self.taken.pop_front();
         }
         self.ports.retain(|(_, wanted)| now < *wanted + PORT_MEMORY);
     }
 
-    /// Those that wait, in the order in which they get circuits: a flood of one application does not hold up the others.
-    fn in_turn(&self, now: Instant) -> Vec<WantId> {
-        let mut shares: BTreeMap<_, usize> = BTreeMap::new();
-        for isolation in self.circuits.values().filter_map(|circuit| circuit.given_lately(now)) {
-            *shares.entry(isolation.application()).or_default() += 1;
-        }
-        let mut turns = Vec::with_capacity(self.wants.len());
-        for (id, waiting) in &self.wants {
-            let share = shares.entry(waiting.want.isolation.application()).or_default();
-            *share += 1;
-            turns.push((*share, *id));
-        }
-        turns.sort_unstable();
-        turns.into_iter().map(|(_, id)| id).collect()
-    }
-
     /// Gives circuits to those for whom there are some. The others, in turn.
     fn serve(&mut self, now: Instant, load: Load<'_>) -> Vec<WantId> {
-        if self.wants.is_empty() {
-            return Vec::new();
-        }
-        let mut offers = Offers::new(&self.circuits, now, load);
-        let found = self.in_turn(now).into_iter().map(|id| {
-            let offered = self.wants.get(&id).and_then(|waiting| offers.take(waiting));
-            (id, offered)
-        });
-        let found: Vec<_> = found.collect();
-        let unserved = |(id, offered): (WantId, Option<CircuitId>)| match offered {
-            Some(circuit) => {
+        // Streams that were given a circuit in this round do not show yet.
+        let mut given: BTreeMap<CircuitId, usize> = BTreeMap::new();
+        let mut unserved = Vec::new();
+        let waiting = self.wants.iter().map(|(id, waiting)| (*id, waiting.application));
+        for id in self.shares.in_turn(waiting) {
+            let load = |circuit| load(circuit) + given.get(&circuit).copied().unwrap_or(0);
+            let offered = self.wants.get(&id).and_then(|waiting| self.circuits.offer(waiting, now, &load));
+            if let Some(circuit) = offered {
+                *given.entry(circuit).or_default() += 1;
                 self.hand_over(id, circuit, now);
-                None
+            } else {
+                unserved.push(id);
             }
-            None => Some(id),
-        };
-        found.into_iter().filter_map(unserved).collect()
+        }
+        unserved
     }
 
     fn hand_over(&mut self, id: WantId, circuit: CircuitId, now: Instant) {
-        if let Some(waiting) = self.wants.remove(&id) {
-            self.assign(circuit, waiting.want.isolation, now);
-            self.outputs.push_back(Output::Use(id, circuit));
+        let Some(Waiting { want, application, .. }) = self.wants.remove(&id) else { return };
+        if self.circuits.assign(circuit, &want.isolation, now) {
+            self.shares.given(application, now);
+            if self.taken.len() == MAX_SPARES {
+                self.taken.pop_front();
+            }
+            self.taken.push_back(now);
         }
-    }
-
-    fn assign(&mut self, id: CircuitId, isolation: Isolation, now: Instant) {
-        let Some(Circuit::Ready { usage, .. }) = self.circuits.get_mut(&id) else { return };
-        if *usage != Usage::Spare {
-            return;
-        }
-        *usage = Usage::Assigned { isolation, first_used: now };
-        if self.taken.len() == MAX_SPARES {
-            self.taken.pop_front();
-        }
-        self.taken.push_back(now);
+        self.outputs.push_back(Output::Use(id, circuit));
     }
 
     /// Starts a circuit for each of these wants, in this order, that none of the circuits being built will serve. A circuit
     /// being built serves all wants of one isolation and port; from [`SLOW_BUILD`] on nobody counts on it, though it still
     /// serves whom it can once it is built.
     fn build_for_wants(&mut self, waiting: Vec<WantId>, now: Instant, load: Load<'_>) {
-        let mut builds: Vec<(Build, Option<Isolation>)> =
-            self.building().filter(|build| !is_slow(build, now)).map(|build| (build.clone(), None)).collect();
+        // With the last want that counts on it.
+        let brisk = self.circuits.building().filter(|build| !is_slow(build, now));
+        let mut builds: Vec<(CircuitId, Option<WantId>)> = brisk.map(|build| (build.circuit, None)).collect();
         let mut has_room = true;
         for id in waiting {
-            let Some(waiting) = self.wants.get_mut(&id) else { continue };
-            let want = &waiting.want;
-            let promise = builds.iter_mut().find(|(build, promised)| {
-                build.may_serve(waiting) && promised.as_ref().is_none_or(|to| *to == want.isolation)
-            });
-            if let Some((_, promised)) = promise {
-                *promised = Some(want.isolation.clone());
+            let Some(waiting) = self.wants.get(&id) else { continue };
+            let will_serve = |(circuit, promised): &&mut (CircuitId, Option<WantId>)| {
+                let other = promised.and_then(|other| self.wants.get(&other));
+                self.circuits.build(*circuit).is_some_and(|build| build.may_serve(waiting))
+                    && other.is_none_or(|other| other.want.isolation == waiting.want.isolation)
+            };
+            if let Some((_, promised)) = builds.iter_mut().find(will_serve) {
+                *promised = Some(id);
             } else if !self.pace.has_room(self.rate, now) {
-                // Each is counted once.
-                self.held_back += u64::from(!waiting.held);
-                waiting.held = true;
+                self.hold_back(id);
             } else if has_room {
-                let Want { isolation, need, not_exits, .. } = want.clone();
-                let build = self.start(need, not_exits, Some(id), now, load);
-                has_room = build.is_some();
-                builds.extend(build.map(|build| (build, Some(isolation))));
+                let Want { need, not_exits, .. } = waiting.want.clone();
+                let started = self.start(need, not_exits, Some(id), now, load);
+                has_room = started.is_some();
+                builds.extend(started.map(|circuit| (circuit, Some(id))));
             }
         }
     }
 
+    /// Each want is counted once.
+    fn hold_back(&mut self, id: WantId) {
+        if let Some(waiting) = self.wants.get_mut(&id) {
+            self.held_back += u64::from(!waiting.held);
+            waiting.held = true;
+        }
+    }
+
     fn build_spares(&mut self, now: Instant, load: Load<'_>) {
-        let ready = self.circuits.values().filter(|circuit| circuit.is_spare()).count();
+        let ready = self.circuits.spares().count();
         let mut missing = self.spare_target(now).saturating_sub(ready + self.spares_being_built());
         while missing > 0 {
             let need = Need::Port(self.least_covered_port());
@@ -403,14 +388,16 @@ impl Pool {
     }
 
     fn spares_being_built(&self) -> usize {
-        self.building().filter(|build| build.for_want.is_none()).count()
+        self.circuits.building().filter(|build| build.for_want.is_none()).count()
     }
 
     /// Of the expected ports the one that the fewest spares are good for.
     fn least_covered_port(&self) -> u16 {
         let covered = |port: u16| {
-            let spares = self.circuits.values().filter(|circuit| circuit.is_spare_for(&Need::Port(port)));
-            spares.count()
+            let need = Need::Port(port);
+            let ready = self.circuits.spares().filter(|circuit| need.met_by(&circuit.policy)).count();
+            let building = self.circuits.building();
+            ready + building.filter(|build| build.for_want.is_none() && build.need == need).count()
         };
         let ports = self.ports.iter().rev().map(|(port, _)| *port);
         ports.min_by_key(|port| covered(*port)).unwrap_or(FIRST_PORT)
@@ -423,18 +410,18 @@ impl Pool {
         for_want: Option<WantId>,
         now: Instant,
         load: Load<'_>,
-    ) -> Option<Build> {
-        let brisk = self.building().filter(|build| !is_slow(build, now)).count();
-        let has_place = brisk < MAX_BUILDS && self.building().count() < MAX_BUILDS_WITH_SLOW;
+    ) -> Option<CircuitId> {
+        let brisk = self.circuits.building().filter(|build| !is_slow(build, now)).count();
+        let has_place = brisk < MAX_BUILDS && self.circuits.building().count() < MAX_BUILDS_WITH_SLOW;
         if !has_place || !self.pace.has_room(self.rate, now) || !self.make_room(now, load) {
             return None;
         }
         self.pace.take(self.rate, now);
         let circuit = CircuitId(self.fresh_id());
         let build = Build { circuit, need, not_exits, for_want, started: now };
-        self.circuits.insert(circuit, Circuit::Building(build.clone()));
-        self.outputs.push_back(Output::Build(build.clone()));
-        Some(build)
+        self.circuits.begin(build.clone());
+        self.outputs.push_back(Output::Build(build));
+        Some(circuit)
     }
 
     /// Whether there is room for one more circuit, after closing the idle one that was used the longest ago if need be.
@@ -442,21 +429,13 @@ impl Pool {
         if self.circuits.len() < MAX_CIRCUITS {
             return true;
         }
-        let used = self.circuits.iter().filter(|(id, circuit)| !circuit.is_spare() && load(**id) == 0);
-        let oldest = used.filter_map(|(id, circuit)| Some((circuit.ends(now)?, *id))).min();
-        oldest.map(|(_, id)| self.close(id)).is_some()
+        let least_needed = self.circuits.least_needed(now, load);
+        least_needed.map(|id| self.close(id)).is_some()
     }
 
     fn close(&mut self, id: CircuitId) {
-        self.circuits.remove(&id);
+        self.circuits.remove(id);
         self.outputs.push_back(Output::Close(id));
-    }
-
-    fn building(&self) -> impl Iterator<Item = &Build> {
-        self.circuits.values().filter_map(|circuit| match circuit {
-            Circuit::Building(build) => Some(build),
-            Circuit::Ready { .. } => None,
-        })
     }
 
     /// After a few failures in a row, waits longer after each.
@@ -478,15 +457,14 @@ impl Pool {
     }
 
     fn earliest_timeout(&self, now: Instant) -> Option<Instant> {
-        let wants = self.wants.values().map(|waiting| waiting.deadline);
-        let circuits = self.circuits.values().filter_map(|circuit| circuit.ends(now));
-        let circuits = circuits.map(|end| if end <= now { now + IDLE_CHECK } else { end });
+        let want = self.wants.values().next().map(|waiting| waiting.deadline);
         let pause = self.pause_until.filter(|until| now < *until);
         let paced = self.pace.room_at(self.rate, now);
-        let slow = self.building().filter(|build| !self.wants.is_empty() && !is_slow(build, now));
+        let slow = self.circuits.building().filter(|build| !self.wants.is_empty() && !is_slow(build, now));
         let slow = slow.map(|build| build.started + SLOW_BUILD);
         let patient = self.taken_lately(now).map(|taken| taken + self.patience);
-        wants.chain(circuits).chain(pause).chain(paced).chain(slow).chain(patient).min()
+        let one = [want, self.circuits.next_end(), pause, paced];
+        one.into_iter().flatten().chain(slow).chain(patient).min()
     }
 
     fn fresh_id(&mut self) -> u64 {

@@ -185,6 +185,34 @@ fn circuits_are_bounded_and_the_longest_idle_one_makes_room() {
 }
 
 #[test]
+fn what_is_decided_for_one_want_does_not_look_at_the_circuits_of_all_others() {
+    let mut bench = Bench::new(0);
+    for number in 0..300 {
+        bench.advance(Duration::from_secs(1) / BUILD_RATE.per_second);
+        bench.circuit_for(&format!("{number}"));
+    }
+    let looked_at = RefCell::new(Vec::new());
+    let load = |id: CircuitId| {
+        looked_at.borrow_mut().push(id);
+        1
+    };
+    let own = bench.circuit_for("7");
+    bench.want("7", "example.com", 443);
+    bench.want("none", "example.com", 443);
+    bench.pool.settle(bench.now, &load);
+    assert_eq!(looked_at.take(), [own]);
+    // Those whose time is over are looked at together, and then not again for a while.
+    bench.advance(DIRTY_AFTER);
+    bench.pool.settle(bench.now, &load);
+    assert!(looked_at.take().len() >= 300);
+    bench.advance(IDLE_CHECK / 2);
+    bench.pool.settle(bench.now, &load);
+    assert_eq!(looked_at.take(), []);
+    bench.advance(IDLE_CHECK / 2);
+    assert!(bench.settle().iter().filter(|output| matches!(output, Output::Close(_))).count() >= 300);
+}
+
+#[test]
 fn starting_over_forgets_every_circuit_and_serves_those_who_wait_with_new_ones() {
     let mut bench = Bench::new(2);
     let before = bench.circuit_for("a");

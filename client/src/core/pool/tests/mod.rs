@@ -10,6 +10,7 @@ use tunic_proto::dir::ExitPolicy;
 use tunic_proto::message::{DestroyReason, Target};
 
 use super::*;
+use crate::core::isolation::Isolation;
 use crate::core::path::Hop;
 use crate::core::testing::{id, open_policy, policy, relay, start};
 

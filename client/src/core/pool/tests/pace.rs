@@ -129,7 +129,7 @@ fn who_only_waits_for_a_circuit_that_is_being_built_is_not_held_back() {
         begun.iter().for_each(|build: &Build| bench.built(build.circuit, 1));
         begun = builds_of(&bench.settle());
     }
-    let (waiting, promised) = (bench.pool.waiting(), bench.pool.building().count());
+    let (waiting, promised) = (bench.pool.waiting(), bench.pool.circuits.building().count());
     assert!(promised > 0);
     assert_eq!(bench.pool.held_back(), (waiting - promised) as u64);
 }

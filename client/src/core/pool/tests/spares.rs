@@ -36,7 +36,7 @@ fn a_patient_pool_makes_up_for_a_spare_some_seconds_later() {
     assert!(next <= bench.now + PATIENCE / 2, "the pool wants to be asked again");
     bench.now += PATIENCE;
     bench.build_all();
-    let ready = bench.pool.circuits.values().filter(|circuit| circuit.is_spare()).count();
+    let ready = bench.pool.circuits.spares().count();
     assert_eq!(ready, 5, "two, and one for each that was taken in the last minute");
 }
 
@@ -46,7 +46,7 @@ fn spares_follow_demand_up_to_their_bound_and_back() {
     for number in 0..40 {
         bench.circuit_for(&format!("{number}"));
     }
-    let spares = |bench: &Bench| bench.pool.circuits.values().filter(|circuit| circuit.is_spare()).count();
+    let spares = |bench: &Bench| bench.pool.circuits.spares().count();
     assert_eq!(spares(&bench), MAX_SPARES);
     bench.advance(DEMAND_WINDOW);
     bench.build_all();
