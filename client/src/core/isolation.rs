@@ -8,7 +8,7 @@ use tunic_proto::resolve::Query;
 
 /// Streams share a circuit only when their isolation is equal: an exit, or a site that watches two of them arrive from
 /// one exit, shall not be able to link what the person keeps apart.
-#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Isolation {
     /// Which listener the stream came through, or a number that the embedding program chose.
     pub listener: u16,
@@ -59,7 +59,7 @@ impl Isolation {
 }
 
 /// A user name and password of RFC 1929, 0–255 bytes each. They isolate streams; a password may also be required.
-#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Credentials {
     /// `UNAME`.
     pub user: Vec<u8>,

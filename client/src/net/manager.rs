@@ -250,7 +250,7 @@ impl Manager {
         }
     }
 
-    /// All that wait at once: what the pool then decides costs as much for one as for many.
+    /// All that wait at once: the pool then decides about them together, and fairly.
     fn handle_queued(&mut self, first: Command) {
         self.handle(first);
         for _ in 0..MAX_QUEUED {

@@ -71,7 +71,7 @@ pub struct Launcher {
     pub program: PathBuf,
     /// Where the network lies.
     pub dir: PathBuf,
-    /// Threads of each relay; `None` for as many as there are cores.
+    /// Threads of each relay for channels and streams; `None` for what the environment says, else one for each core.
     pub relay_threads: Option<usize>,
 }
 

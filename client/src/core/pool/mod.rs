@@ -27,7 +27,7 @@ use tunic_proto::ids::RelayId;
 use tunic_proto::limits::{Pace, Rate};
 use tunic_proto::message::DestroyReason;
 
-use self::circuit::{Circuit, Usage, Waiting};
+use self::circuit::Waiting;
 use self::shares::Shares;
 use self::table::Table;
 pub use self::types::{Build, BuildFailure, CircuitId, Output, Standing, Want, WantId};
@@ -60,7 +60,7 @@ pub const DIRTY_AFTER: Duration = Duration::from_secs(600);
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a spare circuit is kept.
 pub const SPARE_LIFETIME: Duration = Duration::from_secs(3_600);
-/// How often it is looked whether a circuit that gets no new streams is idle.
+/// How often it is looked whether a circuit that gets no new streams is idle: so long may one stay after its last stream.
 const IDLE_CHECK: Duration = Duration::from_secs(10);
 const DEMAND_WINDOW: Duration = Duration::from_secs(60);
 const PORT_MEMORY: Duration = Duration::from_secs(3_600);
@@ -168,11 +168,10 @@ impl Pool {
         self.failures_in_a_row = 0;
         self.guard_silent = false;
         self.pause_until = None;
-        let (Some(Build { started, .. }), Some(exit)) = (self.circuits.end_build(id), path.exit()) else {
-            return;
-        };
-        let policy = path.exit_policy.clone();
-        self.circuits.add(id, Circuit { exit, policy, started, usage: Usage::Spare });
+        let Some(exit) = path.exit() else { return };
+        if let Some(Build { started, .. }) = self.circuits.end_build(id) {
+            self.circuits.add(id, exit, path.exit_policy.clone(), started);
+        }
     }
 
     /// The circuit could not be built. A want that no exit lets through is refused at once; others go on waiting.

@@ -14,7 +14,7 @@ pub(super) struct Application(u64);
 #[derive(Default)]
 pub(super) struct Shares {
     hasher: RandomState,
-    /// In the last minute, the oldest first; as many as there are at the pace of builds.
+    /// In the last minute, the oldest first: no more than were built, a few spares beside.
     given: VecDeque<(Instant, Application)>,
     counts: HashMap<Application, usize>,
 }
@@ -58,5 +58,13 @@ impl Shares {
         let mut turns: Vec<(usize, T)> = waiting.map(turn).collect();
         turns.sort_unstable();
         turns.into_iter().map(|(_, what)| what).collect()
+    }
+}
+
+#[cfg(test)]
+impl Shares {
+    pub(super) fn check(&self) {
+        assert_eq!(self.counts.values().sum::<usize>(), self.given.len());
+        assert!(self.counts.values().all(|count| *count > 0));
     }
 }

@@ -4,6 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
+use tunic_proto::dir::ExitPolicy;
+use tunic_proto::ids::RelayId;
+
 use super::circuit::{Circuit, Usage, Waiting};
 use super::{Build, CircuitId, IDLE_CHECK, Load, MAX_STREAMS, Standing};
 use crate::core::isolation::Isolation;
@@ -14,9 +17,9 @@ pub(super) struct Table {
     ready: BTreeMap<CircuitId, Circuit>,
     /// Of the ready ones those that are kept for whoever comes first.
     spares: BTreeSet<CircuitId>,
-    /// Of the ready ones those that belong to an isolation and take its streams.
+    /// Of the ready ones those that belong to an isolation.
     owned: HashMap<Isolation, Vec<CircuitId>>,
-    /// No circuit has to be closed before; `None` if none ever has to be.
+    /// No circuit has to be closed before; `None` if there is none.
     next_end: Option<Instant>,
 }
 
@@ -43,9 +46,10 @@ impl Table {
         self.building.remove(&id)
     }
 
-    /// It is built, and a spare from now on.
-    pub(super) fn add(&mut self, id: CircuitId, circuit: Circuit) {
-        self.ends(circuit.ends(circuit.started));
+    /// A circuit to this exit, begun then, is built, and a spare from now on.
+    pub(super) fn add(&mut self, id: CircuitId, exit: RelayId, policy: ExitPolicy, started: Instant) {
+        let circuit = Circuit { exit, policy, started, usage: Usage::Spare };
+        self.ends(circuit.ends(started));
         self.spares.insert(id);
         self.ready.insert(id, circuit);
     }
@@ -116,15 +120,22 @@ impl Table {
         self.next_end = Some(self.next_end.map_or(end, |next| next.min(end)));
     }
 
-    /// Those whose time is over and that are idle.
+    /// Those whose time is over and that are idle, all of which are to be removed.
     pub(super) fn ended(&mut self, now: Instant, load: Load<'_>) -> Vec<CircuitId> {
         if self.next_end.is_none_or(|next| now < next) {
             return Vec::new();
         }
-        let over = self.ready.iter().filter(|(_, circuit)| circuit.ends(now) <= now);
-        let idle: Vec<CircuitId> = over.map(|(id, _)| *id).filter(|id| load(*id) == 0).collect();
-        let ends = self.ready.values().map(|circuit| circuit.ends(now));
-        self.next_end = ends.map(|end| if end <= now { now + IDLE_CHECK } else { end }).min();
+        let (mut idle, mut next_end) = (Vec::new(), None);
+        for (id, circuit) in &self.ready {
+            let end = circuit.ends(now);
+            if end <= now && load(*id) == 0 {
+                idle.push(*id);
+            } else {
+                let end = if end <= now { now + IDLE_CHECK } else { end };
+                next_end = Some(next_end.map_or(end, |next: Instant| next.min(end)));
+            }
+        }
+        self.next_end = next_end;
         idle
     }
 
@@ -137,5 +148,27 @@ impl Table {
     pub(super) fn least_needed(&self, now: Instant, load: Load<'_>) -> Option<CircuitId> {
         let used = self.ready.iter().filter(|(id, circuit)| !circuit.is_spare() && load(**id) == 0);
         used.map(|(id, circuit)| (circuit.ends(now), *id)).min().map(|(_, id)| id)
+    }
+}
+
+#[cfg(test)]
+impl Table {
+    /// That what finds circuits finds the right ones, and all of them.
+    pub(super) fn check(&self) {
+        let spares = self.ready.iter().filter(|(_, circuit)| circuit.is_spare()).map(|(id, _)| *id);
+        assert_eq!(spares.collect::<BTreeSet<_>>(), self.spares);
+        let mut owned: HashMap<Isolation, BTreeSet<CircuitId>> = HashMap::new();
+        for (id, circuit) in &self.ready {
+            if let Usage::Assigned { isolation, .. } = &circuit.usage {
+                owned.entry(isolation.clone()).or_default().insert(*id);
+            }
+        }
+        assert_eq!(self.owned.len(), owned.len());
+        for (isolation, ids) in &self.owned {
+            assert_eq!(ids.iter().copied().collect::<BTreeSet<_>>(), owned[isolation]);
+            assert_eq!(ids.len(), owned[isolation].len());
+        }
+        assert!(self.building.keys().all(|id| !self.ready.contains_key(id)));
+        assert!(self.next_end.is_some() || self.ready.is_empty());
     }
 }

@@ -127,7 +127,8 @@ impl ClientHandshake {
     /// # Errors
     /// [`HandshakeError::SmallOrder`] or [`HandshakeError::BadAuth`].
     pub fn finish(self, reply: &[u8; REPLY_LEN]) -> Result<HopKeys, HandshakeError> {
-        let kem_secret = self.decapsulation_key.decapsulate(&array(reply, CT_AT));
+        let mut kem_secret = SharedSecret::default();
+        self.decapsulation_key.decapsulate(&array(reply, CT_AT), &mut kem_secret);
         let secret =
             combine(self.secret.agree(&array(reply, 0)), self.secret.agree(&self.onion_key.0), &kem_secret)?;
         let (auth, keys) = derive(self.transcript, &reply[..AUTH_AT], &secret);
@@ -169,7 +170,8 @@ pub fn respond<R: CryptoRng + ?Sized>(
         .map_err(|BadEncapsulationKey| HandshakeError::BadEncapsulationKey)?;
 
     let ephemeral = X25519Secret::generate(rng);
-    let (ciphertext, kem_secret) = encapsulation_key.encapsulate(rng);
+    let mut kem_secret = SharedSecret::default();
+    let ciphertext = encapsulation_key.encapsulate(rng, &mut kem_secret);
     let secret = combine(ephemeral.agree(&client_key), key.secret.agree(&client_key), &kem_secret)?;
 
     let mut reply = Box::new([0; REPLY_LEN]);

@@ -14,7 +14,7 @@ const DK_LEN: usize = 2400;
 /// More stack than a call into the library takes: 29 KiB of one frame, and some more beneath it.
 const STACK_LEN: usize = 64 * 1024;
 
-/// What both sides have in common.
+/// What both sides have in common. It is written where it stays: what a value leaves behind when it moves, nobody wipes.
 pub(crate) type SharedSecret = Zeroizing<[u8; 32]>;
 
 /// Who sent an encapsulation key has not reduced its coefficients (FIPS 203 §7.2).
@@ -46,11 +46,9 @@ impl DecapsulationKey {
     }
 
     /// What the other side has too; something that nobody else knows where the ciphertext does not fit (FIPS 203 §6.3).
-    pub(crate) fn decapsulate(&self, ciphertext: &[u8; CT_LEN]) -> SharedSecret {
+    pub(crate) fn decapsulate(&self, ciphertext: &[u8; CT_LEN], secret: &mut SharedSecret) {
         let ciphertext = ciphertext.into();
-        let mut secret = SharedSecret::default();
-        wiping_its_stack(|| *secret = mlkem768::decapsulate(&self.0, &ciphertext));
-        secret
+        wiping_its_stack(|| **secret = mlkem768::decapsulate(&self.0, &ciphertext));
     }
 }
 
@@ -63,17 +61,21 @@ impl EncapsulationKey {
         if mlkem768::validate_public_key(&key) { Ok(EncapsulationKey(key)) } else { Err(BadEncapsulationKey) }
     }
 
-    /// A ciphertext for the owner of the key, and what it hides. Takes 32 bytes from `rng`: the message m.
-    pub(crate) fn encapsulate<R: CryptoRng + ?Sized>(&self, rng: &mut R) -> ([u8; CT_LEN], SharedSecret) {
+    /// A ciphertext for the owner of the key; what it hides goes to `secret`. Takes 32 bytes from `rng`: the message m.
+    pub(crate) fn encapsulate<R: CryptoRng + ?Sized>(
+        &self,
+        rng: &mut R,
+        secret: &mut SharedSecret,
+    ) -> [u8; CT_LEN] {
         let mut message = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *message);
-        let (mut ciphertext, mut secret) = ([0; CT_LEN], SharedSecret::default());
+        let mut ciphertext = [0; CT_LEN];
         wiping_its_stack(|| {
             let (hidden_in, hidden) = mlkem768::encapsulate(&self.0, *message);
             ciphertext = hidden_in.into();
-            *secret = hidden;
+            **secret = hidden;
         });
-        (ciphertext, secret)
+        ciphertext
     }
 }
 
@@ -96,6 +98,18 @@ mod tests {
     use rand_chacha::ChaCha20Rng;
     use rand_core::{Rng as _, SeedableRng as _};
 
+    fn encapsulate(public: &[u8; EK_LEN], rng: &mut ChaCha20Rng) -> ([u8; CT_LEN], [u8; 32]) {
+        let mut secret = SharedSecret::default();
+        let ciphertext = EncapsulationKey::new(public).unwrap().encapsulate(rng, &mut secret);
+        (ciphertext, *secret)
+    }
+
+    fn decapsulate(key: &DecapsulationKey, ciphertext: &[u8; CT_LEN]) -> [u8; 32] {
+        let mut secret = SharedSecret::default();
+        key.decapsulate(ciphertext, &mut secret);
+        *secret
+    }
+
     #[test]
     fn three_libraries_decapsulate_alike() {
         for seed in 0..32 {
@@ -106,12 +120,12 @@ mod tests {
             let rust = DecapsulationKey768::from_seed(Seed::from(seeds));
             let aws = kem::DecapsulationKey::new(&ML_KEM_768, key.0.as_slice()).unwrap();
 
-            let (mut ciphertext, secret) = EncapsulationKey::new(&public).unwrap().encapsulate(&mut rng);
-            assert_eq!(key.decapsulate(&ciphertext), secret);
+            let (mut ciphertext, secret) = encapsulate(&public, &mut rng);
+            assert_eq!(decapsulate(&key, &ciphertext), secret);
             // What does not fit gives a secret too.
             for changed in [false, true] {
                 ciphertext[0] ^= u8::from(changed);
-                let ours = key.decapsulate(&ciphertext);
+                let ours = decapsulate(&key, &ciphertext);
                 assert_eq!(ours == secret, !changed);
                 assert_eq!(rust.decapsulate(&ciphertext.into())[..], ours[..]);
                 assert_eq!(aws.decapsulate(ciphertext[..].into()).unwrap().as_ref(), &ours[..]);
@@ -126,13 +140,13 @@ mod tests {
             let (key, public) = DecapsulationKey::generate(&mut rng);
             let aws = kem::EncapsulationKey::new(&ML_KEM_768, &public).unwrap();
             let (ciphertext, secret) = aws.encapsulate().unwrap();
-            assert_eq!(key.decapsulate(ciphertext.as_ref().try_into().unwrap())[..], *secret.as_ref());
+            assert_eq!(decapsulate(&key, ciphertext.as_ref().try_into().unwrap())[..], *secret.as_ref());
 
             let mut message = [0; 32];
             rng.clone().fill_bytes(&mut message);
             let rust = ml_kem::EncapsulationKey768::new(&public.into()).unwrap();
             let (their_ciphertext, their_secret) = rust.encapsulate_deterministic(&message.into());
-            let (ciphertext, secret) = EncapsulationKey::new(&public).unwrap().encapsulate(&mut rng);
+            let (ciphertext, secret) = encapsulate(&public, &mut rng);
             assert_eq!((&ciphertext[..], &secret[..]), (&their_ciphertext[..], &their_secret[..]));
         }
     }
@@ -149,13 +163,13 @@ mod tests {
             let portable = mlkem768::portable::generate_key_pair(seeds);
             assert_eq!((portable.sk(), portable.pk()), (key.0.as_slice(), &public));
 
-            let (mut ciphertext, secret) = EncapsulationKey::new(&public).unwrap().encapsulate(&mut rng);
+            let (mut ciphertext, secret) = encapsulate(&public, &mut rng);
             let (theirs, their_secret) = mlkem768::portable::encapsulate(portable.public_key(), message);
-            assert_eq!((theirs.as_slice(), &their_secret), (&ciphertext, &*secret));
+            assert_eq!((theirs.as_slice(), &their_secret), (&ciphertext, &secret));
             for changed in [0, 1] {
                 ciphertext[CT_LEN - 1] ^= changed;
                 let theirs = mlkem768::portable::decapsulate(portable.private_key(), &(&ciphertext).into());
-                assert_eq!(theirs, *key.decapsulate(&ciphertext));
+                assert_eq!(theirs, decapsulate(&key, &ciphertext));
             }
         }
     }

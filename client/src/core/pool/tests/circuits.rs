@@ -1,5 +1,9 @@
 //! Which circuit a stream gets, and when a circuit ends.
 
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+
 use super::*;
 
 #[test]
@@ -210,6 +214,61 @@ fn what_is_decided_for_one_want_does_not_look_at_the_circuits_of_all_others() {
     assert_eq!(looked_at.take(), []);
     bench.advance(IDLE_CHECK / 2);
     assert!(bench.settle().iter().filter(|output| matches!(output, Output::Close(_))).count() >= 300);
+}
+
+#[test]
+fn a_circuit_that_is_left_is_closed_soon_after_its_last_stream() {
+    let mut bench = Bench::new(0);
+    let left = bench.circuit_for("a");
+    bench.set_streams(left, 1);
+    bench.pool.retire(left);
+    assert_eq!(bench.settle(), []);
+    bench.set_streams(left, 0);
+    bench.now = bench.pool.poll_timeout().unwrap();
+    assert!(bench.settle().contains(&Output::Close(left)));
+    assert_eq!(bench.pool.poll_timeout().filter(|at| *at <= bench.now + IDLE_CHECK), None);
+}
+
+/// Whatever happens, in whatever order.
+#[test]
+fn what_finds_circuits_agrees_with_what_there_is() {
+    let mut rng = StdRng::seed_from_u64(1);
+    for _ in 0..20 {
+        let mut bench = Bench::new(rng.random_range(0..4));
+        let (mut wants, mut circuits) = (Vec::new(), Vec::new());
+        for _ in 0..400 {
+            let some = |of: &[CircuitId], rng: &mut StdRng| of.choose(rng).copied();
+            match rng.random_range(0..100) {
+                0..40 => {
+                    let who = format!("{}", rng.random_range(0..20));
+                    wants.push(bench.want(&who, "example.com", [80, 443][rng.random_range(0..2)]));
+                }
+                40..60 => {
+                    if let Some(id) = some(&circuits, &mut rng) {
+                        bench.built(id, rng.random_range(1..4));
+                    }
+                }
+                60..65 => {
+                    if let Some(id) = some(&circuits, &mut rng) {
+                        bench.pool.failed(id, BuildFailure::TooSlow, bench.now);
+                    }
+                }
+                65..70 => some(&circuits, &mut rng).into_iter().for_each(|id| bench.pool.closed(id)),
+                70..75 => some(&circuits, &mut rng).into_iter().for_each(|id| bench.pool.retire(id)),
+                75..80 => wants.choose(&mut rng).into_iter().for_each(|want| bench.pool.forget(*want)),
+                80..90 => {
+                    if let Some(id) = some(&circuits, &mut rng) {
+                        bench.set_streams(id, rng.random_range(0..3));
+                    }
+                }
+                90..99 => bench.advance(Duration::from_secs(rng.random_range(0..90))),
+                _ => bench.pool.start_over(),
+            }
+            circuits.extend(builds_of(&bench.settle()).into_iter().map(|build| build.circuit));
+            bench.pool.circuits.check();
+            bench.pool.shares.check();
+        }
+    }
 }
 
 #[test]
