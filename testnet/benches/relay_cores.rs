@@ -20,6 +20,7 @@ use criterion::{Criterion, Throughput};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use tunic_net::channel::Tls;
+use tunic_net::processor::layer_cipher;
 use tunic_proto::cell::CELL_LEN;
 use tunic_proto::channel::{Event, Role};
 use tunic_proto::circuit::{CircuitHandle, CircuitStatus, HopSpec};
@@ -122,7 +123,7 @@ impl Network {
                 match event {
                     Event::Handshake(job) => {
                         let onion = std::slice::from_ref(&self.onion);
-                        let answer = respond(&job.request, id, onion, &mut self.rng).ok();
+                        let answer = respond(&job.request, id, onion, layer_cipher(), &mut self.rng).ok();
                         job.answer(answer.ok_or(DestroyReason::Handshake));
                     }
                     Event::Extend(job) => {

@@ -12,6 +12,7 @@ pub mod keyfile;
 pub mod keys;
 pub mod memory;
 pub mod metrics;
+pub mod processor;
 pub mod recent;
 pub mod sandbox;
 pub mod telemetry;

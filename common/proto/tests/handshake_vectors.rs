@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tunic_proto::crypto::handshake::{
     ClientHandshake, HandshakeError, HopKeys, REPLY_LEN, REQUEST_LEN, respond,
 };
+use tunic_proto::crypto::layer::LayerCipher;
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{OnionKey, OnionSecret};
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -64,17 +65,17 @@ struct Schedule {
     keys: [[u8; 32]; 2],
 }
 
-fn schedule(request: &[u8], relay_public: &[u8], ct: &[u8], secret: &[u8]) -> Schedule {
-    let transcript: [u8; 32] =
-        Sha256::digest([b"tunic-hybrid-ntor-v1\0", request, relay_public, ct].concat()).into();
+/// `answer`: the reply before `AUTH`.
+fn schedule(request: &[u8], answer: &[u8], secret: &[u8]) -> Schedule {
+    let transcript: [u8; 32] = Sha256::digest([b"tunic-hybrid-ntor-v1\0", request, answer].concat()).into();
     let prk = hmac(&transcript, secret);
     let [auth, _] = expand(&prk, &[b"tunic auth", &transcript[..]].concat());
     let keys = expand(&prk, &[b"tunic keys", &transcript[..]].concat());
     Schedule { transcript, prk, auth, keys }
 }
 
-fn hop_keys([forward, backward]: [[u8; 32]; 2]) -> HopKeys {
-    HopKeys { forward, backward }
+fn hop_keys(cipher: LayerCipher, [forward, backward]: [[u8; 32]; 2]) -> HopKeys {
+    HopKeys { cipher, forward, backward }
 }
 
 /// `tests/vectors/handshake.json`.
@@ -124,6 +125,7 @@ fn exchange(seed: u64) -> Vector {
         bytes
     };
     let [id, b, x, d, z, y, m] = std::array::from_fn(|_| draw());
+    let cipher = [LayerCipher::ChaCha20Poly1305, LayerCipher::Aes256Gcm][seed as usize % 2];
 
     // ek: aws-lc cannot start from d and z, but what it makes with ek it must be able to open with dk.
     let dk = expanded_key(d, z);
@@ -138,8 +140,9 @@ fn exchange(seed: u64) -> Vector {
 
     // ct: aws-lc cannot be told m either. But K depends on m (FIPS 203 algorithm 17), and it decapsulates ct to K only if
     // ct is what encryption of m gives (algorithm 18).
-    let (reply, relay_keys) = respond(&request, id_ours, &[b_ours], &mut rng).unwrap();
+    let (reply, relay_keys) = respond(&request, id_ours, &[b_ours], cipher, &mut rng).unwrap();
     let (relay_public, ct) = (&reply[..32], &reply[32..1120]);
+    assert_eq!(reply[1120], cipher as u8);
     assert_eq!(relay_public, x25519_public(&y));
     let hashed = digest(&SHA3_512, &[&m, digest(&SHA3_256, ek).as_ref()].concat());
     let kem_secret = &hashed.as_ref()[..32];
@@ -148,10 +151,10 @@ fn exchange(seed: u64) -> Vector {
     let by_relay = [&x25519(&y, &request[65..97])[..], &x25519(&b, &request[65..97]), kem_secret].concat();
     let by_client = [&x25519(&x, relay_public)[..], &x25519(&x, &request[33..65]), kem_secret].concat();
     assert_eq!(by_relay, by_client);
-    let Schedule { transcript, prk, auth, keys } = schedule(&expect, relay_public, ct, &by_client);
-    assert_eq!(reply[1120..], auth);
-    assert_eq!(relay_keys, hop_keys(keys));
-    assert_eq!(client.finish(&reply), Ok(hop_keys(keys)));
+    let Schedule { transcript, prk, auth, keys } = schedule(&expect, &reply[..1121], &by_client);
+    assert_eq!(reply[1121..], auth);
+    assert_eq!(relay_keys, hop_keys(cipher, keys));
+    assert_eq!(client.finish(&reply), Ok(hop_keys(cipher, keys)));
 
     Vector {
         seed,
@@ -168,7 +171,7 @@ fn exchange(seed: u64) -> Vector {
         t: hex::encode(transcript),
         secret: hex::encode(by_client),
         prk: hex::encode(prk),
-        reply: hex::encode([relay_public, ct, &auth].concat()),
+        reply: hex::encode([relay_public, ct, &[cipher as u8], &auth].concat()),
         forward_key: hex::encode(keys[0]),
         backward_key: hex::encode(keys[1]),
     }
@@ -196,18 +199,18 @@ fn a_client_made_of_aws_lc_is_answered() {
     let request = [&[1], &id.0[..], &onion.public().0, &x25519_public(&x), ek.as_ref()].concat();
 
     let (reply, relay_keys) =
-        respond(request[..].try_into().unwrap(), id, std::slice::from_ref(&onion), &mut rng).unwrap();
-    let (relay_public, ct, auth) = (&reply[..32], &reply[32..1120], &reply[1120..]);
+        respond(request[..].try_into().unwrap(), id, std::slice::from_ref(&onion), CIPHER, &mut rng).unwrap();
+    let (relay_public, ct, auth) = (&reply[..32], &reply[32..1120], &reply[1121..]);
     let kem_secret = dk.decapsulate(Ciphertext::from(ct)).unwrap();
     let secret =
         [x25519(&x, relay_public), x25519(&x, &onion.public().0), kem_secret.as_ref().to_vec()].concat();
-    let expect = schedule(&request, relay_public, ct, &secret);
+    let expect = schedule(&request, &[relay_public, ct, &[CIPHER as u8]].concat(), &secret);
     assert_eq!(auth, expect.auth);
-    assert_eq!(relay_keys, hop_keys(expect.keys));
+    assert_eq!(relay_keys, hop_keys(CIPHER, expect.keys));
 }
 
-#[test]
-fn a_relay_made_of_aws_lc_is_understood() {
+/// A client's handshake, and how a relay made of aws-lc answers it that names a cipher by this code.
+fn answered_by_aws_lc(code: u8) -> (ClientHandshake, Vec<u8>, [[u8; 32]; 2]) {
     let mut rng = ChaCha20Rng::seed_from_u64(11);
     let (id, b, y) = (RelayId(take(&mut rng)), take(&mut rng), take(&mut rng));
     let onion_key = OnionKey(x25519_public(&b).try_into().unwrap());
@@ -218,13 +221,30 @@ fn a_relay_made_of_aws_lc_is_understood() {
     let client_public = &request[65..97];
     let secret =
         [x25519(&y, client_public), x25519(&b, client_public), kem_secret.as_ref().to_vec()].concat();
-    let relay_public = x25519_public(&y);
-    let Schedule { auth, keys, .. } = schedule(&request[..], &relay_public, ct.as_ref(), &secret);
-    let reply = [&relay_public, ct.as_ref(), &auth].concat();
-    assert_eq!(client.finish(reply[..].try_into().unwrap()), Ok(hop_keys(keys)));
+    let answer = [&x25519_public(&y), ct.as_ref(), &[code]].concat();
+    let Schedule { auth, keys, .. } = schedule(&request[..], &answer, &secret);
+    (client, [answer, auth.to_vec()].concat(), keys)
+}
+
+#[test]
+fn a_relay_made_of_aws_lc_is_understood() {
+    for cipher in [LayerCipher::ChaCha20Poly1305, LayerCipher::Aes256Gcm] {
+        let (client, reply, keys) = answered_by_aws_lc(cipher as u8);
+        assert_eq!(client.finish(reply[..].try_into().unwrap()), Ok(hop_keys(cipher, keys)));
+    }
+}
+
+#[test]
+fn a_relay_that_chooses_an_unknown_cipher_is_refused() {
+    for code in [0, 3, 0x82, 0xff] {
+        let (client, reply, _) = answered_by_aws_lc(code);
+        let refused = client.finish(reply[..].try_into().unwrap());
+        assert_eq!(refused, Err(HandshakeError::UnknownCipher), "{code}");
+    }
 }
 
 const ID: RelayId = RelayId([5; 32]);
+const CIPHER: LayerCipher = LayerCipher::ChaCha20Poly1305;
 
 /// A relay and a way to ask it the same thing again and again.
 struct Pair {
@@ -247,7 +267,7 @@ impl Pair {
         request: &[u8; REQUEST_LEN],
     ) -> Result<(Box<[u8; REPLY_LEN]>, HopKeys), HandshakeError> {
         let keys = std::slice::from_ref(&self.onion);
-        respond(request, ID, keys, &mut ChaCha20Rng::seed_from_u64(21))
+        respond(request, ID, keys, CIPHER, &mut ChaCha20Rng::seed_from_u64(21))
     }
 }
 

@@ -4,15 +4,16 @@
 
 mod support;
 
-use chacha20poly1305::aead::{Aead as _, KeyInit as _};
+use aes_gcm::Aes256Gcm;
+use chacha20poly1305::aead::{Aead, KeyInit as _};
 use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use serde::{Deserialize, Serialize};
 use tunic_proto::crypto::layer::{
-    BackwardLayers, ForwardLayers, HopOpener, HopSealer, LAYER_LEN, LayerError, LayerFault, PAYLOAD_LEN,
-    Routing, inner_len, sealed_len,
+    BackwardLayers, ForwardLayers, HopOpener, HopSealer, LAYER_LEN, LayerCipher, LayerError, LayerFault,
+    PAYLOAD_LEN, Routing, inner_len, sealed_len,
 };
 use tunic_proto::ids::HopNum;
 
@@ -26,16 +27,22 @@ fn fails(at: usize, fault: LayerFault) -> LayerError {
     LayerError { hop: hop(at), fault }
 }
 
-/// The reference: one layer with the RustCrypto implementation, straight from §5.1 and §5.2.
-fn reference_layer(key: &[u8; 32], counter: u64, inner: &[u8], routing: u8) -> Vec<u8> {
+const CIPHERS: [LayerCipher; 2] = [LayerCipher::ChaCha20Poly1305, LayerCipher::Aes256Gcm];
+
+/// The reference: one layer with the RustCrypto implementations, straight from §5.1 and §5.2.
+fn reference_layer(cipher: LayerCipher, key: &[u8; 32], counter: u64, inner: &[u8], routing: u8) -> Vec<u8> {
     let mut nonce = [0; 12];
     nonce[4..].copy_from_slice(&counter.to_be_bytes());
-    let cipher = ChaCha20Poly1305::new(&Key::from(*key));
-    cipher.encrypt(&Nonce::from(nonce), &*[inner, &[routing]].concat()).unwrap()
+    let (key, nonce, text) = (Key::from(*key), Nonce::from(nonce), [inner, &[routing]].concat());
+    match cipher {
+        LayerCipher::ChaCha20Poly1305 => ChaCha20Poly1305::new(&key).encrypt(&nonce, &*text).unwrap(),
+        LayerCipher::Aes256Gcm => Aes256Gcm::new(&key).encrypt(&nonce, &*text).unwrap(),
+    }
 }
 
-/// The keys of a circuit in one direction, and how many cells each hop has handled: the reference's whole state.
+/// The ciphers and keys of a circuit in one direction, and how many cells each hop has handled: the reference's whole state.
 struct Reference {
+    ciphers: Vec<LayerCipher>,
     keys: Vec<[u8; 32]>,
     counters: Vec<u64>,
 }
@@ -47,7 +54,8 @@ impl Reference {
         let mut onion = message.to_vec();
         let mut links = Vec::new();
         for at in (0..=end).rev() {
-            onion = reference_layer(&self.keys[at], self.counters[at], &onion, u8::from(at == end));
+            let (cipher, key, counter) = (self.ciphers[at], &self.keys[at], self.counters[at]);
+            onion = reference_layer(cipher, key, counter, &onion, u8::from(at == end));
             self.counters[at] += 1;
             links.insert(0, padded(&onion));
         }
@@ -73,21 +81,24 @@ struct Circuit {
 }
 
 impl Circuit {
+    /// The hop at depth d has AES-256-GCM where bit d of the seed is set.
     fn new(hops: usize, seed: u64) -> Circuit {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let ciphers: Vec<_> = (0..hops).map(|at| CIPHERS[(seed >> at) as usize & 1]).collect();
         let mut reference = || {
             let mut keys = vec![[0; 32]; hops];
             keys.iter_mut().for_each(|key| rng.fill_bytes(key));
-            Reference { keys, counters: vec![0; hops] }
+            Reference { ciphers: ciphers.clone(), keys, counters: vec![0; hops] }
         };
         let (forward, backward) = (reference(), reference());
         let (mut client_forward, mut client_backward) = (ForwardLayers::new(), BackwardLayers::new());
-        for at in 0..hops {
-            client_forward.push(HopSealer::new(&forward.keys[at], hop(at))).unwrap();
-            client_backward.push(HopOpener::new(&backward.keys[at], hop(at))).unwrap();
+        let (mut openers, mut sealers) = (Vec::new(), Vec::new());
+        for (at, &cipher) in ciphers.iter().enumerate() {
+            client_forward.push(HopSealer::new(cipher, &forward.keys[at], hop(at))).unwrap();
+            client_backward.push(HopOpener::new(cipher, &backward.keys[at], hop(at))).unwrap();
+            openers.push(HopOpener::new(cipher, &forward.keys[at], hop(at)));
+            sealers.push(HopSealer::new(cipher, &backward.keys[at], hop(at)));
         }
-        let openers = (0..hops).map(|at| HopOpener::new(&forward.keys[at], hop(at))).collect();
-        let sealers = (0..hops).map(|at| HopSealer::new(&backward.keys[at], hop(at))).collect();
         Circuit { client_forward, client_backward, openers, sealers, forward, backward, rng }
     }
 
@@ -231,8 +242,8 @@ fn backward_flip_is_noticed(circuit: &mut Circuit, link: usize, end: usize, bit:
 fn any_flipped_bit_ends_a_circuit_of_three_hops() {
     for link in 0..3 {
         for bit in 0..PAYLOAD_LEN * 8 {
-            forward_flip_is_noticed(&mut Circuit::new(3, 1), link, 2, bit);
-            backward_flip_is_noticed(&mut Circuit::new(3, 2), link, 2, bit);
+            forward_flip_is_noticed(&mut Circuit::new(3, 0b101), link, 2, bit);
+            backward_flip_is_noticed(&mut Circuit::new(3, 0b010), link, 2, bit);
         }
     }
 }
@@ -301,10 +312,11 @@ fn cells_of_the_other_direction_or_another_hop_do_not_open() {
 /// A relay whose depth the hop before it told wrongly cannot read what the client sealed for it.
 #[test]
 fn a_wrong_depth_does_not_open() {
-    for (told, actual) in [(0, 1), (1, 0), (2, 1), (7, 6)] {
+    let depths = [(0, 1), (1, 0), (2, 1), (7, 6)];
+    for ((told, actual), cipher) in depths.iter().flat_map(|depths| CIPHERS.map(|cipher| (*depths, cipher))) {
         let key = [1; 32];
-        let mut payload = padded(&reference_layer(&key, 0, &vec![7; inner_len(hop(actual))], 1));
-        let result = HopOpener::new(&key, hop(told)).open(&mut payload);
+        let mut payload = padded(&reference_layer(cipher, &key, 0, &vec![7; inner_len(hop(actual))], 1));
+        let result = HopOpener::new(cipher, &key, hop(told)).open(&mut payload);
         assert!(matches!(result.unwrap_err().fault, LayerFault::Tag | LayerFault::Filler));
     }
 }
@@ -312,14 +324,14 @@ fn a_wrong_depth_does_not_open() {
 #[test]
 fn routing_is_pass_on_or_here() {
     let key = [1; 32];
-    for routing in 0..=u8::MAX {
-        let mut payload = padded(&reference_layer(&key, 0, &vec![7; inner_len(hop(3))], routing));
+    for (routing, cipher) in (0..=u8::MAX).flat_map(|routing| CIPHERS.map(|cipher| (routing, cipher))) {
+        let mut payload = padded(&reference_layer(cipher, &key, 0, &vec![7; inner_len(hop(3))], routing));
         let expect = match routing {
             0 => Ok(Routing::PassOn),
             1 => Ok(Routing::Here),
             _ => Err(fails(3, LayerFault::Routing)),
         };
-        assert_eq!(HopOpener::new(&key, hop(3)).open(&mut payload), expect);
+        assert_eq!(HopOpener::new(cipher, &key, hop(3)).open(&mut payload), expect);
     }
 }
 
@@ -336,7 +348,7 @@ fn the_last_hop_cannot_pass_on_and_no_hop_is_no_hop() {
     assert_eq!(payload, [0; PAYLOAD_LEN], "nothing unsealed is left to send");
     assert_eq!(circuit.client_forward.seal(&mut payload, hop(0)), Err(fails(0, LayerFault::Dead)));
     assert!(circuit.client_forward.is_empty());
-    let revived = circuit.client_forward.push(HopSealer::new(&[0; 32], hop(0)));
+    let revived = circuit.client_forward.push(HopSealer::new(CIPHERS[0], &[0; 32], hop(0)));
     assert_eq!(revived, Err(fails(0, LayerFault::Dead)));
 }
 
@@ -347,12 +359,13 @@ fn a_hop_added_later_starts_at_its_own_first_cell() {
         forward_agrees(&mut circuit, 0);
         backward_agrees(&mut circuit, 0);
     }
-    let (forward, backward) = ([8; 32], [9; 32]);
-    circuit.client_forward.push(HopSealer::new(&forward, hop(1))).unwrap();
-    circuit.client_backward.push(HopOpener::new(&backward, hop(1))).unwrap();
-    circuit.openers.push(HopOpener::new(&forward, hop(1)));
-    circuit.sealers.push(HopSealer::new(&backward, hop(1)));
+    let (cipher, forward, backward) = (LayerCipher::ChaCha20Poly1305, [8; 32], [9; 32]);
+    circuit.client_forward.push(HopSealer::new(cipher, &forward, hop(1))).unwrap();
+    circuit.client_backward.push(HopOpener::new(cipher, &backward, hop(1))).unwrap();
+    circuit.openers.push(HopOpener::new(cipher, &forward, hop(1)));
+    circuit.sealers.push(HopSealer::new(cipher, &backward, hop(1)));
     for (reference, key) in [(&mut circuit.forward, forward), (&mut circuit.backward, backward)] {
+        reference.ciphers.push(cipher);
         reference.keys.push(key);
         reference.counters.push(0);
     }
@@ -366,6 +379,8 @@ fn a_hop_added_later_starts_at_its_own_first_cell() {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Vectors {
     provenance: String,
+    /// Of each hop.
+    ciphers: Vec<String>,
     forward_keys: Vec<String>,
     backward_keys: Vec<String>,
     cells: Vec<Cell>,
@@ -383,13 +398,13 @@ struct Cell {
 }
 
 const PROVENANCE: &str = "Tunic's onion layers (docs/protocol.md section 5), made by the reference in \
-    common/proto/tests/onion.rs with the chacha20poly1305 crate; tunic_proto computes the same. Keys and messages: \
-    rand_chacha 0.10 ChaCha20Rng::seed_from_u64(8), eight forward keys, eight backward keys, then each cell's inner. \
+    common/proto/tests/onion.rs with the crates chacha20poly1305 and aes-gcm; tunic_proto computes the same. Keys and \
+    messages: rand_chacha 0.10 ChaCha20Rng::seed_from_u64(90), eight forward keys, eight backward keys, then each cell's inner. \
     Cells are in order; each hop and direction counts the cells that it seals or opens from 0.";
 
 #[test]
 fn vectors_agree() {
-    let mut circuit = Circuit::new(8, 8);
+    let mut circuit = Circuit::new(8, 90);
     let mut cells = Vec::new();
     for end in [0, 1, 2, 7, 2, 0] {
         let (inner, payload) = circuit.client_cell(end);
@@ -403,6 +418,7 @@ fn vectors_agree() {
     }
     let vectors = Vectors {
         provenance: PROVENANCE.into(),
+        ciphers: circuit.forward.ciphers.iter().map(ToString::to_string).collect(),
         forward_keys: circuit.forward.keys.iter().map(hex::encode).collect(),
         backward_keys: circuit.backward.keys.iter().map(hex::encode).collect(),
         cells,

@@ -13,6 +13,7 @@ use tunic_net::config::{ConfigError, Place};
 use tunic_net::daemon::{RunOptions, Settings, Status, listen, open_file_limit, unix_now, watch};
 use tunic_net::keyfile::ensure_private_dir;
 use tunic_net::keys::NodeKeys;
+use tunic_net::processor;
 use tunic_proto::dir::AuthoritySet;
 use tunic_proto::padding::{Limits, PaddingRole};
 
@@ -164,6 +165,7 @@ impl Relay {
         );
         let memory_max = memory::max(&config);
         tracing::info!("memory: up to {} MiB", memory_max >> 20);
+        tracing::info!("cells are sealed with {}", processor::layer_cipher());
         let node = Node::new(NodeConfig {
             signer: Some(keys.signer()),
             responder: Some(Arc::new(responder)),

@@ -11,6 +11,7 @@ use tunic_proto::channel::{Channel, ChannelConfig, ExtendJob, HandshakeJob, Peer
 use tunic_proto::circuit::HopSpec;
 use tunic_proto::counters::{Counters, Incident};
 use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN, ReplayCache, respond};
+use tunic_proto::crypto::layer::LayerCipher;
 use tunic_proto::flow::Budget;
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::{IdentityKey, OnionSecret, Signer};
@@ -148,6 +149,8 @@ impl Node {
 
     pub(super) fn respond(&mut self, request: &[u8; REQUEST_LEN]) -> Option<(Box<[u8; REPLY_LEN]>, HopKeys)> {
         let id = self.hop().id;
-        respond(request, id, &self.onion, &mut self.rng).ok()
+        // Circuits through relays with AES instructions, without, and both.
+        let cipher = if id.0[0] & 1 == 0 { LayerCipher::Aes256Gcm } else { LayerCipher::ChaCha20Poly1305 };
+        respond(request, id, &self.onion, cipher, &mut self.rng).ok()
     }
 }

@@ -81,8 +81,8 @@ impl RawCircuit {
 
     fn add(&mut self, keys: &HopKeys) {
         let Some(hop) = HopNum::new(self.forward.len() as u8) else { panic!("too many hops") };
-        self.forward.push(HopSealer::new(&keys.forward, hop));
-        let added = self.backward.push(HopOpener::new(&keys.backward, hop));
+        self.forward.push(HopSealer::new(keys.cipher, &keys.forward, hop));
+        let added = self.backward.push(HopOpener::new(keys.cipher, &keys.backward, hop));
         assert!(added.is_ok());
     }
 
@@ -156,7 +156,7 @@ impl RawHop {
         let (reply, keys) = world.respond(relay, &request)?;
         let cells =
             Created::split(&reply).map(|payload| cell::build(id, Command::Created, &payload)).collect();
-        Some((RawHop { id, sealer: HopSealer::new(&keys.backward, hop) }, cells))
+        Some((RawHop { id, sealer: HopSealer::new(keys.cipher, &keys.backward, hop) }, cells))
     }
 
     /// Any bytes for the client, as from this hop.

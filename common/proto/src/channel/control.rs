@@ -276,8 +276,8 @@ impl Channel {
             Err(reason) => return self.end_circuit(key, reason),
         };
         circuit.kind = Kind::Endpoint(Box::new(Endpoint {
-            opener: HopOpener::new(&keys.forward, hop),
-            sealer: HopSealer::new(&keys.backward, hop),
+            opener: HopOpener::new(keys.cipher, &keys.forward, hop),
+            sealer: HopSealer::new(keys.cipher, &keys.backward, hop),
             streams: Streams::new(Side::Relay, self.config.budget.clone()),
             extend: None,
             extending: false,

@@ -139,8 +139,8 @@ impl Origin {
     ) -> Result<(), Violation> {
         let keys: HopKeys = handshake.finish(reply)?;
         let hop = HopNum::new(self.built() as u8).ok_or(Violation::State)?;
-        self.forward.push(HopSealer::new(&keys.forward, hop))?;
-        self.backward.push(HopOpener::new(&keys.backward, hop))?;
+        self.forward.push(HopSealer::new(keys.cipher, &keys.forward, hop))?;
+        self.backward.push(HopOpener::new(keys.cipher, &keys.backward, hop))?;
         self.shared.hop_answered(now);
         match self.hops.get(self.built()) {
             None => {

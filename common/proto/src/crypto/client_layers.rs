@@ -155,10 +155,11 @@ impl Default for BackwardLayers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::layer::LayerCipher;
 
     #[test]
     fn a_hop_is_pushed_in_its_place() {
-        let sealer = |depth| HopSealer::new(&[9; 32], HopNum::new(depth).unwrap());
+        let sealer = |depth| HopSealer::new(LayerCipher::Aes256Gcm, &[9; 32], HopNum::new(depth).unwrap());
         let mut layers = ForwardLayers::new();
         let wrong = LayerError { hop: HopNum::new(1).unwrap(), fault: LayerFault::NoSuchHop };
         assert_eq!(layers.push(sealer(1)), Err(wrong));

@@ -2,7 +2,7 @@
 //!
 //! 1. The client, who knows the relay's id and onion key, sends fresh public keys ([`ClientHandshake::start`]).
 //! 2. The relay refuses a request that it has seen ([`ReplayCache`]) or that is not for it, answers with a fresh key
-//!    of its own and a KEM ciphertext, and has the hop's keys ([`respond`]).
+//!    of its own, a KEM ciphertext and the cipher of its layers, and has the hop's keys ([`respond`]).
 //! 3. The client checks that whoever answered has the onion key, and has the same keys ([`ClientHandshake::finish`]).
 
 use std::fmt;
@@ -16,6 +16,7 @@ use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 use crate::crypto::kem::{
     BadEncapsulationKey, CT_LEN, DecapsulationKey, EK_LEN, EncapsulationKey, SharedSecret,
 };
+use crate::crypto::layer::LayerCipher;
 use crate::crypto::x25519::{Secret as X25519Secret, SmallOrder};
 use crate::ids::RelayId;
 use crate::keys::{OnionKey, OnionSecret};
@@ -24,7 +25,7 @@ pub use crate::crypto::replay::{Replay, ReplayCache};
 
 /// Length of a circuit request in bytes: `type u8`, `ID [32]`, `B [32]`, `X [32]`, `ek [1184]`.
 pub const REQUEST_LEN: usize = EK_AT + EK_LEN;
-/// Length of the reply in bytes: `Y [32]`, `ct [1088]`, `AUTH [32]`.
+/// Length of the reply in bytes: `Y [32]`, `ct [1088]`, `cipher u8`, `AUTH [32]`.
 pub const REPLY_LEN: usize = AUTH_AT + AUTH_LEN;
 
 const TYPE: u8 = 1;
@@ -33,7 +34,8 @@ const ONION_KEY_AT: usize = ID_AT + 32;
 const CLIENT_KEY_AT: usize = ONION_KEY_AT + 32;
 const EK_AT: usize = CLIENT_KEY_AT + 32;
 const CT_AT: usize = 32;
-const AUTH_AT: usize = CT_AT + CT_LEN;
+const CIPHER_AT: usize = CT_AT + CT_LEN;
+const AUTH_AT: usize = CIPHER_AT + 1;
 const AUTH_LEN: usize = 32;
 
 const TRANSCRIPT_LABEL: &[u8] = b"tunic-hybrid-ntor-v1\0";
@@ -61,21 +63,34 @@ pub enum HandshakeError {
     /// Whoever answered does not have the onion key, or a byte of the exchange was changed.
     #[error("the relay did not prove its onion key")]
     BadAuth,
+    /// The relay chose a cipher for its layers that this version does not know.
+    #[error("unknown cipher")]
+    UnknownCipher,
 }
 
-/// The keys of one hop, by direction. Wiped when dropped.
+/// The keys of one hop, by direction, and what they are for. Wiped when dropped.
 #[derive(Clone, zeroize::Zeroize, ZeroizeOnDrop)]
 pub struct HopKeys {
+    /// The relay's choice.
+    #[zeroize(skip)]
+    pub cipher: LayerCipher,
     /// For cells away from the client.
     pub forward: [u8; 32],
     /// For cells towards the client.
     pub backward: [u8; 32],
 }
 
+impl HopKeys {
+    fn new(cipher: LayerCipher, keys: &BothKeys) -> Self {
+        HopKeys { cipher, forward: array(&**keys, 0), backward: array(&**keys, 32) }
+    }
+}
+
 /// In constant time.
 impl PartialEq for HopKeys {
     fn eq(&self, other: &Self) -> bool {
-        (self.forward.ct_eq(&other.forward) & self.backward.ct_eq(&other.backward)).into()
+        let same = self.forward.ct_eq(&other.forward) & self.backward.ct_eq(&other.backward);
+        self.cipher == other.cipher && same.into()
     }
 }
 
@@ -125,14 +140,18 @@ impl ClientHandshake {
     /// Checks the reply and derives the keys.
     ///
     /// # Errors
-    /// [`HandshakeError::SmallOrder`] or [`HandshakeError::BadAuth`].
+    /// [`HandshakeError::SmallOrder`], [`HandshakeError::BadAuth`] or [`HandshakeError::UnknownCipher`].
     pub fn finish(self, reply: &[u8; REPLY_LEN]) -> Result<HopKeys, HandshakeError> {
         let mut kem_secret = SharedSecret::default();
         self.decapsulation_key.decapsulate(&array(reply, CT_AT), &mut kem_secret);
         let secret =
             combine(self.secret.agree(&array(reply, 0)), self.secret.agree(&self.onion_key.0), &kem_secret)?;
         let (auth, keys) = derive(self.transcript, &reply[..AUTH_AT], &secret);
-        if bool::from(auth.ct_eq(&reply[AUTH_AT..])) { Ok(keys) } else { Err(HandshakeError::BadAuth) }
+        if !bool::from(auth.ct_eq(&reply[AUTH_AT..])) {
+            return Err(HandshakeError::BadAuth);
+        }
+        let cipher = LayerCipher::from_code(reply[CIPHER_AT]).ok_or(HandshakeError::UnknownCipher)?;
+        Ok(HopKeys::new(cipher, &keys))
     }
 }
 
@@ -142,16 +161,18 @@ impl fmt::Debug for ClientHandshake {
     }
 }
 
-/// The relay's side: checks a request that [`ReplayCache`] has not refused, and answers it with one of `keys`.
+/// The relay's side: checks a request that [`ReplayCache`] has not refused, and answers it with one of `keys` and the
+/// cipher that it wants for its layers.
 ///
 /// Takes from `rng`, in order, 32 bytes each: y, and the message m of ML-KEM.
 ///
 /// # Errors
-/// Any [`HandshakeError`] but `BadAuth`; the cheap checks come first.
+/// Any [`HandshakeError`] but `BadAuth` and `UnknownCipher`; the cheap checks come first.
 pub fn respond<R: CryptoRng + ?Sized>(
     request: &[u8; REQUEST_LEN],
     id: RelayId,
     keys: &[OnionSecret],
+    cipher: LayerCipher,
     rng: &mut R,
 ) -> Result<(Box<[u8; REPLY_LEN]>, HopKeys), HandshakeError> {
     if request[0] != TYPE {
@@ -176,10 +197,11 @@ pub fn respond<R: CryptoRng + ?Sized>(
 
     let mut reply = Box::new([0; REPLY_LEN]);
     reply[..CT_AT].copy_from_slice(&ephemeral.public());
-    reply[CT_AT..AUTH_AT].copy_from_slice(&ciphertext);
-    let (auth, hop_keys) = derive(start_transcript(request), &reply[..AUTH_AT], &secret);
+    reply[CT_AT..CIPHER_AT].copy_from_slice(&ciphertext);
+    reply[CIPHER_AT] = cipher as u8;
+    let (auth, keys) = derive(start_transcript(request), &reply[..AUTH_AT], &secret);
     reply[AUTH_AT..].copy_from_slice(&auth);
-    Ok((reply, hop_keys))
+    Ok((reply, HopKeys::new(cipher, &keys)))
 }
 
 /// `X25519(x, Y) ‖ X25519(x, B) ‖ K`.
@@ -206,14 +228,16 @@ fn start_transcript(request: &[u8; REQUEST_LEN]) -> Sha256 {
     Sha256::new_with_prefix(TRANSCRIPT_LABEL).chain_update(request)
 }
 
+/// The keys of both directions, forward first.
+type BothKeys = Zeroizing<[u8; 64]>;
+
 /// `AUTH` and the keys, from the transcript of the request, the reply before `AUTH`, and the secret.
-fn derive(transcript: Sha256, answer: &[u8], secret: &Secret) -> ([u8; AUTH_LEN], HopKeys) {
+fn derive(transcript: Sha256, answer: &[u8], secret: &Secret) -> ([u8; AUTH_LEN], BothKeys) {
     let transcript = transcript.chain_update(answer).finalize();
     let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(&transcript), &**secret);
     prk.as_mut_slice().zeroize();
     let auth = expand::<AUTH_LEN>(&hkdf, &[AUTH_LABEL, &transcript]);
-    let keys = expand::<64>(&hkdf, &[KEYS_LABEL, &transcript]);
-    (*auth, HopKeys { forward: array(&*keys, 0), backward: array(&*keys, 32) })
+    (*auth, expand(&hkdf, &[KEYS_LABEL, &transcript]))
 }
 
 fn expand<const N: usize>(hkdf: &Hkdf<Sha256>, info: &[&[u8]]) -> Zeroizing<[u8; N]> {
@@ -240,6 +264,7 @@ mod tests {
     use rand_core::SeedableRng as _;
 
     const ID: RelayId = RelayId([3; 32]);
+    const CIPHER: LayerCipher = LayerCipher::Aes256Gcm;
 
     struct Exchange {
         rng: ChaCha20Rng,
@@ -260,7 +285,7 @@ mod tests {
     fn both_sides_get_the_same_keys() {
         let Exchange { mut rng, keys, client, request } = exchange(1);
         assert_eq!(requested_id(&request), ID);
-        let (reply, relay_keys) = respond(&request, ID, &keys, &mut rng).unwrap();
+        let (reply, relay_keys) = respond(&request, ID, &keys, CIPHER, &mut rng).unwrap();
         let client_keys = client.finish(&reply).unwrap();
         assert_eq!(client_keys, relay_keys);
         assert_ne!(client_keys.forward, client_keys.backward);
@@ -270,15 +295,15 @@ mod tests {
     fn the_previous_onion_key_still_answers() {
         let Exchange { mut rng, mut keys, client, request } = exchange(2);
         keys.reverse();
-        let (reply, relay_keys) = respond(&request, ID, &keys, &mut rng).unwrap();
+        let (reply, relay_keys) = respond(&request, ID, &keys, CIPHER, &mut rng).unwrap();
         assert_eq!(client.finish(&reply), Ok(relay_keys));
     }
 
     #[test]
     fn a_request_answered_twice_gives_different_keys() {
         let Exchange { mut rng, keys, request, .. } = exchange(3);
-        let (first_reply, first) = respond(&request, ID, &keys, &mut rng).unwrap();
-        let (second_reply, second) = respond(&request, ID, &keys, &mut rng).unwrap();
+        let (first_reply, first) = respond(&request, ID, &keys, CIPHER, &mut rng).unwrap();
+        let (second_reply, second) = respond(&request, ID, &keys, CIPHER, &mut rng).unwrap();
         assert_ne!(first, second);
         assert_ne!(first_reply, second_reply);
     }
@@ -287,7 +312,7 @@ mod tests {
     fn a_request_for_someone_else_is_refused() {
         let Exchange { mut rng, keys, request, .. } = exchange(4);
         let mut check = |request: &[u8; REQUEST_LEN], id, keys: &[OnionSecret]| {
-            respond(request, id, keys, &mut rng).map(|_| ()).unwrap_err()
+            respond(request, id, keys, CIPHER, &mut rng).map(|_| ()).unwrap_err()
         };
         assert_eq!(check(&request, RelayId([4; 32]), &keys), HandshakeError::WrongRelay);
         assert_eq!(check(&request, ID, &keys[1..]), HandshakeError::UnknownOnionKey);
@@ -303,14 +328,14 @@ mod tests {
         // An impostor, who has another key, rewrites the request to name it.
         let mut rewritten = request.clone();
         rewritten[ONION_KEY_AT..CLIENT_KEY_AT].copy_from_slice(&keys[1].public().0);
-        let (reply, _) = respond(&rewritten, ID, &keys[1..], &mut rng).unwrap();
+        let (reply, _) = respond(&rewritten, ID, &keys[1..], CIPHER, &mut rng).unwrap();
         assert_eq!(client.finish(&reply).unwrap_err(), HandshakeError::BadAuth);
     }
 
     #[test]
     fn debug_output_holds_no_key() {
         let Exchange { mut rng, keys, client, request } = exchange(6);
-        let (_, hop_keys) = respond(&request, ID, &keys, &mut rng).unwrap();
+        let (_, hop_keys) = respond(&request, ID, &keys, CIPHER, &mut rng).unwrap();
         assert_eq!(format!("{client:?} {hop_keys:?}"), "ClientHandshake(…) HopKeys(…)");
     }
 }

@@ -7,10 +7,14 @@
 //! 4. The client opens layer after layer until one holds a message ([`BackwardLayers::open`]).
 //!
 //! A layer that has failed once is dead: it dropped its key, and every later call fails too.
+//!
+//! The relay chooses the cipher of its layers, both ways, in its reply to the handshake ([`LayerCipher`]).
 
 use std::fmt;
 
-use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::{
+    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
+};
 
 use crate::ids::HopNum;
 
@@ -21,6 +25,9 @@ pub const PAYLOAD_LEN: usize = 507;
 /// What one layer adds, in bytes: the routing byte and the tag.
 pub const LAYER_LEN: usize = 1 + TAG_LEN;
 const TAG_LEN: usize = 16;
+/// How many cells a key seals or opens at most: with 33 blocks each, AES-GCM stays within 2⁻⁵⁴ of a perfect cipher
+/// (docs/protocol.md §5.1).
+const MAX_CELLS: u64 = 1 << 32;
 
 /// Bytes of the payload that the hop seals and opens: `S(d)` of docs/protocol.md §5.2. Those behind are zero.
 pub fn sealed_len(hop: HopNum) -> usize {
@@ -30,6 +37,41 @@ pub fn sealed_len(hop: HopNum) -> usize {
 /// Bytes inside the hop's layer: a relay message, or what the next hop seals and opens.
 pub fn inner_len(hop: HopNum) -> usize {
     sealed_len(hop) - LAYER_LEN
+}
+
+/// What a hop's layers are sealed with, both ways: an AEAD with keys of 32 bytes, nonces of 12 and tags of 16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LayerCipher {
+    /// RFC 8439, fast on any processor.
+    ChaCha20Poly1305 = 1,
+    /// NIST SP 800-38D, faster by far where the processor has instructions for it.
+    Aes256Gcm = 2,
+}
+
+impl LayerCipher {
+    /// The cipher with this code; `None` if there is none.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [LayerCipher::ChaCha20Poly1305, LayerCipher::Aes256Gcm]
+            .into_iter()
+            .find(|&cipher| cipher as u8 == code)
+    }
+
+    fn algorithm(self) -> &'static Algorithm {
+        match self {
+            LayerCipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            LayerCipher::Aes256Gcm => &AES_256_GCM,
+        }
+    }
+}
+
+impl fmt::Display for LayerCipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LayerCipher::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+            LayerCipher::Aes256Gcm => "AES-256-GCM",
+        })
+    }
 }
 
 /// What a layer says about its inside (docs/protocol.md §5.2).
@@ -67,7 +109,7 @@ pub enum LayerFault {
     /// The last hop says that another one follows.
     #[error("passed on by the last hop")]
     NoNextHop,
-    /// The counter of cells is used up.
+    /// The key has sealed or opened as many cells as it may.
     #[error("key used up")]
     Exhausted,
     /// The layer, or the onion that it belongs to, has failed before.
@@ -87,8 +129,8 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(key: &[u8; 32], hop: HopNum) -> Self {
-        let key = UnboundKey::new(&CHACHA20_POLY1305, key).ok().map(LessSafeKey::new);
+    fn new(cipher: LayerCipher, key: &[u8; 32], hop: HopNum) -> Self {
+        let key = UnboundKey::new(cipher.algorithm(), key).ok().map(LessSafeKey::new);
         Layer { key, counter: 0, hop }
     }
 
@@ -103,13 +145,15 @@ impl Layer {
         self.error(fault)
     }
 
-    /// The key and the nonce of this cell. The counter never wraps: its last value is not used.
+    /// The key and the nonce of this cell.
     fn next(&mut self) -> Result<(&LessSafeKey, Nonce), LayerFault> {
         let key = self.key.as_ref().ok_or(LayerFault::Dead)?;
-        let next = self.counter.checked_add(1).ok_or(LayerFault::Exhausted)?;
+        if self.counter >= MAX_CELLS {
+            return Err(LayerFault::Exhausted);
+        }
         let mut nonce = [0; NONCE_LEN];
         nonce[NONCE_LEN - 8..].copy_from_slice(&self.counter.to_be_bytes());
-        self.counter = next;
+        self.counter += 1;
         Ok((key, Nonce::assume_unique_for_key(nonce)))
     }
 
@@ -154,8 +198,8 @@ pub struct HopSealer(Layer);
 
 impl HopSealer {
     /// The sealer of the hop at this depth, from its first cell on.
-    pub fn new(key: &[u8; 32], hop: HopNum) -> Self {
-        HopSealer(Layer::new(key, hop))
+    pub fn new(cipher: LayerCipher, key: &[u8; 32], hop: HopNum) -> Self {
+        HopSealer(Layer::new(cipher, key, hop))
     }
 
     /// The hop whose layer it is.
@@ -180,8 +224,8 @@ pub struct HopOpener(Layer);
 
 impl HopOpener {
     /// The opener of the hop at this depth, from its first cell on.
-    pub fn new(key: &[u8; 32], hop: HopNum) -> Self {
-        HopOpener(Layer::new(key, hop))
+    pub fn new(cipher: LayerCipher, key: &[u8; 32], hop: HopNum) -> Self {
+        HopOpener(Layer::new(cipher, key, hop))
     }
 
     /// The hop whose layer it is.
@@ -214,6 +258,7 @@ impl fmt::Debug for HopOpener {
 mod tests {
     use super::*;
 
+    const CIPHERS: [LayerCipher; 2] = [LayerCipher::ChaCha20Poly1305, LayerCipher::Aes256Gcm];
     const KEY: [u8; 32] = [9; 32];
 
     fn hop(depth: u8) -> HopNum {
@@ -229,9 +274,9 @@ mod tests {
 
     #[test]
     fn a_layer_comes_off_as_it_went_on() {
-        for depth in 0..8 {
-            let (mut sealer, mut opener) =
-                (HopSealer::new(&KEY, hop(depth)), HopOpener::new(&KEY, hop(depth)));
+        for (depth, cipher) in (0..8).flat_map(|depth| CIPHERS.map(|cipher| (depth, cipher))) {
+            let mut sealer = HopSealer::new(cipher, &KEY, hop(depth));
+            let mut opener = HopOpener::new(cipher, &KEY, hop(depth));
             for routing in [Routing::Here, Routing::PassOn] {
                 let mut payload = [0; PAYLOAD_LEN];
                 payload[..inner_len(hop(depth))].fill(0xa5);
@@ -245,21 +290,44 @@ mod tests {
     }
 
     #[test]
-    fn the_counter_does_not_wrap() {
-        let mut sealer = HopSealer::new(&KEY, hop(0));
-        sealer.0.counter = u64::MAX - 1;
-        assert_eq!(sealer.seal(&mut [0; PAYLOAD_LEN], Routing::Here), Ok(()));
+    fn a_key_is_used_for_so_many_cells_and_no_more() {
         let check = |result, fault| assert_eq!(result, Err(LayerError { hop: hop(0), fault }));
-        check(sealer.seal(&mut [0; PAYLOAD_LEN], Routing::Here), LayerFault::Exhausted);
-        check(sealer.seal(&mut [0; PAYLOAD_LEN], Routing::Here), LayerFault::Dead);
-        let mut opener = HopOpener::new(&KEY, hop(0));
-        opener.0.counter = u64::MAX;
-        check(opener.open(&mut [0; PAYLOAD_LEN]).map(|_| ()), LayerFault::Exhausted);
+        for cipher in CIPHERS {
+            let mut sealer = HopSealer::new(cipher, &KEY, hop(0));
+            let mut opener = HopOpener::new(cipher, &KEY, hop(0));
+            (sealer.0.counter, opener.0.counter) = (MAX_CELLS - 1, MAX_CELLS - 1);
+            let mut payload = [0; PAYLOAD_LEN];
+            assert_eq!(sealer.seal(&mut payload, Routing::Here), Ok(()));
+            assert_eq!(opener.open(&mut payload), Ok(Routing::Here));
+            check(opener.open(&mut payload).map(|_| ()), LayerFault::Exhausted);
+            check(sealer.seal(&mut payload, Routing::Here), LayerFault::Exhausted);
+            check(sealer.seal(&mut payload, Routing::Here), LayerFault::Dead);
+        }
+    }
+
+    #[test]
+    fn what_one_cipher_sealed_the_other_does_not_open() {
+        let [one, other] = CIPHERS;
+        for (sealed_by, opened_by) in [(one, other), (other, one)] {
+            let mut payload = [0; PAYLOAD_LEN];
+            HopSealer::new(sealed_by, &KEY, hop(0)).seal(&mut payload, Routing::Here).unwrap();
+            let opened = HopOpener::new(opened_by, &KEY, hop(0)).open(&mut payload);
+            assert_eq!(opened.unwrap_err().fault, LayerFault::Tag);
+        }
+    }
+
+    #[test]
+    fn ciphers_have_the_codes_of_the_protocol() {
+        let known: Vec<_> =
+            (0..=u8::MAX).filter_map(|code| Some((code, LayerCipher::from_code(code)?))).collect();
+        assert_eq!(known, [(1, LayerCipher::ChaCha20Poly1305), (2, LayerCipher::Aes256Gcm)]);
     }
 
     #[test]
     fn debug_output_holds_no_key() {
-        let text = format!("{:?} {:?}", HopSealer::new(&KEY, hop(3)), HopOpener::new(&KEY, hop(4)));
+        let [one, other] = CIPHERS;
+        let text =
+            format!("{:?} {:?}", HopSealer::new(one, &KEY, hop(3)), HopOpener::new(other, &KEY, hop(4)));
         assert_eq!(text, "HopSealer(hop 3, cell 0) HopOpener(hop 4, cell 0)");
     }
 }
