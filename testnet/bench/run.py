@@ -145,6 +145,18 @@ def measure(network: contextlib.AbstractContextManager, label: str, options: lis
     return {"start": [{"attempted": 1, "failed": 0, "seconds": seconds}], **results}
 
 
+def measure_patiently(
+    make: Callable[[], contextlib.AbstractContextManager], label: str, options: list[str]
+) -> Results:
+    """Now and then a C Tor network finds no path while it starts, and never recovers: another one is started then."""
+    for _ in range(2):
+        try:
+            return measure(make(), label, options)
+        except TimeoutError as error:
+            print(f"# {label} did not start ({str(error).splitlines()[0]}): once more", file=sys.stderr, flush=True)
+    return measure(make(), label, options)
+
+
 def values_of(results: Results, row: Row) -> list[float]:
     """The figures of runs in which nothing failed."""
     sound = [run for run in results.get(row.scenario, []) if not run["failed"]]
@@ -206,7 +218,7 @@ def main() -> None:
     columns: dict[str, Results] = {name: {} for name in networks}
     for _ in range(1 if arguments.smoke else arguments.networks):
         for name, make in networks.items():
-            for scenario, runs in measure(make(), name, options).items():
+            for scenario, runs in measure_patiently(make, name, options).items():
                 columns[name].setdefault(scenario, []).extend(runs)
     machine = {**workload.machine(), "load_average": os.getloadavg()[0]}
     print(f"\n{time.strftime('%Y-%m-%d', time.gmtime())}, {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}")

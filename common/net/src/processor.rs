@@ -15,8 +15,7 @@ fn has_aes_gcm() -> bool {
 
 #[cfg(target_arch = "aarch64")]
 fn has_aes_gcm() -> bool {
-    // FEAT_AES and FEAT_PMULL both.
-    std::arch::is_aarch64_feature_detected!("aes")
+    std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull")
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

@@ -38,6 +38,8 @@ incidents! {
     Credit => "credit",
     /// A layer that did not open: somebody tampered.
     Tampered => "tampered",
+    /// A circuit that ended because a key of a layer had sealed or opened as many cells as it may.
+    KeyUsedUp => "key_used_up",
     /// A relay message that is malformed or not legal here and now.
     BadMessage => "bad_message",
     /// A circuit handshake that failed.

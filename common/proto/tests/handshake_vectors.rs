@@ -85,7 +85,7 @@ struct Vectors {
     exchanges: Vec<Vector>,
 }
 
-/// Everything in one exchange, named as in docs/protocol.md §4.1, in hexadecimal digits.
+/// Everything in one exchange, named as in docs/protocol.md §4.1; bytes in hexadecimal digits.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[allow(non_snake_case)]
 struct Vector {
@@ -101,6 +101,7 @@ struct Vector {
     /// The randomness of the encapsulation (FIPS 203 §7.2).
     m: String,
     K: String,
+    cipher: u8,
     request: String,
     t: String,
     secret: String,
@@ -167,6 +168,7 @@ fn exchange(seed: u64) -> Vector {
         y: hex::encode(y),
         m: hex::encode(m),
         K: hex::encode(kem_secret),
+        cipher: cipher as u8,
         request: hex::encode(expect),
         t: hex::encode(transcript),
         secret: hex::encode(by_client),
@@ -282,6 +284,9 @@ fn a_reply_changed_in_any_byte_is_refused() {
         mauled[at] ^= 1 << (at % 8);
         assert_eq!(pair.start().0.finish(&mauled), Err(HandshakeError::BadAuth), "byte {at}");
     }
+    let mut other_cipher = reply.clone();
+    other_cipher[1120] = LayerCipher::Aes256Gcm as u8;
+    assert_eq!(pair.start().0.finish(&other_cipher), Err(HandshakeError::BadAuth));
 }
 
 #[test]

@@ -249,3 +249,56 @@ impl Endpoint {
         Ok(has_room.then(|| Event::Begin(begin, StreamIo(io))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "a test has to begin at some time")]
+
+    use super::*;
+    use crate::channel::testing::channel;
+    use crate::crypto::fragment::{Create, create_message};
+    use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
+    use crate::crypto::layer::LayerCipher;
+    use crate::ids::HopNum;
+    use crate::message::DestroyReason;
+
+    /// The incident and the reason with which a circuit ends whose relay gets a cell that does not open.
+    fn end_of_a_circuit(used_up: bool) -> (Incident, DestroyReason) {
+        let (mut channel, id) = (channel(1), CircId(CircId::INITIATOR_BIT | 1));
+        let create = create_message(HopNum::FIRST, &[7; REQUEST_LEN]);
+        let create = Create::split(&create).map(|payload| cell::build(id, Command::Create, &payload));
+        channel.handle_cells(Instant::now(), &mut create.collect::<Vec<_>>().concat()).unwrap();
+        let Some(Event::Handshake(job)) = channel.poll_event() else { panic!("asked for") };
+        let keys = HopKeys { cipher: LayerCipher::Aes256Gcm, forward: [1; 32], backward: [2; 32] };
+        job.answer(Ok((Box::new([0; REPLY_LEN]), keys)));
+        channel.handle_inbox(Instant::now());
+        let key = channel.table.find(id).unwrap();
+        let Kind::Endpoint(endpoint) = &mut channel.table.get_mut(key).unwrap().kind else {
+            panic!("ends here")
+        };
+        if used_up {
+            endpoint.opener.use_up();
+        }
+        channel
+            .handle_cells(Instant::now(), &mut cell::build(id, Command::Relay, &[0; PAYLOAD_LEN]))
+            .unwrap();
+        let mut out = Vec::new();
+        while channel.has_output() {
+            channel.poll_output(Instant::now(), &mut out, 128);
+        }
+        let is_destroy = |cell: &&Cell| matches!(cell::parse_header(cell), Ok((_, Command::Destroy)));
+        let destroy = out.as_chunks::<CELL_LEN>().0.iter().find(is_destroy).unwrap();
+        let counted = [Incident::Tampered, Incident::KeyUsedUp]
+            .into_iter()
+            .filter(|&incident| channel.config.counters.get(incident) == 1)
+            .collect::<Vec<_>>();
+        let [incident] = counted[..] else { panic!("{counted:?}") };
+        (incident, cell::parse_destroy(destroy).unwrap())
+    }
+
+    #[test]
+    fn a_key_that_is_used_up_is_nobodys_fault() {
+        assert_eq!(end_of_a_circuit(false), (Incident::Tampered, DestroyReason::Protocol));
+        assert_eq!(end_of_a_circuit(true), (Incident::KeyUsedUp, DestroyReason::Finished));
+    }
+}

@@ -413,8 +413,13 @@ impl Channel {
     }
 
     fn violated(&mut self, key: CircKey, violation: Violation) {
-        self.config.counters.count(violation.incident());
-        self.end_circuit(key, DestroyReason::Protocol);
+        let incident = violation.incident();
+        self.config.counters.count(incident);
+        let reason = match incident {
+            Incident::KeyUsedUp => DestroyReason::Finished,
+            _ => DestroyReason::Protocol,
+        };
+        self.end_circuit(key, reason);
     }
 }
 

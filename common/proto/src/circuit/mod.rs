@@ -37,7 +37,9 @@ pub(crate) enum Violation {
 impl Violation {
     pub(crate) fn incident(self) -> crate::counters::Incident {
         use crate::counters::Incident;
+        use crate::crypto::layer::LayerFault;
         match self {
+            Violation::Layer(error) if error.fault == LayerFault::Exhausted => Incident::KeyUsedUp,
             Violation::Layer(_) => Incident::Tampered,
             Violation::Credit(_) => Incident::Credit,
             Violation::Padding => Incident::Padding,

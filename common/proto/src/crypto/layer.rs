@@ -25,7 +25,7 @@ pub const PAYLOAD_LEN: usize = 507;
 /// What one layer adds, in bytes: the routing byte and the tag.
 pub const LAYER_LEN: usize = 1 + TAG_LEN;
 const TAG_LEN: usize = 16;
-/// How many cells a key seals or opens at most: with 33 blocks each, AES-GCM stays within 2⁻⁵⁴ of a perfect cipher
+/// How many cells a key seals or opens at most: with 32 blocks each, AES-GCM stays within 2⁻⁵⁴ of a perfect cipher
 /// (docs/protocol.md §5.1).
 const MAX_CELLS: u64 = 1 << 32;
 
@@ -112,7 +112,7 @@ pub enum LayerFault {
     /// The key has sealed or opened as many cells as it may.
     #[error("key used up")]
     Exhausted,
-    /// The layer, or the onion that it belongs to, has failed before.
+    /// The layer, or the onion that it belongs to, has failed before, or the library refused its key.
     #[error("failed before")]
     Dead,
     /// Our own mistake: a hop that the circuit does not have, or not the next one.
@@ -166,8 +166,7 @@ impl Layer {
         payload[inner] = routing as u8;
         let (key, nonce) = self.next()?;
         let (text, behind) = payload.split_at_mut(inner + 1);
-        let tag =
-            key.seal_in_place_separate_tag(nonce, Aad::empty(), text).map_err(|_| LayerFault::Exhausted)?;
+        let tag = key.seal_in_place_separate_tag(nonce, Aad::empty(), text).map_err(|_| LayerFault::Dead)?;
         behind[..TAG_LEN].copy_from_slice(tag.as_ref());
         Ok(())
     }
@@ -231,6 +230,12 @@ impl HopOpener {
     /// The hop whose layer it is.
     pub fn hop(&self) -> HopNum {
         self.0.hop
+    }
+
+    /// As if it had opened all cells that it may.
+    #[cfg(test)]
+    pub(crate) fn use_up(&mut self) {
+        self.0.counter = MAX_CELLS;
     }
 
     /// Opens the layer in place: [`inner_len`] bytes are left at the start, and zeros behind them.
