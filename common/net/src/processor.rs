@@ -22,3 +22,19 @@ fn has_aes_gcm() -> bool {
 fn has_aes_gcm() -> bool {
     false
 }
+
+#[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cipher_is_what_the_kernel_says_that_the_processor_is_good_at() {
+        let described = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        let has = |flag| described.split_whitespace().any(|word| word == flag);
+        let expect = match has("aes") && (has("pclmulqdq") || has("pmull")) {
+            true => LayerCipher::Aes256Gcm,
+            false => LayerCipher::ChaCha20Poly1305,
+        };
+        assert_eq!(layer_cipher(), expect);
+    }
+}
