@@ -37,6 +37,8 @@ TOR_SETTINGS = {
     "tor vanilla": {"consensus_params": ["cc_alg=2"], "vanilla": True},
     "tor vanilla, no vegas": {"consensus_params": ["cc_alg=0"], "vanilla": True},
 }
+# Now and then a C Tor network finds no path while it starts, and never recovers: another one is started then.
+TOR_STARTS = 3
 STOP_TIMEOUT = 10
 SMOKE_OPTIONS = (
     "--runs 1 --pause 0 --timeout 20 --bulk-mib 8 --down-streams 1 8 --up-streams 1 --isolated-streams 4"
@@ -123,13 +125,22 @@ def tor(consensus_params: list[str], vanilla: bool = False) -> Iterator[tuple[st
     torrc = {role: ["Schedulers Vanilla"] for role in ("relay", "exit", "client")} if vanilla else {}
     if vanilla:
         torrc["client"].append("ConfluxEnabled 0")
-    started = time.monotonic()
-    network = peer_tor.TorNetwork(
-        relays=RELAYS, exits=EXITS, consensus_params=consensus_params, torrc_by_role=torrc
-    )
-    with network:
-        seconds = round(time.monotonic() - started, 2)
-        yield network.socks_address, network.description()["pids_argument"], seconds
+    for left in reversed(range(TOR_STARTS)):
+        started = time.monotonic()
+        network = peer_tor.TorNetwork(
+            relays=RELAYS, exits=EXITS, consensus_params=consensus_params, torrc_by_role=torrc
+        )
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(network)
+            except (TimeoutError, RuntimeError) as error:
+                if not left:
+                    raise
+                print(f"# did not start, once more: {error}", file=sys.stderr, flush=True)
+                continue
+            seconds = round(time.monotonic() - started, 2)
+            yield network.socks_address, network.description()["pids_argument"], seconds
+            return
 
 
 def measure(network: contextlib.AbstractContextManager, label: str, options: list[str]) -> Results:
@@ -143,18 +154,6 @@ def measure(network: contextlib.AbstractContextManager, label: str, options: lis
         raise RuntimeError(f"{label}: processes ended: {document['processes_ended']}")
     results = {name.split(" x")[0] if name.startswith("echo") else name: runs for name, runs in document["results"].items()}
     return {"start": [{"attempted": 1, "failed": 0, "seconds": seconds}], **results}
-
-
-def measure_patiently(
-    make: Callable[[], contextlib.AbstractContextManager], label: str, options: list[str]
-) -> Results:
-    """Now and then a C Tor network finds no path while it starts, and never recovers: another one is started then."""
-    for _ in range(2):
-        try:
-            return measure(make(), label, options)
-        except TimeoutError as error:
-            print(f"# {label} did not start ({str(error).splitlines()[0]}): once more", file=sys.stderr, flush=True)
-    return measure(make(), label, options)
 
 
 def values_of(results: Results, row: Row) -> list[float]:
@@ -218,7 +217,7 @@ def main() -> None:
     columns: dict[str, Results] = {name: {} for name in networks}
     for _ in range(1 if arguments.smoke else arguments.networks):
         for name, make in networks.items():
-            for scenario, runs in measure_patiently(make, name, options).items():
+            for scenario, runs in measure(make(), name, options).items():
                 columns[name].setdefault(scenario, []).extend(runs)
     machine = {**workload.machine(), "load_average": os.getloadavg()[0]}
     print(f"\n{time.strftime('%Y-%m-%d', time.gmtime())}, {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}")

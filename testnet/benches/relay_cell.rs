@@ -249,7 +249,7 @@ fn measure(criterion: &mut Criterion, cipher: LayerCipher) -> f64 {
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args().measurement_time(Duration::from_secs(5));
-    let mut ciphers = [LayerCipher::ChaCha20Poly1305, LayerCipher::Aes256Gcm];
+    let mut ciphers = LayerCipher::ALL;
     ciphers.sort_by_key(|&cipher| cipher == layer_cipher());
     let ratios = ciphers.map(|cipher| (cipher, measure(&mut criterion, cipher)));
     for (cipher, ratio) in ratios {

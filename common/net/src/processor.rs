@@ -28,13 +28,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cipher_is_what_the_kernel_says_that_the_processor_is_good_at() {
+    fn aes_is_chosen_where_the_kernel_says_that_there_are_instructions_for_it() {
         let described = std::fs::read_to_string("/proc/cpuinfo").unwrap();
         let has = |flag| described.split_whitespace().any(|word| word == flag);
-        let expect = match has("aes") && (has("pclmulqdq") || has("pmull")) {
-            true => LayerCipher::Aes256Gcm,
-            false => LayerCipher::ChaCha20Poly1305,
-        };
-        assert_eq!(layer_cipher(), expect);
+        if has("aes") && (has("pclmulqdq") || has("pmull")) {
+            assert_eq!(layer_cipher(), LayerCipher::Aes256Gcm);
+        }
     }
 }

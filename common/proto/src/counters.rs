@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! incidents {
     ($($(#[$doc:meta])* $name:ident => $label:literal,)*) => {
-        /// Something that a peer did and that was refused.
+        /// Something that a peer did and that was refused, or that could not go on.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Incident { $($(#[$doc])* $name,)* }
 
@@ -38,7 +38,7 @@ incidents! {
     Credit => "credit",
     /// A layer that did not open: somebody tampered.
     Tampered => "tampered",
-    /// A circuit that ended because a key of a layer had sealed or opened as many cells as it may.
+    /// A circuit that ended because a key of a layer had sealed as many cells as it may.
     KeyUsedUp => "key_used_up",
     /// A relay message that is malformed or not legal here and now.
     BadMessage => "bad_message",

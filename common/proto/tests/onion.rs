@@ -5,7 +5,7 @@
 mod support;
 
 use aes_gcm::Aes256Gcm;
-use chacha20poly1305::aead::{Aead, KeyInit as _};
+use chacha20poly1305::aead::{Aead as _, KeyInit as _};
 use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
@@ -27,8 +27,6 @@ fn fails(at: usize, fault: LayerFault) -> LayerError {
     LayerError { hop: hop(at), fault }
 }
 
-const CIPHERS: [LayerCipher; 2] = [LayerCipher::ChaCha20Poly1305, LayerCipher::Aes256Gcm];
-
 /// The reference: one layer with the RustCrypto implementations, straight from §5.1 and §5.2.
 fn reference_layer(cipher: LayerCipher, key: &[u8; 32], counter: u64, inner: &[u8], routing: u8) -> Vec<u8> {
     let mut nonce = [0; 12];
@@ -40,7 +38,8 @@ fn reference_layer(cipher: LayerCipher, key: &[u8; 32], counter: u64, inner: &[u
     }
 }
 
-/// The ciphers and keys of a circuit in one direction, and how many cells each hop has handled: the reference's whole state.
+/// The ciphers and keys of a circuit in one direction, and how many cells each hop has handled: the reference's whole
+/// state.
 struct Reference {
     ciphers: Vec<LayerCipher>,
     keys: Vec<[u8; 32]>,
@@ -84,7 +83,7 @@ impl Circuit {
     /// The hop at depth d has AES-256-GCM where bit d of the seed is set.
     fn new(hops: usize, seed: u64) -> Circuit {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
-        let ciphers: Vec<_> = (0..hops).map(|at| CIPHERS[(seed >> at) as usize & 1]).collect();
+        let ciphers: Vec<_> = (0..hops).map(|at| LayerCipher::ALL[(seed >> at) as usize & 1]).collect();
         let mut reference = || {
             let mut keys = vec![[0; 32]; hops];
             keys.iter_mut().for_each(|key| rng.fill_bytes(key));
@@ -313,7 +312,9 @@ fn cells_of_the_other_direction_or_another_hop_do_not_open() {
 #[test]
 fn a_wrong_depth_does_not_open() {
     let depths = [(0, 1), (1, 0), (2, 1), (7, 6)];
-    for ((told, actual), cipher) in depths.iter().flat_map(|depths| CIPHERS.map(|cipher| (*depths, cipher))) {
+    for ((told, actual), cipher) in
+        depths.iter().flat_map(|depths| LayerCipher::ALL.map(|cipher| (*depths, cipher)))
+    {
         let key = [1; 32];
         let mut payload = padded(&reference_layer(cipher, &key, 0, &vec![7; inner_len(hop(actual))], 1));
         let result = HopOpener::new(cipher, &key, hop(told)).open(&mut payload);
@@ -324,7 +325,9 @@ fn a_wrong_depth_does_not_open() {
 #[test]
 fn routing_is_pass_on_or_here() {
     let key = [1; 32];
-    for (routing, cipher) in (0..=u8::MAX).flat_map(|routing| CIPHERS.map(|cipher| (routing, cipher))) {
+    for (routing, cipher) in
+        (0..=u8::MAX).flat_map(|routing| LayerCipher::ALL.map(|cipher| (routing, cipher)))
+    {
         let mut payload = padded(&reference_layer(cipher, &key, 0, &vec![7; inner_len(hop(3))], routing));
         let expect = match routing {
             0 => Ok(Routing::PassOn),
@@ -348,7 +351,7 @@ fn the_last_hop_cannot_pass_on_and_no_hop_is_no_hop() {
     assert_eq!(payload, [0; PAYLOAD_LEN], "nothing unsealed is left to send");
     assert_eq!(circuit.client_forward.seal(&mut payload, hop(0)), Err(fails(0, LayerFault::Dead)));
     assert!(circuit.client_forward.is_empty());
-    let revived = circuit.client_forward.push(HopSealer::new(CIPHERS[0], &[0; 32], hop(0)));
+    let revived = circuit.client_forward.push(HopSealer::new(LayerCipher::ALL[0], &[0; 32], hop(0)));
     assert_eq!(revived, Err(fails(0, LayerFault::Dead)));
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 use tunic_proto::channel::HandshakeJob;
 use tunic_proto::counters::Incident;
 use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, respond};
-use tunic_proto::crypto::layer::LayerCipher;
 use tunic_proto::limits::{HandshakeQueue, Latency};
 use tunic_proto::message::DestroyReason;
 
@@ -22,8 +21,6 @@ use crate::{clock, processor};
 pub(super) struct Handshakes {
     state: Mutex<State>,
     max_workers: usize,
-    /// Of this relay's layers.
-    cipher: LayerCipher,
     /// How long those that were answered had waited.
     pub(super) latency: Latency,
 }
@@ -37,8 +34,7 @@ struct State {
 impl Handshakes {
     pub(super) fn new() -> Handshakes {
         let max_workers = std::thread::available_parallelism().map_or(1, Into::into);
-        let cipher = processor::layer_cipher();
-        Handshakes { state: Mutex::default(), max_workers, cipher, latency: Latency::default() }
+        Handshakes { state: Mutex::default(), max_workers, latency: Latency::default() }
     }
 
     /// How many wait.
@@ -117,7 +113,7 @@ impl NodeInner {
         }
         let keys = self.responder.as_ref().map(|responder| responder.onion_keys()).unwrap_or_default();
         let id = self.signer().ok_or(DestroyReason::Handshake)?.id();
-        respond(&job.request, id, &keys, self.handshakes.cipher, &mut clock::rng()).map_err(|_| {
+        respond(&job.request, id, &keys, processor::layer_cipher(), &mut clock::rng()).map_err(|_| {
             self.counters.count(Incident::CircuitHandshake);
             DestroyReason::Handshake
         })

@@ -9,12 +9,12 @@ use super::mail::{Link, Mail};
 use super::survey::Queued;
 use super::table::{Circuit, Endpoint, Kind};
 use super::{CREATE_TIMEOUT, Channel, ChannelError, Control, Event, HandshakeJob};
-use crate::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
+use crate::cell::{self, Cell, Command, PAYLOAD_LEN};
 use crate::circuit::{BuildError, CircuitShared, CircuitStatus, HopSpec, Origin, Side, Streams, Violation};
 use crate::counters::Incident;
 use crate::crypto::fragment::{Create, Created, Extended, create_message, parse_create};
 use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
-use crate::crypto::layer::{HopOpener, HopSealer, Routing, inner_len};
+use crate::crypto::layer::{HopOpener, HopSealer, LayerError, Routing, inner_len};
 use crate::ids::{CircId, HopNum, StreamId};
 use crate::message::{self, Code, DestroyReason, EndReason};
 
@@ -91,15 +91,20 @@ impl Channel {
     /// The next relay has answered: its reply goes to the client, and the circuit is open here.
     fn extended(&mut self, key: CircKey, reply: &[u8; REPLY_LEN]) {
         let Some(circuit) = self.table.get_mut(key) else { return };
-        let Kind::Asked { mut sealer, back, .. } = std::mem::replace(&mut circuit.kind, Kind::Gone) else {
+        let Kind::Asked { sealer, back, .. } = &mut circuit.kind else { return };
+        let cells: Result<Vec<Cell>, LayerError> = Extended::split(reply)
+            .map(|fragment| sealed_message(sealer, back.circ, Code::Extended, &fragment))
+            .collect();
+        let cells = match cells {
+            Ok(cells) => cells,
+            Err(error) => return self.violated(key, error.into()),
+        };
+        let Kind::Asked { sealer, back, .. } = std::mem::replace(&mut circuit.kind, Kind::Gone) else {
             return;
         };
-        let cells: Option<Vec<Cell>> = Extended::split(reply)
-            .map(|fragment| sealed_message(&mut sealer, back.circ, Code::Extended, &fragment))
-            .collect();
         // First: whoever sees a cell of the next relay may answer it, and then the way there must be open.
         back.tell(Mail::Joined(back.key));
-        back.inbox.push_cells(cells.iter().flatten().map(|cell| (back.key, &cell[..])));
+        back.inbox.push_cells(cells.iter().map(|cell| (back.key, &cell[..])));
         circuit.kind = Kind::Inward { sealer, link: back };
         self.table.note(key);
     }
@@ -380,14 +385,17 @@ fn fail(shared: &CircuitShared, reason: DestroyReason) {
     shared.set_status(CircuitStatus::Failed(BuildError { hop: 0, reason }));
 }
 
-/// A cell with a message sealed at this hop; `None` if the layer's counter is used up.
-pub(super) fn sealed_message(sealer: &mut HopSealer, circ: CircId, code: Code, data: &[u8]) -> Option<Cell> {
-    let mut cell = [0; CELL_LEN];
-    cell::write_header(&mut cell, circ, Command::Relay);
-    let payload = cell[HEADER_LEN..].first_chunk_mut::<PAYLOAD_LEN>()?;
+/// A cell with a message sealed at this hop.
+pub(super) fn sealed_message(
+    sealer: &mut HopSealer,
+    circ: CircId,
+    code: Code,
+    data: &[u8],
+) -> Result<Cell, LayerError> {
+    let mut payload = [0; PAYLOAD_LEN];
     message::write(&mut payload[..inner_len(sealer.hop())], code, StreamId(0), data);
-    sealer.seal(payload, Routing::Here).ok()?;
-    Some(cell)
+    sealer.seal(&mut payload, Routing::Here)?;
+    Ok(cell::build(circ, Command::Relay, &payload))
 }
 
 /// Tells the client that its circuit could not be extended, and ends it.

@@ -258,47 +258,52 @@ mod tests {
     use crate::channel::testing::channel;
     use crate::crypto::fragment::{Create, create_message};
     use crate::crypto::handshake::{HopKeys, REPLY_LEN, REQUEST_LEN};
-    use crate::crypto::layer::LayerCipher;
+    use crate::crypto::layer::{HopSealer, LayerCipher};
     use crate::ids::HopNum;
-    use crate::message::DestroyReason;
+    use crate::message::{self, Code, DestroyReason};
 
-    /// The incident and the reason with which a circuit ends whose relay gets a cell that does not open.
-    fn end_of_a_circuit(used_up: bool) -> (Incident, DestroyReason) {
+    const FORWARD: [u8; 32] = [1; 32];
+
+    /// The incident and the reason with which a circuit ends when this comes from its client.
+    fn end_of_a_circuit(payload: [u8; PAYLOAD_LEN], prepare: fn(&mut Endpoint)) -> (Incident, DestroyReason) {
         let (mut channel, id) = (channel(1), CircId(CircId::INITIATOR_BIT | 1));
         let create = create_message(HopNum::FIRST, &[7; REQUEST_LEN]);
         let create = Create::split(&create).map(|payload| cell::build(id, Command::Create, &payload));
         channel.handle_cells(Instant::now(), &mut create.collect::<Vec<_>>().concat()).unwrap();
         let Some(Event::Handshake(job)) = channel.poll_event() else { panic!("asked for") };
-        let keys = HopKeys { cipher: LayerCipher::Aes256Gcm, forward: [1; 32], backward: [2; 32] };
+        let keys = HopKeys { cipher: LayerCipher::Aes256Gcm, forward: FORWARD, backward: [2; 32] };
         job.answer(Ok((Box::new([0; REPLY_LEN]), keys)));
         channel.handle_inbox(Instant::now());
         let key = channel.table.find(id).unwrap();
-        let Kind::Endpoint(endpoint) = &mut channel.table.get_mut(key).unwrap().kind else {
-            panic!("ends here")
-        };
-        if used_up {
-            endpoint.opener.use_up();
-        }
-        channel
-            .handle_cells(Instant::now(), &mut cell::build(id, Command::Relay, &[0; PAYLOAD_LEN]))
-            .unwrap();
+        let circuit = channel.table.get_mut(key).unwrap();
+        let Kind::Endpoint(endpoint) = &mut circuit.kind else { panic!("ends here") };
+        prepare(endpoint);
+        channel.handle_cells(Instant::now(), &mut cell::build(id, Command::Relay, &payload)).unwrap();
         let mut out = Vec::new();
         while channel.has_output() {
             channel.poll_output(Instant::now(), &mut out, 128);
         }
         let is_destroy = |cell: &&Cell| matches!(cell::parse_header(cell), Ok((_, Command::Destroy)));
         let destroy = out.as_chunks::<CELL_LEN>().0.iter().find(is_destroy).unwrap();
-        let counted = [Incident::Tampered, Incident::KeyUsedUp]
-            .into_iter()
-            .filter(|&incident| channel.config.counters.get(incident) == 1)
-            .collect::<Vec<_>>();
-        let [incident] = counted[..] else { panic!("{counted:?}") };
+        let counted = Incident::ALL.iter().copied().filter(|&what| channel.config.counters.get(what) > 0);
+        let [incident] = counted.collect::<Vec<_>>()[..] else { panic!("not one incident") };
         (incident, cell::parse_destroy(destroy).unwrap())
+    }
+
+    /// What the client sends to be answered.
+    fn question() -> [u8; PAYLOAD_LEN] {
+        let mut payload = [0; PAYLOAD_LEN];
+        message::write(&mut payload[..inner_len(HopNum::FIRST)], Code::Loop, StreamId(0), &[]);
+        let mut sealer = HopSealer::new(LayerCipher::Aes256Gcm, &FORWARD, HopNum::FIRST);
+        sealer.seal(&mut payload, Routing::Here).unwrap();
+        payload
     }
 
     #[test]
     fn a_key_that_is_used_up_is_nobodys_fault() {
-        assert_eq!(end_of_a_circuit(false), (Incident::Tampered, DestroyReason::Protocol));
-        assert_eq!(end_of_a_circuit(true), (Incident::KeyUsedUp, DestroyReason::Finished));
+        let forged = end_of_a_circuit([0; PAYLOAD_LEN], |_| {});
+        assert_eq!(forged, (Incident::Tampered, DestroyReason::Protocol));
+        let used_up = end_of_a_circuit(question(), |endpoint| endpoint.sealer.use_up());
+        assert_eq!(used_up, (Incident::KeyUsedUp, DestroyReason::Finished));
     }
 }

@@ -317,20 +317,28 @@ impl Channel {
             Code::Drop => MAX_ADDED,
             _ => FREE_ADDED,
         };
-        let mut cells = Vec::with_capacity(count);
+        let (mut cells, mut failed) = (Vec::with_capacity(count), None);
         for _ in 0..count {
             if circuit.added >= most {
                 self.config.counters.count(Incident::Resources);
                 break;
             }
-            let Some(cell) = super::control::sealed_message(sealer, link.circ, code, data) else { break };
+            match super::control::sealed_message(sealer, link.circ, code, data) {
+                Ok(cell) => cells.push(cell),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
             circuit.added += 1;
-            cells.push(cell);
         }
         circuit.is_prompt |= is_agreed;
         link.inbox.push_cells(cells.iter().map(|cell| (link.key, &cell[..])));
         if cells.len() < count {
             link.tell(Mail::NotAdded(link.key, code, count - cells.len()));
+        }
+        if let Some(error) = failed {
+            self.violated(key, error.into());
         }
     }
 

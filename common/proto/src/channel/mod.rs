@@ -413,12 +413,8 @@ impl Channel {
     }
 
     fn violated(&mut self, key: CircKey, violation: Violation) {
-        let incident = violation.incident();
-        self.config.counters.count(incident);
-        let reason = match incident {
-            Incident::KeyUsedUp => DestroyReason::Finished,
-            _ => DestroyReason::Protocol,
-        };
+        self.config.counters.count(violation.incident());
+        let reason = if violation.is_our_own() { DestroyReason::Finished } else { DestroyReason::Protocol };
         self.end_circuit(key, reason);
     }
 }

@@ -15,7 +15,7 @@ pub(crate) use streams::{Side, Streams};
 /// Streams of one circuit that are not gone yet (docs/protocol.md §6.6).
 pub const MAX_STREAMS: usize = 1_024;
 
-/// The peer, or whoever speaks through it, broke the protocol. The circuit ends.
+/// The peer, or whoever speaks through it, broke the protocol; or a layer of our own cannot go on. The circuit ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
     #[error(transparent)]
@@ -35,11 +35,16 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
+    /// Whether nobody broke the protocol: a key of our own is used up, or gone.
+    pub(crate) fn is_our_own(self) -> bool {
+        use crate::crypto::layer::LayerFault::{Dead, Exhausted, NoSuchHop};
+        matches!(self, Violation::Layer(error) if matches!(error.fault, Exhausted | Dead | NoSuchHop))
+    }
+
     pub(crate) fn incident(self) -> crate::counters::Incident {
         use crate::counters::Incident;
-        use crate::crypto::layer::LayerFault;
         match self {
-            Violation::Layer(error) if error.fault == LayerFault::Exhausted => Incident::KeyUsedUp,
+            Violation::Layer(_) if self.is_our_own() => Incident::KeyUsedUp,
             Violation::Layer(_) => Incident::Tampered,
             Violation::Credit(_) => Incident::Credit,
             Violation::Padding => Incident::Padding,

@@ -14,7 +14,7 @@ use crate::cell::PAYLOAD_LEN;
 use crate::circuit::BuildError;
 use crate::crypto::fragment::{Create, Created, Extend, Extended, create_message};
 use crate::crypto::handshake::{ClientHandshake, HopKeys, REPLY_LEN};
-use crate::crypto::layer::{BackwardLayers, ForwardLayers, HopOpener, HopSealer, LayerFault, inner_len};
+use crate::crypto::layer::{BackwardLayers, ForwardLayers, HopOpener, HopSealer, inner_len};
 use crate::flow::Budget;
 use crate::ids::{HopNum, StreamId};
 use crate::message::{self, Backward, Code, DestroyReason, EndReason};
@@ -181,9 +181,7 @@ impl Origin {
         payload: &mut [u8; PAYLOAD_LEN],
         rng: &mut dyn CryptoRng,
     ) -> Result<Arrived, Violation> {
-        let hop = self.backward.open(payload).inspect_err(|error| {
-            self.tampered = (error.fault != LayerFault::Exhausted).then_some(error.hop);
-        })?;
+        let hop = self.backward.open(payload).inspect_err(|error| self.tampered = Some(error.hop))?;
         let message = Backward::parse(&payload[..inner_len(hop)])?;
         let from_last = hop.index() + 1 == self.built();
         self.asides.relayed(hop, message == Backward::Drop);

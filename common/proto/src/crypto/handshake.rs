@@ -150,7 +150,7 @@ impl ClientHandshake {
         if !bool::from(auth.ct_eq(&reply[AUTH_AT..])) {
             return Err(HandshakeError::BadAuth);
         }
-        let cipher = LayerCipher::from_code(reply[CIPHER_AT]).ok_or(HandshakeError::UnknownCipher)?;
+        let cipher = LayerCipher::from_byte(reply[CIPHER_AT]).ok_or(HandshakeError::UnknownCipher)?;
         Ok(HopKeys::new(cipher, &keys))
     }
 }

@@ -50,11 +50,11 @@ pub enum LayerCipher {
 }
 
 impl LayerCipher {
-    /// The cipher with this code; `None` if there is none.
-    pub fn from_code(code: u8) -> Option<Self> {
-        [LayerCipher::ChaCha20Poly1305, LayerCipher::Aes256Gcm]
-            .into_iter()
-            .find(|&cipher| cipher as u8 == code)
+    /// Each of them.
+    pub const ALL: [LayerCipher; 2] = [LayerCipher::ChaCha20Poly1305, LayerCipher::Aes256Gcm];
+
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|&cipher| cipher as u8 == byte)
     }
 
     fn algorithm(self) -> &'static Algorithm {
@@ -97,7 +97,7 @@ pub struct LayerError {
 /// What was wrong with a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LayerFault {
-    /// The tag does not fit: forged, damaged, lost, repeated or reordered.
+    /// The tag does not fit: forged, damaged, lost, repeated or reordered; or it is one cell more than the key may seal.
     #[error("does not open")]
     Tag,
     /// Bytes behind the sealed ones are not zero.
@@ -109,7 +109,7 @@ pub enum LayerFault {
     /// The last hop says that another one follows.
     #[error("passed on by the last hop")]
     NoNextHop,
-    /// The key has sealed or opened as many cells as it may.
+    /// The key has sealed as many cells as it may.
     #[error("key used up")]
     Exhausted,
     /// The layer, or the onion that it belongs to, has failed before, or the library refused its key.
@@ -175,7 +175,10 @@ impl Layer {
         let (sealed, filler) = payload.split_at_mut(sealed_len(self.hop));
         zeros(filler)?;
         let inner = inner_len(self.hop);
-        let (key, nonce) = self.next()?;
+        // Nobody who keeps to the protocol seals more.
+        let next =
+            self.next().map_err(|fault| if fault == LayerFault::Exhausted { LayerFault::Tag } else { fault });
+        let (key, nonce) = next?;
         key.open_in_place(nonce, Aad::empty(), sealed).map_err(|_| LayerFault::Tag)?;
         let routing = match sealed[inner] {
             0 => Routing::PassOn,
@@ -206,6 +209,12 @@ impl HopSealer {
         self.0.hop
     }
 
+    /// As if it had sealed all cells that it may.
+    #[cfg(test)]
+    pub(crate) fn use_up(&mut self) {
+        self.0.counter = MAX_CELLS;
+    }
+
     /// Seals the first [`inner_len`] bytes in place, adding the routing byte and the tag behind them.
     ///
     /// With [`Routing::Here`] what was behind them is overwritten. With [`Routing::PassOn`] it came from the next hop
@@ -230,12 +239,6 @@ impl HopOpener {
     /// The hop whose layer it is.
     pub fn hop(&self) -> HopNum {
         self.0.hop
-    }
-
-    /// As if it had opened all cells that it may.
-    #[cfg(test)]
-    pub(crate) fn use_up(&mut self) {
-        self.0.counter = MAX_CELLS;
     }
 
     /// Opens the layer in place: [`inner_len`] bytes are left at the start, and zeros behind them.
@@ -263,7 +266,6 @@ impl fmt::Debug for HopOpener {
 mod tests {
     use super::*;
 
-    const CIPHERS: [LayerCipher; 2] = [LayerCipher::ChaCha20Poly1305, LayerCipher::Aes256Gcm];
     const KEY: [u8; 32] = [9; 32];
 
     fn hop(depth: u8) -> HopNum {
@@ -279,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_layer_comes_off_as_it_went_on() {
-        for (depth, cipher) in (0..8).flat_map(|depth| CIPHERS.map(|cipher| (depth, cipher))) {
+        for (depth, cipher) in (0..8).flat_map(|depth| LayerCipher::ALL.map(|cipher| (depth, cipher))) {
             let mut sealer = HopSealer::new(cipher, &KEY, hop(depth));
             let mut opener = HopOpener::new(cipher, &KEY, hop(depth));
             for routing in [Routing::Here, Routing::PassOn] {
@@ -297,14 +299,14 @@ mod tests {
     #[test]
     fn a_key_is_used_for_so_many_cells_and_no_more() {
         let check = |result, fault| assert_eq!(result, Err(LayerError { hop: hop(0), fault }));
-        for cipher in CIPHERS {
+        for cipher in LayerCipher::ALL {
             let mut sealer = HopSealer::new(cipher, &KEY, hop(0));
             let mut opener = HopOpener::new(cipher, &KEY, hop(0));
             (sealer.0.counter, opener.0.counter) = (MAX_CELLS - 1, MAX_CELLS - 1);
             let mut payload = [0; PAYLOAD_LEN];
             assert_eq!(sealer.seal(&mut payload, Routing::Here), Ok(()));
             assert_eq!(opener.open(&mut payload), Ok(Routing::Here));
-            check(opener.open(&mut payload).map(|_| ()), LayerFault::Exhausted);
+            check(opener.open(&mut payload).map(|_| ()), LayerFault::Tag);
             check(sealer.seal(&mut payload, Routing::Here), LayerFault::Exhausted);
             check(sealer.seal(&mut payload, Routing::Here), LayerFault::Dead);
         }
@@ -312,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_one_cipher_sealed_the_other_does_not_open() {
-        let [one, other] = CIPHERS;
+        let [one, other] = LayerCipher::ALL;
         for (sealed_by, opened_by) in [(one, other), (other, one)] {
             let mut payload = [0; PAYLOAD_LEN];
             HopSealer::new(sealed_by, &KEY, hop(0)).seal(&mut payload, Routing::Here).unwrap();
@@ -322,15 +324,15 @@ mod tests {
     }
 
     #[test]
-    fn ciphers_have_the_codes_of_the_protocol() {
+    fn ciphers_have_the_bytes_of_the_protocol() {
         let known: Vec<_> =
-            (0..=u8::MAX).filter_map(|code| Some((code, LayerCipher::from_code(code)?))).collect();
+            (0..=u8::MAX).filter_map(|byte| Some((byte, LayerCipher::from_byte(byte)?))).collect();
         assert_eq!(known, [(1, LayerCipher::ChaCha20Poly1305), (2, LayerCipher::Aes256Gcm)]);
     }
 
     #[test]
     fn debug_output_holds_no_key() {
-        let [one, other] = CIPHERS;
+        let [one, other] = LayerCipher::ALL;
         let text =
             format!("{:?} {:?}", HopSealer::new(one, &KEY, hop(3)), HopOpener::new(other, &KEY, hop(4)));
         assert_eq!(text, "HopSealer(hop 3, cell 0) HopOpener(hop 4, cell 0)");
