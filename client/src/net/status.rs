@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use rand::Rng as _;
 use serde::Serialize;
-use tokio::io::AsyncReadExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -26,7 +25,6 @@ const MAX_CONNECTIONS: usize = 64;
 /// How long a request may take to arrive, and its answer to be taken.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-const READ_LEN: usize = 2 * 1024;
 const STRANGER: Refused = Refused { status: 403, why: "This client is another user's." };
 
 /// Answers at one port or socket.
@@ -160,7 +158,6 @@ fn json(value: &impl Serialize, with_body: bool) -> Vec<u8> {
 /// Reads until there is something to judge.
 async fn read_request(application: &mut Application, door: &Door) -> io::Result<Result<Asked, Refused>> {
     let mut bytes = Vec::new();
-    let mut buffer = [0; READ_LEN];
     loop {
         match judge(&bytes, door) {
             Ok(None) if bytes.len() <= MAX_HEAD + MAX_BODY => {}
@@ -168,9 +165,8 @@ async fn read_request(application: &mut Application, door: &Door) -> io::Result<
             Ok(Some(asked)) => return Ok(Ok(asked)),
             Err(refused) => return Ok(Err(refused)),
         }
-        match application.read(&mut buffer).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => bytes.extend_from_slice(&buffer[..count]),
+        if application.read_to(|more| bytes.extend_from_slice(more)).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
 }

@@ -15,7 +15,7 @@ COUNT = 10_000
 SECONDS = 12
 # What the client may grow by while it is attacked, in MiB, and the files that it may have open: those of the 4,096 connections
 # that it takes at a time, and some for itself.
-MAX_GROWTH = 64
+MAX_GROWTH = 24
 MAX_FILES = 4_096 + 256
 # Each is sent one byte a second, and none is complete before the attack is over.
 SLOW = [

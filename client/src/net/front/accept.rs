@@ -7,7 +7,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
@@ -43,21 +42,19 @@ pub(in crate::net) async fn accept_all<F>(listener: Listener, handle: impl Fn(Ap
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     let mut handshakes = Handshakes::default();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        while connections.len() >= MAX_CONNECTIONS {
+            connections.join_next().await;
+        }
         match listener.accept().await {
             Ok(application) => {
                 let in_handshake = InHandshake::default();
                 let alive = Arc::downgrade(&in_handshake);
-                let work = handle(application, in_handshake);
-                let task = connections.spawn(async move {
-                    work.await;
-                    drop(place);
-                });
+                // As it is: a block that awaits what it was given has room for it twice.
+                let task = connections.spawn(handle(application, in_handshake));
                 handshakes.began(alive, task);
             }
             Err(error) => {

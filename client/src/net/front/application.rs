@@ -1,13 +1,15 @@
 //! A connection from an application, over TCP or a Unix socket.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::Shutdown;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -83,6 +85,19 @@ impl Application {
         passing::gone(self).await
     }
 
+    /// Has `take` see what comes, a piece of it; its length, 0 at the end. The buffer is on the stack, so that whoever says
+    /// nothing takes no memory for it.
+    pub(in crate::net) async fn read_to(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<usize> {
+        poll_fn(|cx| {
+            let mut space = [MaybeUninit::uninit(); READ_LEN];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut *self).poll_read(cx, &mut buffer))?;
+            take(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+        .await
+    }
+
     /// Answers and closes.
     pub(in crate::net) async fn close_with(&mut self, answer: &[u8]) -> io::Result<()> {
         self.write_all(answer).await?;
@@ -92,11 +107,10 @@ impl Application {
     /// Closes. Doing that with unread bytes would reset the connection, and what was said last might not be seen.
     pub(super) async fn close(&mut self) -> io::Result<()> {
         self.shutdown().await?;
-        let mut buffer = [0; READ_LEN];
         let drain = async {
             let mut drained = 0;
             while drained < MAX_DRAINED {
-                match self.read(&mut buffer).await? {
+                match self.read_to(|_| {}).await? {
                     0 => break,
                     count => drained += count,
                 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use self::accept::InHandshake;
@@ -35,7 +35,6 @@ use tunic_proto::resolve::Query;
 
 /// How long an application may take to say what it wants.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-const READ_LEN: usize = 4 * 1024;
 
 /// What the port needs to know.
 #[derive(Clone)]
@@ -216,13 +215,10 @@ async fn handshake(
     warnings: &Warnings,
 ) -> io::Result<Option<(Request, Vec<u8>)>> {
     let mut front = Front::new(settings);
-    let mut buffer = [0; READ_LEN];
     loop {
-        let count = application.read(&mut buffer).await?;
-        if count == 0 {
+        if application.read_to(|bytes| front.handle_input(bytes)).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        front.handle_input(&buffer[..count]);
         while let Some(event) = front.poll_event() {
             match event {
                 Event::Send(bytes) => application.write_all(&bytes).await?,

@@ -151,7 +151,7 @@ async fn pass_head(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
-    let (mut passed, mut buffer) = (Passed::default(), [0; READ_LEN]);
+    let (mut passed, mut buffer) = (Passed::default(), vec![0; READ_LEN]);
     while !passed.is_done() {
         let out = match from.read(&mut buffer).await? {
             0 => passed.finish(),

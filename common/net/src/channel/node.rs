@@ -284,7 +284,8 @@ impl NodeInner {
             return Err(ConnectError::Refused);
         }
         let place = self.place(&self.limits.outgoing)?;
-        let opened = self.call(peer).await;
+        // Seldom needed, and much larger than what waits for a channel that is there.
+        let opened = Box::pin(self.call(peer)).await;
         if matches!(opened, Err(ConnectError::WrongIdentity)) {
             self.counters.count(Incident::WrongIdentity);
         }
