@@ -15,4 +15,5 @@ pub mod metrics;
 pub mod processor;
 pub mod recent;
 pub mod sandbox;
+pub mod tcp;
 pub mod telemetry;

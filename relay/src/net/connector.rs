@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tunic_net::tcp;
 use tunic_proto::message::{EndReason, Target};
 use tunic_proto::resolve::{Answer, MIN_TTL, Query, Record};
 
@@ -134,7 +135,7 @@ async fn try_each(candidates: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), 
     let mut reason = EndReason::Policy;
     let share = CONNECT_TIMEOUT / candidates.len().max(1) as u32;
     for &addr in candidates {
-        reason = match timeout(share, TcpStream::connect(addr)).await {
+        reason = match timeout(share, tcp::connect(addr)).await {
             Ok(Ok(tcp)) => {
                 prepare(&tcp);
                 return Ok((tcp, addr));

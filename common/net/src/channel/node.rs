@@ -39,6 +39,7 @@ use super::way::{Failure, Slot};
 use super::{Caller, Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
 use crate::clock;
 use crate::daemon::{unix_now, unix_now_ms};
+use crate::tcp;
 
 /// Channels at a time that others opened, unless set otherwise.
 const MAX_INCOMING: usize = 8_192;
@@ -328,7 +329,7 @@ impl NodeInner {
         at: SocketAddr,
         id: RelayId,
     ) -> Result<(TcpStream, Connection, PeerInfo), ConnectError> {
-        let tcp = TcpStream::connect(at).await?;
+        let tcp = tcp::connect(at).await?;
         configure(&tcp)?;
         let mut tls = self.tls.initiate()?;
         let signer = self.signer();

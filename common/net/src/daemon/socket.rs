@@ -7,6 +7,7 @@ use anyhow::Context;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::RunOptions;
+use crate::tcp::spare_pacing;
 
 /// Connections that may wait to be accepted. The kernel may allow fewer (`net.core.somaxconn`).
 const BACKLOG: i32 = 4_096;
@@ -80,6 +81,7 @@ pub fn listen(
         Some(given) => given.try_clone().context("the given socket cannot be used")?,
         None => bind(address, setting)?,
     };
+    spare_pacing(&listener, listener.local_addr().unwrap_or(address));
     listener.set_nonblocking(true).context("the listening socket cannot be used")?;
     tokio::net::TcpListener::from_std(listener).context("the listening socket cannot be used")
 }
