@@ -1,8 +1,8 @@
-//! TCP that does not leave this machine: between programs and the client's port, and a private network on one machine.
+//! TCP between loopback addresses: between programs and the client's port, and a private network on loopback.
 //!
-//! There is no network on the way to a loopback address whose rate could be learned and whose queues could be spared. BBR, which
-//! many systems have for all connections, holds segments back there all the same, each with a timer that interrupts a processor. Reno
-//! holds nothing back; every Linux has it, and every process may choose it.
+//! There is no network on the way whose rate could be learned and whose queues could be spared. BBR, which many systems have for all
+//! connections, paces there all the same: it holds segments back, each with a timer that interrupts a processor. Reno does not
+//! pace; every Linux has it, and lets every process choose it unless it was told otherwise.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 const WITHOUT_PACING: &[u8] = b"reno";
 
-/// Connects. At a loopback address nothing that is sent is held back.
+/// Connects, without pacing if that is to a loopback address.
 ///
 /// # Errors
 /// As [`TcpStream::connect`].
@@ -23,7 +23,7 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-/// To be called before there is a connection, since what BBR has begun with it goes on with: with the address that will be
+/// To be called before there is a connection, since what BBR has begun with goes on: with the address that will be
 /// connected to, or on a listening socket, whose connections inherit it, with its own. Where it fails, all is as it was.
 pub fn spare_pacing(socket: &impl AsFd, address: SocketAddr) {
     if address.ip().to_canonical().is_loopback() {
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_stays_on_this_machine_is_not_held_back() {
+    async fn what_stays_on_loopback_is_not_paced() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else { continue };
             let address = listener.local_addr().unwrap();
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_leave_it_keeps_the_choice_of_the_system() {
+    fn what_may_leave_it_has_what_the_system_chose() {
         let socket = TcpSocket::new_v4().unwrap();
         let chosen = SockRef::from(&socket).tcp_congestion().unwrap();
         spare_pacing(&socket, "0.0.0.0:1".parse().unwrap());

@@ -42,11 +42,18 @@ pub(in crate::net) async fn accept_all<F>(listener: Listener, handle: impl Fn(Ap
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    accept_at_most(MAX_CONNECTIONS, listener, handle).await;
+}
+
+async fn accept_at_most<F>(most: usize, listener: Listener, handle: impl Fn(Application, InHandshake) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     let mut handshakes = Handshakes::default();
     loop {
         while connections.try_join_next().is_some() {}
-        while connections.len() >= MAX_CONNECTIONS {
+        while connections.len() >= most {
             connections.join_next().await;
         }
         match listener.accept().await {
@@ -86,7 +93,44 @@ impl Handshakes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::net::TcpStream;
+    use tokio::sync::mpsc;
+
     use super::*;
+
+    #[tokio::test]
+    async fn those_beyond_the_limit_are_let_in_as_others_leave() {
+        const MOST: usize = 2;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut programs = VecDeque::new();
+        for _ in 0..5 * MOST {
+            programs.push_back(TcpStream::connect(address).await.unwrap());
+        }
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let (inside, most_inside) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let seen = most_inside.clone();
+        let handle = move |mut application: Application, _| {
+            let (begun, inside, seen) = (begun.clone(), inside.clone(), seen.clone());
+            async move {
+                seen.fetch_max(inside.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                begun.send(()).unwrap();
+                let _ = application.read_to(|_| {}).await;
+                inside.fetch_sub(1, Ordering::Relaxed);
+                panic!("who panics leaves its place too");
+            }
+        };
+        let accepting = tokio::spawn(accept_at_most(MOST, Listener::Tcp(listener), handle));
+        // In the order in which they came.
+        while let Some(program) = programs.pop_front() {
+            begins.recv().await.unwrap();
+            drop(program);
+        }
+        assert_eq!(most_inside.load(Ordering::Relaxed), MOST);
+        accepting.abort();
+    }
 
     #[tokio::test]
     async fn too_many_handshakes_cost_the_oldest_one_only() {
