@@ -38,7 +38,8 @@ incidents! {
     Credit => "credit",
     /// A layer that did not open: somebody tampered.
     Tampered => "tampered",
-    /// A circuit that ended because a key of a layer had sealed as many cells as it may.
+    /// A circuit that ended because a layer of this end could not go on: its key had sealed as many cells as it may. Also counts
+    /// what only a mistake of ours could cause, a layer that has failed before or that is not there.
     KeyUsedUp => "key_used_up",
     /// A relay message that is malformed or not legal here and now.
     BadMessage => "bad_message",

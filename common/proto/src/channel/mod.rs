@@ -428,3 +428,7 @@ impl Drop for Channel {
 #[cfg(test)]
 #[path = "asked_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "layer_tests.rs"]
+mod layer_tests;

@@ -35,7 +35,7 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
-    /// Whether nobody broke the protocol: a key of our own is used up, or gone.
+    /// Whether no peer broke the protocol: a key of our own is used up or, by our own mistake, not there.
     pub(crate) fn is_our_own(self) -> bool {
         use crate::crypto::layer::LayerFault::{Dead, Exhausted, NoSuchHop};
         matches!(self, Violation::Layer(error) if matches!(error.fault, Exhausted | Dead | NoSuchHop))

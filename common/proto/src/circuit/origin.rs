@@ -216,6 +216,12 @@ impl Origin {
         Ok(self.forward.seal(payload, target)?)
     }
 
+    /// As if the next message had to be sealed with a key that has sealed all that it may.
+    #[cfg(test)]
+    pub(crate) fn use_up(&mut self) {
+        self.forward.use_up();
+    }
+
     /// Tells the handle how many streams are gone.
     pub(crate) fn report_gone(&mut self) {
         for _ in 0..self.streams.take_gone() {

@@ -67,6 +67,12 @@ impl ForwardLayers {
         self.0.layers.is_empty()
     }
 
+    /// As if every layer had sealed all cells that it may.
+    #[cfg(test)]
+    pub(crate) fn use_up(&mut self) {
+        self.0.layers.iter_mut().for_each(HopSealer::use_up);
+    }
+
     /// Seals the first [`inner_len`](super::layer::inner_len)`(target)` bytes, a relay message to `target`, for the
     /// way there.
     ///
