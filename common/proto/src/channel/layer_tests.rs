@@ -116,18 +116,26 @@ fn a_key_that_is_used_up_is_nobodys_fault_where_a_circuit_passes() {
     }
 }
 
-/// A client's channel with an open circuit of one hop, whose key is used up.
-fn client() -> (Channel, CircuitHandle) {
-    let (mut channel, secret) = (channel(1), OnionSecret::from_bytes([3; 32]));
-    let hop = HopSpec { id: RelayId([7; 32]), onion_key: secret.public() };
-    let circuit = CircuitHandle::create(channel.inbox(), vec![hop.clone()]);
+/// A client's channel and what it sends to ask this relay for a circuit of one hop.
+fn asking(relay: RelayId, secret: &OnionSecret) -> (Channel, CircuitHandle, CircId, Vec<Cell>) {
+    let mut channel = channel(1);
+    let hop = HopSpec { id: relay, onion_key: secret.public() };
+    let circuit = CircuitHandle::create(channel.inbox(), vec![hop]);
     channel.handle_inbox(Instant::now());
-    let (asked, mut create) = (output(&mut channel), Create::new());
+    let asked = output(&mut channel);
+    let (id, _) = cell::parse_header(&asked[0]).unwrap();
+    (channel, circuit, id, asked)
+}
+
+/// The same with the circuit open, and its key used up.
+fn client() -> (Channel, CircuitHandle) {
+    let (relay, secret) = (RelayId([7; 32]), OnionSecret::from_bytes([3; 32]));
+    let (mut channel, circuit, id, asked) = asking(relay, &secret);
+    let mut create = Create::new();
     let message = asked.iter().find_map(|cell| create.push(cell::payload(cell)).unwrap()).unwrap();
     let (_, request) = parse_create(&message).unwrap();
     let mut rng = ChaCha20Rng::seed_from_u64(1);
-    let (reply, _) = respond(&request, hop.id, &[secret], CIPHER, &mut rng).unwrap();
-    let (id, _) = cell::parse_header(&asked[0]).unwrap();
+    let (reply, _) = respond(&request, relay, &[secret], CIPHER, &mut rng).unwrap();
     arrive(&mut channel, id, Command::Created, &Created::split(&reply).collect::<Vec<_>>());
     assert_eq!(circuit.status(), CircuitStatus::Open);
     let key = channel.table.find(id).unwrap();
@@ -147,4 +155,11 @@ fn a_key_that_is_used_up_is_nobodys_fault_where_a_circuit_begins() {
     };
     check(|circuit| circuit.cover(0, Cover::Drop));
     check(|circuit| drop(circuit.begin(Begin::Directory).unwrap()));
+}
+
+#[test]
+fn a_cell_before_any_hop_has_answered_is_the_peers_fault() {
+    let (mut channel, _circuit, id, _) = asking(RelayId([7; 32]), &OnionSecret::from_bytes([3; 32]));
+    arrive(&mut channel, id, Command::Relay, &[[0; PAYLOAD_LEN]]);
+    assert_eq!(end(&mut channel), (Incident::BadMessage, DestroyReason::Protocol));
 }

@@ -181,6 +181,10 @@ impl Origin {
         payload: &mut [u8; PAYLOAD_LEN],
         rng: &mut dyn CryptoRng,
     ) -> Result<Arrived, Violation> {
+        // No hop has answered that could have sealed it.
+        if self.backward.is_empty() {
+            return Err(Violation::State);
+        }
         let hop = self.backward.open(payload).inspect_err(|error| self.tampered = Some(error.hop))?;
         let message = Backward::parse(&payload[..inner_len(hop)])?;
         let from_last = hop.index() + 1 == self.built();
