@@ -37,7 +37,8 @@ TOR_SETTINGS = {
     "tor vanilla": {"consensus_params": ["cc_alg=2"], "vanilla": True},
     "tor vanilla, no vegas": {"consensus_params": ["cc_alg=0"], "vanilla": True},
 }
-# Now and then a C Tor network finds no path while it starts, and never recovers: another one is started then.
+# Now and then a C Tor network finds no path while it starts, and never recovers: another one is started then, and only that
+# one counts. How many were given up before it is `started_again` of its `start` in the JSON.
 TOR_STARTS = 3
 STOP_TIMEOUT = 10
 SMOKE_OPTIONS = (
@@ -92,6 +93,8 @@ ROWS = [
 ]
 
 Results = dict[str, list[dict]]
+# A running network: SOCKS address, `--pids` words, and the figures of its start: `seconds` to the first byte.
+Network = tuple[str, list[str], dict]
 
 
 @contextlib.contextmanager
@@ -113,19 +116,18 @@ def up(program: pathlib.Path) -> Iterator[dict]:
 
 
 @contextlib.contextmanager
-def tunic(program: pathlib.Path) -> Iterator[tuple[str, list[str], float]]:
-    """A running network: SOCKS address, `--pids` words, seconds from start to first byte."""
+def tunic(program: pathlib.Path) -> Iterator[Network]:
     with up(program) as ready:
         pids = [f"{role}={','.join(map(str, of_role))}" for role, of_role in ready["pids"].items()]
-        yield ready["socks"], pids, ready["startup_ms"] / 1000
+        yield ready["socks"], pids, {"seconds": ready["startup_ms"] / 1000}
 
 
 @contextlib.contextmanager
-def tor(consensus_params: list[str], vanilla: bool = False) -> Iterator[tuple[str, list[str], float]]:
+def tor(consensus_params: list[str], vanilla: bool = False) -> Iterator[Network]:
     torrc = {role: ["Schedulers Vanilla"] for role in ("relay", "exit", "client")} if vanilla else {}
     if vanilla:
         torrc["client"].append("ConfluxEnabled 0")
-    for left in reversed(range(TOR_STARTS)):
+    for given_up in range(TOR_STARTS):
         started = time.monotonic()
         network = peer_tor.TorNetwork(
             relays=RELAYS, exits=EXITS, consensus_params=consensus_params, torrc_by_role=torrc
@@ -134,17 +136,17 @@ def tor(consensus_params: list[str], vanilla: bool = False) -> Iterator[tuple[st
             try:
                 stack.enter_context(network)
             except (TimeoutError, RuntimeError) as error:
-                if not left:
+                if given_up + 1 == TOR_STARTS:
                     raise
                 print(f"# did not start, once more: {error}", file=sys.stderr, flush=True)
                 continue
-            seconds = round(time.monotonic() - started, 2)
-            yield network.socks_address, network.description()["pids_argument"], seconds
+            start = {"seconds": round(time.monotonic() - started, 2), "started_again": given_up}
+            yield network.socks_address, network.description()["pids_argument"], start
             return
 
 
 def measure(network: contextlib.AbstractContextManager, label: str, options: list[str]) -> Results:
-    with network as (socks, pids, seconds), tempfile.TemporaryDirectory() as folder:
+    with network as (socks, pids, start), tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "out.json"
         command = [sys.executable, str(HERE / "workload.py"), "--socks", socks, "--pids", *pids]
         print(f"# {label}", file=sys.stderr, flush=True)
@@ -153,7 +155,7 @@ def measure(network: contextlib.AbstractContextManager, label: str, options: lis
     if document["processes_ended"]:
         raise RuntimeError(f"{label}: processes ended: {document['processes_ended']}")
     results = {name.split(" x")[0] if name.startswith("echo") else name: runs for name, runs in document["results"].items()}
-    return {"start": [{"attempted": 1, "failed": 0, "seconds": seconds}], **results}
+    return {"start": [{"attempted": 1, "failed": 0, **start}], **results}
 
 
 def values_of(results: Results, row: Row) -> list[float]:
