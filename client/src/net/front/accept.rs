@@ -52,11 +52,15 @@ where
     let mut connections = JoinSet::new();
     let mut handshakes = Handshakes::default();
     loop {
-        while connections.try_join_next().is_some() {}
-        while connections.len() >= most {
-            connections.join_next().await;
-        }
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            // A task that has ended keeps its memory until this: 3 KiB.
+            Some(_) = connections.join_next() => {
+                handshakes.ended();
+                continue;
+            }
+            accepted = listener.accept(), if connections.len() < most => accepted,
+        };
+        match accepted {
             Ok(application) => {
                 let in_handshake = InHandshake::default();
                 let alive = Arc::downgrade(&in_handshake);
@@ -89,14 +93,22 @@ impl Handshakes {
             oldest.abort();
         }
     }
+
+    /// A connection has ended: lets go of those that need not be remembered, whose tasks could not be freed otherwise.
+    fn ended(&mut self) {
+        while self.0.pop_front_if(|(alive, _)| alive.strong_count() == 0).is_some() {}
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::panic::resume_unwind;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::net::TcpStream;
-    use tokio::sync::mpsc;
+    use tokio::sync::{mpsc, oneshot};
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -133,6 +145,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_of_a_connection_that_has_ended_waits_for_the_next_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (kept, gone) = oneshot::channel::<()>();
+        let kept = Mutex::new(Some(kept));
+        // A task keeps what it ended with, and all its memory, until somebody looks.
+        let handle = move |_, _| {
+            let kept = kept.lock().unwrap().take();
+            async move { resume_unwind(Box::new(kept)) }
+        };
+        let accepting = tokio::spawn(accept_at_most(2, Listener::Tcp(listener), handle));
+        let _program = TcpStream::connect(address).await.unwrap();
+        assert!(timeout(Duration::from_secs(10), gone).await.expect("it is kept").is_err());
+        accepting.abort();
+    }
+
+    #[tokio::test]
     async fn too_many_handshakes_cost_the_oldest_one_only() {
         let mut handshakes = Handshakes::default();
         let mut tasks = Vec::new();
@@ -154,5 +183,11 @@ mod tests {
         assert!(!finished.is_finished(), "who has said what it wants is left alone");
         assert!(tasks.iter().all(|task| !task.is_finished()));
         assert!(handshakes.0.len() <= MAX_HANDSHAKES);
+        for task in tasks {
+            task.abort();
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        handshakes.ended();
+        assert!(handshakes.0.is_empty());
     }
 }
