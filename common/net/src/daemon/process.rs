@@ -27,7 +27,7 @@ const BLOCKED_GRACE: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// If the configuration is wrong, the address is taken, or whatever `daemon` fails of.
-pub fn run_file<S: Settings, F: Future<Output = anyhow::Result<()>>>(
+pub fn run_file<S: Settings, F: Future<Output = anyhow::Result<()>> + Send + 'static>(
     path: &Path,
     mut options: RunOptions,
     daemon: impl FnOnce(watch::Receiver<S>, RunOptions, Shutdown) -> F,
@@ -51,9 +51,10 @@ pub fn run_file<S: Settings, F: Future<Output = anyhow::Result<()>>>(
             ordered.await;
             notify::stopping(drain);
         });
-        let daemon = daemon(settings, options, shutdown);
+        // In a task of its own: this thread is none of those that wait for sockets, and each event would wake two.
+        let daemon = tokio::spawn(daemon(settings, options, shutdown));
         tokio::select! {
-            ended = daemon => ended,
+            ended = daemon => ended?,
             never = attend(path, &mut signals, &running) => match never {},
         }
     });
