@@ -55,6 +55,9 @@ pub enum Command {
 }
 
 impl Command {
+    /// All commands are below this.
+    pub(crate) const COUNT: usize = 32;
+
     /// Every command.
     pub const ALL: [Command; 12] = [
         Command::Hello,
@@ -72,7 +75,16 @@ impl Command {
     ];
 
     fn from_byte(byte: u8) -> Option<Command> {
-        Command::ALL.into_iter().find(|command| *command as u8 == byte)
+        const BY_BYTE: [Option<Command>; Command::COUNT] = {
+            let mut commands = [None; Command::COUNT];
+            let mut at = 0;
+            while at < Command::ALL.len() {
+                commands[Command::ALL[at] as usize] = Some(Command::ALL[at]);
+                at += 1;
+            }
+            commands
+        };
+        BY_BYTE.get(usize::from(byte)).copied().flatten()
     }
 
     /// The command as it stands in metrics.

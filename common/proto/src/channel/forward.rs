@@ -160,23 +160,13 @@ impl Channel {
     /// Gives the cells of a batch to the channels that carry them on: one lock for each run of the same channel.
     pub(super) fn forward_batch(&mut self, cells: &[u8]) {
         let mut transit = std::mem::take(&mut self.scratch.transit);
-        let mut rest = &transit[..];
-        while let Some((key, _)) = rest.first() {
-            // A circuit that ended later in the batch has no link any more.
-            let inbox = self.link(*key).map(|link| link.inbox.clone());
-            let same = |(key, _): &&(CircKey, usize)| match (&inbox, self.link(*key)) {
-                (Some(inbox), Some(link)) => Arc::ptr_eq(inbox, &link.inbox),
-                (None, None) => true,
-                _ => false,
-            };
-            let (run, later) = rest.split_at(rest.iter().take_while(same).count());
-            rest = later;
-            if let Some(inbox) = &inbox {
-                let cells_of = |at: usize| &cells[at..at + CELL_LEN];
-                inbox.push_cells(
-                    run.iter().filter_map(|(key, at)| Some((self.link(*key)?.key, cells_of(*at)))),
-                );
-            }
+        // A circuit that ended later in the batch has no link any more.
+        let inbox = |key: CircKey| self.link(key).map(|link| Arc::as_ptr(&link.inbox));
+        for run in transit.chunk_by(|(one, _), (next, _)| inbox(*one) == inbox(*next)) {
+            let Some(link) = run.first().and_then(|(key, _)| self.link(*key)) else { continue };
+            let keyed =
+                |(key, at): &(CircKey, usize)| Some((self.link(*key)?.key, &cells[*at..at + CELL_LEN]));
+            link.inbox.push_cells(run.iter().filter_map(keyed));
         }
         transit.clear();
         self.scratch.transit = transit;

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::cell::{CELL_LEN, Command};
 
-/// Commands are below this.
-const COMMANDS: usize = 32;
+const COMMANDS: usize = Command::COUNT;
 /// Where in a cell its command stands.
 const COMMAND_AT: usize = 4;
 
@@ -98,6 +97,11 @@ impl Totals {
     }
 }
 
+// Called for each array, as a loop over a chain of them is not unrolled.
+fn show<const N: usize>(shown: &[AtomicU64; N], counted: &[u64; N]) {
+    shown.iter().zip(counted).for_each(|(shown, counted)| shown.store(*counted, Relaxed));
+}
+
 fn count(counts: &mut [u64; COMMANDS], cells: &[u8]) {
     for cell in cells.as_chunks::<CELL_LEN>().0 {
         counts[usize::from(cell[COMMAND_AT]) % COMMANDS] += 1;
@@ -119,9 +123,9 @@ impl ChannelStats {
 
     /// Only the channel's owner may call this.
     pub(super) fn publish(&self, totals: &Totals) {
-        let shown = self.received.iter().chain(&self.sent).chain(&self.circuits);
-        let counted = totals.received.iter().chain(&totals.sent).chain(&totals.circuits);
-        shown.zip(counted).for_each(|(shown, counted)| shown.store(*counted, Relaxed));
+        show(&self.received, &totals.received);
+        show(&self.sent, &totals.sent);
+        show(&self.circuits, &totals.circuits);
     }
 
     /// The counts of the last batch.
