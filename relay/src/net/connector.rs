@@ -137,7 +137,7 @@ async fn try_each(candidates: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), 
     for &addr in candidates {
         reason = match timeout(share, tcp::connect(addr)).await {
             Ok(Ok(tcp)) => {
-                prepare(&tcp);
+                keep_alive(&tcp);
                 return Ok((tcp, addr));
             }
             Ok(Err(error)) => end_reason(&error),
@@ -147,11 +147,10 @@ async fn try_each(candidates: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), 
     Err(reason)
 }
 
-/// Options whose failure does not hurt.
-fn prepare(tcp: &TcpStream) {
+/// Has the system find out whether the target is still there. That it fails does not hurt.
+fn keep_alive(tcp: &TcpStream) {
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
     let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive);
-    let _ = tcp.set_nodelay(true);
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tunic_proto::buffers;
 use tunic_proto::message::EndReason;
@@ -200,6 +201,7 @@ impl AsyncWrite for CircuitStream {
 /// # Errors
 /// The side that broke; the other one is reset.
 pub async fn splice(stream: CircuitStream, tcp: TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
     let result = splice_counted(stream, &tcp, Vec::new(), &AtomicU64::new(0)).await;
     if result.is_err() {
         reset_when_closed(&tcp);
@@ -214,8 +216,8 @@ pub fn reset_when_closed(tcp: &TcpStream) {
 }
 
 /// As [`splice`], adding what was read from and written to `tcp` to `moved`, for whoever wants to see that it goes on.
-/// `early` was read before and goes up first. Dropping the future resets the stream. What becomes of `tcp` is the caller's
-/// business ([`reset_when_closed`]).
+/// `early` was read before and goes up first. Dropping the future resets the stream. The options of `tcp` and what becomes of it
+/// are the caller's business ([`reset_when_closed`]).
 ///
 /// # Errors
 /// The side that broke.
@@ -225,7 +227,6 @@ pub async fn splice_counted(
     early: Vec<u8>,
     moved: &AtomicU64,
 ) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
     let Some(io) = stream.io.take() else { return Ok(()) };
     let turn =
         |gate: fn(&Traffic) -> &Arc<super::traffic::Gate>| Turn::new(stream.traffic.as_deref().map(gate));
@@ -238,6 +239,16 @@ pub async fn splice_counted(
         splice.io.end(EndReason::Reset);
     }
     result
+}
+
+/// Unlike `try_read`, it knows that there is no more where the room was not filled, and spares the call that finds nothing.
+fn read(tcp: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    let mut taken = 0;
+    let read = tcp.try_io(Interest::READABLE, || {
+        taken = recv(tcp, &mut *room, RecvFlags::empty())?.0;
+        if (1..room.len()).contains(&taken) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+    });
+    if taken > 0 { Ok(taken) } else { read }
 }
 
 struct Splice<'a> {
@@ -333,7 +344,7 @@ impl Splice<'_> {
         ready!(self.tcp.poll_read_ready(cx))?;
         let room = ready!(self.reads.poll_take(cx, room.min(SEND_BUFFER_LEN)));
         BUFFER.with_borrow_mut(|buffer| {
-            let read = self.tcp.try_read(&mut buffer[..room]);
+            let read = read(self.tcp, &mut buffer[..room]);
             self.reads.settle(room, *read.as_ref().unwrap_or(&0));
             match read {
                 Ok(0) => {
