@@ -17,7 +17,7 @@ use crate::cell::CELL_LEN;
 
 /// Cells that may be sent before any credit came back.
 pub const INITIAL_CELLS: u32 = 64;
-/// What a client grants to a TCP stream that its exit has answered: the first round trips of the answer fit into it.
+/// What a client grants to a TCP stream when it begins it: the first round trips of the answer fit into it.
 pub const OPEN_CELLS: u32 = 256;
 /// How many cells a circuit's window reserves while no more of them are queued: most circuits are idle, and what all of them
 /// could hold at once is more than any machine has.

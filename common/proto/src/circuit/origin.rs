@@ -206,7 +206,7 @@ impl Origin {
                 }
                 _ => Err(Violation::State),
             },
-            Backward::Connected(id, address) => self.streams.connected(now, id, address),
+            Backward::Connected(id, address) => self.streams.connected(id, address),
             Backward::Stream(id, message) => self.streams.handle(now, id, message),
             Backward::Drop | Backward::Looped => Err(Violation::State),
         }

@@ -2,7 +2,8 @@
 //!
 //! 1. The client begins a stream; `DATA` may follow at once, up to the initial window.
 //! 2. The relay answers `CONNECTED` or `END`.
-//! 3. Each direction ends with `EOF`; then the client sends `END`. Either side may send `END` earlier.
+//! 3. The direction that ends first does so with `EOF`, the other one with `END`; where both have said `EOF` the client sends `END`. Either
+//!    side may send `END` earlier.
 //! 4. The stream is gone when one `END` has gone each way.
 
 mod sending;
@@ -49,8 +50,6 @@ struct Stream {
     /// Cells granted and not told yet; a `WINDOW` is in the queue while this is not zero.
     granted: u32,
     connected: bool,
-    /// Client: what comes may be long.
-    is_tcp: bool,
     sent_eof: bool,
     received_eof: bool,
     sent_end: bool,
@@ -127,7 +126,6 @@ impl Streams {
             outward_since: None,
             granted: 0,
             connected: self.side == Side::Relay,
-            is_tcp: false,
             sent_eof: false,
             received_eof: false,
             sent_end: false,
@@ -141,8 +139,13 @@ impl Streams {
         match self.prepare_begin(begin) {
             Ok((code, data, memory)) => {
                 let id = self.free_id();
-                self.insert(id, io, place, memory).is_tcp = matches!(begin, Begin::Connect(_));
+                self.insert(id, io, place, memory);
                 self.control.push_back((code, id, data));
+                if let (Begin::Connect(_), Some(stream)) = (begin, self.streams.get_mut(&id))
+                    && let Some(cells) = stream.window.open(now)
+                {
+                    stream.grant(id, cells, &mut self.control);
+                }
                 self.notified(now, id);
             }
             Err(reason) => {
@@ -197,12 +200,7 @@ impl Streams {
     }
 
     /// Client: the relay has accepted.
-    pub(crate) fn connected(
-        &mut self,
-        now: Instant,
-        id: StreamId,
-        address: ConnectedAddr,
-    ) -> Result<(), Violation> {
+    pub(crate) fn connected(&mut self, id: StreamId, address: ConnectedAddr) -> Result<(), Violation> {
         let stream = self.streams.get_mut(&id).ok_or(Violation::State)?;
         if stream.connected {
             return Err(Violation::State);
@@ -210,11 +208,6 @@ impl Streams {
         stream.connected = true;
         if !stream.sent_end {
             stream.io.deliver_connected(address);
-            if stream.is_tcp
-                && let Some(cells) = stream.window.open(now)
-            {
-                stream.grant(id, cells, &mut self.control);
-            }
         }
         Ok(())
     }
@@ -253,7 +246,9 @@ impl Streams {
                 }
                 stream.flush();
                 stream.io.deliver_eof();
-                self.end_if_finished(id);
+                if stream.sent_eof && self.side == Side::Client {
+                    self.send_end(id, EndReason::Done);
+                }
             }
             StreamMessage::Window(cells) => {
                 stream.credit.grant(cells)?;
@@ -269,6 +264,9 @@ impl Streams {
         let mut stream = entry.remove();
         self.gone += 1;
         stream.flush();
+        if !stream.sent_end && stream.sent_eof && reason == EndReason::Done {
+            stream.io.deliver_eof();
+        }
         stream.io.deliver_end(reason);
         if !stream.sent_end {
             self.control.push_back((Code::End, id, vec![EndReason::Done as u8]));
@@ -319,13 +317,6 @@ impl Streams {
             stream.staged = Vec::new();
             stream.io.deliver_end(reason);
             self.control.push_back((Code::End, id, vec![reason as u8]));
-        }
-    }
-
-    fn end_if_finished(&mut self, id: StreamId) {
-        let finished = self.streams.get(&id).is_some_and(|stream| stream.sent_eof && stream.received_eof);
-        if finished && self.side == Side::Client {
-            self.send_end(id, EndReason::Done);
         }
     }
 

@@ -134,7 +134,7 @@ impl RecvWindow {
         self.parts = LARGE_PARTS;
     }
 
-    /// For a stream that its peer has answered: grants what makes it [`OPEN_CELLS`] at once, so that the beginning of an answer need not
+    /// For a stream whose answer may be long: grants what makes it [`OPEN_CELLS`] at once, so that the beginning of the answer need not
     /// wait for credit, while most of the budget is free.
     pub fn open(&mut self, now: Instant) -> Option<u32> {
         let more = OPEN_CELLS.saturating_sub(self.window);

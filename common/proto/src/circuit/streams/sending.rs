@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{MAX_CONTROL, Stream, Streams};
 use crate::cell::PAYLOAD_LEN;
 use crate::ids::StreamId;
-use crate::message::Code;
+use crate::message::{Code, EndReason};
 
 /// Cells that one stream sends before the next has its turn.
 const RUN_CELLS: usize = 16;
@@ -117,9 +117,12 @@ impl Streams {
             waker.wake();
         }
         if finished && count < limit {
-            emit(Code::Eof, id, &[]);
             stream.sent_eof = true;
-            self.end_if_finished(id);
+            if stream.received_eof {
+                self.send_end(id, EndReason::Done);
+                return count;
+            }
+            emit(Code::Eof, id, &[]);
             return count + 1;
         }
         if finished || (more && stream.credit.cells() > 0) {

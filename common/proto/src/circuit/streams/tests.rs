@@ -4,6 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::channel::Inbox;
+use crate::message::Target;
 use crate::stream::StreamIo;
 
 const ID: StreamId = StreamId(1);
@@ -18,6 +19,30 @@ fn relay(budget: &Budget) -> (Streams, StreamIo) {
     let io = StreamShared::new(Inbox::new());
     assert!(streams.begun(ID, io.clone(), KEY).unwrap());
     (streams, StreamIo(io))
+}
+
+/// A client's end, with one stream that was accepted, and its application. The budget is enough for it.
+fn client() -> (Streams, StreamIo) {
+    let mut streams = Streams::new(Side::Client, Budget::new(1 << 20));
+    let io = StreamShared::new(Inbox::new());
+    streams.begin(Instant::now(), io.clone(), KEY, &Begin::Directory);
+    assert_eq!(sent(&mut streams), [(Code::BeginDir, vec![])]);
+    streams.connected(ID, None).unwrap();
+    (streams, StreamIo(io))
+}
+
+/// What goes out now.
+fn sent(streams: &mut Streams) -> Vec<(Code, Vec<u8>)> {
+    let mut messages = Vec::new();
+    streams.fill(Instant::now(), 100, DATA.len(), &mut |code, _, data| messages.push((code, data.to_vec())));
+    messages
+}
+
+/// The application has no more to say; what goes out then.
+fn finished(streams: &mut Streams, io: &StreamIo) -> Vec<(Code, Vec<u8>)> {
+    io.finish();
+    streams.notified(Instant::now(), ID);
+    sent(streams)
 }
 
 fn arrive(streams: &mut Streams, now: Instant, cells: usize) {
@@ -76,4 +101,87 @@ fn the_room_for_what_is_sent_is_given_back_when_nothing_is() {
     assert_eq!(sent, 40_000);
     streams.rest();
     assert_eq!(budget.used_cells(), idle);
+}
+
+/// Whether the other direction ended as it should; `None`: not yet.
+fn is_whole(io: &StreamIo) -> Option<bool> {
+    match io.poll_take(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(taken)) => taken.is_none().then_some(true),
+        Poll::Ready(Err(_)) => Some(false),
+        Poll::Pending => None,
+    }
+}
+
+fn done() -> Vec<(Code, Vec<u8>)> {
+    vec![(Code::End, vec![EndReason::Done as u8])]
+}
+
+#[test]
+fn whoever_ends_a_direction_last_ends_the_stream() {
+    for (mut streams, io) in [client(), relay(&Budget::new(1 << 20))] {
+        arrive(&mut streams, Instant::now(), 1);
+        streams.handle(Instant::now(), ID, StreamMessage::Eof).unwrap();
+        assert_eq!(finished(&mut streams, &io), done());
+        streams.handle(Instant::now(), ID, StreamMessage::End(EndReason::Done)).unwrap();
+        assert!(streams.is_empty() && sent(&mut streams).is_empty());
+        assert_eq!(take(&io), Some(DATA.len()), "it was there before");
+        assert_eq!(is_whole(&io), Some(true));
+    }
+}
+
+#[test]
+fn an_end_that_answers_an_end_of_data_is_one() {
+    for (mut streams, io) in [client(), relay(&Budget::new(1 << 20))] {
+        assert_eq!(finished(&mut streams, &io), [(Code::Eof, vec![])]);
+        arrive(&mut streams, Instant::now(), 1);
+        streams.handle(Instant::now(), ID, StreamMessage::End(EndReason::Done)).unwrap();
+        assert_eq!(sent(&mut streams), done());
+        assert!(streams.is_empty());
+        assert_eq!(take(&io), Some(DATA.len()));
+        assert_eq!(is_whole(&io), Some(true));
+    }
+}
+
+#[test]
+fn any_other_end_is_none() {
+    let check = |(mut streams, io): (Streams, StreamIo), has_finished: bool, reason: EndReason| {
+        if has_finished {
+            finished(&mut streams, &io);
+        }
+        streams.handle(Instant::now(), ID, StreamMessage::End(reason)).unwrap();
+        assert_eq!(is_whole(&io), Some(false), "{reason}");
+    };
+    check(client(), false, EndReason::Done);
+    check(relay(&Budget::new(1 << 20)), false, EndReason::Done);
+    check(client(), true, EndReason::Reset);
+    check(relay(&Budget::new(1 << 20)), true, EndReason::Reset);
+    // It has ended the stream itself, and this is the answer.
+    let (mut streams, io) = client();
+    finished(&mut streams, &io);
+    io.end(EndReason::Reset);
+    streams.notified(Instant::now(), ID);
+    check((streams, io), false, EndReason::Done);
+}
+
+#[test]
+fn of_two_that_end_at_once_the_client_ends_the_stream() {
+    for ((mut streams, io), last) in [(client(), done()), (relay(&Budget::new(1 << 20)), vec![])] {
+        assert_eq!(finished(&mut streams, &io), [(Code::Eof, vec![])]);
+        streams.handle(Instant::now(), ID, StreamMessage::Eof).unwrap();
+        assert_eq!(sent(&mut streams), last);
+        assert_eq!(is_whole(&io), Some(true));
+    }
+}
+
+#[test]
+fn what_an_answer_begins_with_may_come_at_once() {
+    let begun = |bytes: usize, begin: &Begin| {
+        let mut streams = Streams::new(Side::Client, Budget::new(bytes));
+        streams.begin(Instant::now(), StreamShared::new(Inbox::new()), KEY, begin);
+        sent(&mut streams).into_iter().map(|(code, _)| code).collect::<Vec<_>>()
+    };
+    let site = Begin::Connect(Target::Name("site".to_owned(), 443));
+    assert_eq!(begun(64 << 20, &site), [Code::Begin, Code::Window]);
+    assert_eq!(begun(64 << 20, &Begin::Directory), [Code::BeginDir]);
+    assert_eq!(begun(128 << 10, &site), [Code::Begin], "little is left");
 }
