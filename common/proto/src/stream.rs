@@ -248,9 +248,9 @@ impl State {
         }
     }
 
-    /// Whether everything is sent and the application has no more to say.
+    /// Whether everything is sent and the application has no more to say; not where it has thrown away what was left.
     pub(crate) fn is_finished(&self) -> bool {
-        self.finished && self.unsent() == 0
+        self.finished && self.ended.is_none() && self.unsent() == 0
     }
 
     /// After a run of [`State::next_chunk`]: frees what was sent and returns the writer to wake.

@@ -101,7 +101,7 @@ impl Drop for IncomingStream {
     }
 }
 
-/// One end of a stream. `poll_shutdown` is a half-close (`EOF`); dropping it before both directions have ended resets
+/// One end of a stream. `poll_shutdown` is a half-close; dropping it before both directions have ended resets
 /// the stream. A read error of kind `ConnectionReset` means that the other side or the circuit ended it.
 pub struct CircuitStream {
     /// `None` only once [`CircuitStream::reset`] has taken it.
@@ -241,7 +241,8 @@ pub async fn splice_counted(
     result
 }
 
-/// Unlike `try_read`, it knows that there is no more where the room was not filled, and spares the call that finds nothing.
+/// Unlike `try_read`, and as tokio's `AsyncRead`, it takes it that there is no more where the room was not filled, and spares the call
+/// that finds nothing.
 fn read(tcp: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
     let mut taken = 0;
     let read = tcp.try_io(Interest::READABLE, || {

@@ -264,7 +264,7 @@ impl Streams {
         let mut stream = entry.remove();
         self.gone += 1;
         stream.flush();
-        if !stream.sent_end && stream.sent_eof && reason == EndReason::Done {
+        if stream.connected && stream.sent_eof && !stream.sent_end && reason == EndReason::Done {
             stream.io.deliver_eof();
         }
         stream.io.deliver_end(reason);

@@ -199,7 +199,7 @@ impl StreamIo {
         }
     }
 
-    /// Ready when the stream has ended in both directions, with the reason.
+    /// Ready when the stream has ended in both directions, as far as this side is concerned, with the reason.
     pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<EndReason> {
         let mut state = self.0.lock();
         match state.phase {

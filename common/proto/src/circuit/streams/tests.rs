@@ -161,6 +161,27 @@ fn any_other_end_is_none() {
     io.end(EndReason::Reset);
     streams.notified(Instant::now(), ID);
     check((streams, io), false, EndReason::Done);
+    // It was not accepted.
+    let (mut streams, io) = client();
+    streams.streams.get_mut(&ID).unwrap().connected = false;
+    finished(&mut streams, &io);
+    check((streams, io), false, EndReason::Done);
+}
+
+#[test]
+fn what_was_thrown_away_was_not_sent() {
+    let (mut streams, io) = relay(&Budget::new(1 << 20));
+    streams.handle(Instant::now(), ID, StreamMessage::Eof).unwrap();
+    assert!(io.try_write_whole(&[7; 40_000]).unwrap());
+    io.finish();
+    streams.notified(Instant::now(), ID);
+    assert_eq!(sent(&mut streams).len(), 64, "as much as there is credit for");
+    // The channel has not heard of it yet when there is credit again.
+    io.end(EndReason::Reset);
+    streams.ready.push_back(ID);
+    assert_eq!(sent(&mut streams), []);
+    streams.notified(Instant::now(), ID);
+    assert_eq!(sent(&mut streams), [(Code::End, vec![EndReason::Reset as u8])]);
 }
 
 #[test]
