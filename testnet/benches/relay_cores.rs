@@ -175,8 +175,7 @@ impl Network {
             });
             while !self.over.load(Ordering::Acquire) {
                 self.turn(0, threads, |spent| {
-                    let cells =
-                        self.relay[..SIDE].iter().map(|near| at(near).end.plain.len() / CELL_LEN).sum();
+                    let cells = self.relay[..SIDE].iter().map(|near| at(near).end.came).sum();
                     self.answer();
                     self.over.store(!more(spent, cells), Ordering::Release);
                 });

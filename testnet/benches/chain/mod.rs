@@ -1,14 +1,13 @@
 //! Channels without sockets, for benchmarks: real TLS sessions and real state machines, whose bytes the benchmark carries.
 
-use std::io::{BufRead, Write};
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
-use rustls::Connection;
-use tunic_net::channel::Tls;
+use tunic_net::channel::{Records, Tls, TlsHandshake};
 use tunic_proto::buffers;
 use tunic_proto::cell::{CELL_LEN, Netinfo};
 use tunic_proto::channel::{Channel, ChannelConfig, PeerInfo, Role};
@@ -21,17 +20,22 @@ use tunic_proto::stream::StreamIo;
 const BATCH: usize = 128;
 const MEMORY: usize = 256 << 20;
 
+thread_local! {
+    /// What holds nothing between calls, one for each thread, as the driver has it.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// One end of a channel: the state machine, its TLS session and what has been written and not delivered.
 pub struct End {
     pub core: Channel,
-    pub tls: Connection,
+    pub tls: Records,
     pub wire: Vec<u8>,
-    pub plain: Vec<u8>,
-    out: Vec<u8>,
+    /// Cells that came with the last records.
+    pub came: usize,
 }
 
 impl End {
-    pub fn new(role: Role, peer: Option<RelayId>, tls: Connection, seed: u8) -> End {
+    pub fn new(role: Role, peer: Option<RelayId>, tls: Records, seed: u8) -> End {
         let netinfo = Netinfo { time: None, observed: None };
         let config = ChannelConfig {
             role,
@@ -43,41 +47,32 @@ impl End {
             dips_from: None,
             rng: Box::new(ChaCha20Rng::from_seed([seed; 32])),
         };
-        End { core: Channel::new(config), tls, wire: vec![], plain: vec![], out: vec![] }
+        End { core: Channel::new(config), tls, wire: vec![], came: 0 }
     }
 
     /// Takes TLS records, as the driver does after a read.
-    pub fn receive(&mut self, mut wire: &[u8]) {
-        self.plain.clear();
-        while !wire.is_empty() {
-            self.tls.read_tls(&mut wire).unwrap();
-            let mut left = self.tls.process_new_packets().unwrap().plaintext_bytes_to_read();
-            let mut reader = self.tls.reader();
-            while left > 0 {
-                let chunk = reader.fill_buf().unwrap();
-                let count = chunk.len();
-                self.plain.extend_from_slice(chunk);
-                reader.consume(count);
-                left -= count;
+    pub fn receive(&mut self, wire: &[u8]) {
+        SCRATCH.with_borrow_mut(|plain| {
+            plain.clear();
+            assert_eq!(self.tls.open(wire, plain).unwrap(), wire.len());
+            assert_eq!(plain.len() % CELL_LEN, 0);
+            self.came = plain.len() / CELL_LEN;
+            if !plain.is_empty() {
+                self.core.handle_cells(Instant::now(), plain).unwrap();
             }
-        }
-        assert_eq!(self.plain.len() % CELL_LEN, 0);
-        if !self.plain.is_empty() {
-            self.core.handle_cells(Instant::now(), &mut self.plain).unwrap();
-        }
+        });
     }
 
     /// Takes what the other channel left, and appends TLS records to `wire`, as the driver does before a write.
     pub fn send(&mut self) {
         self.core.handle_inbox(Instant::now());
-        while self.core.has_output() {
-            self.out.clear();
-            self.core.poll_output(Instant::now(), &mut self.out, BATCH);
-            self.tls.writer().write_all(&self.out).unwrap();
-            while self.tls.wants_write() {
-                self.tls.write_tls(&mut self.wire).unwrap();
+        SCRATCH.with_borrow_mut(|out| {
+            while self.core.has_output() {
+                out.clear();
+                self.core.poll_output(Instant::now(), out, BATCH);
+                self.tls.seal(out, &mut self.wire).unwrap();
             }
-        }
+        });
     }
 }
 
@@ -90,26 +85,17 @@ pub fn drain(sink: &StreamIo) {
 }
 
 /// Two ends of a TLS session that has been opened.
-pub fn sessions(tls: &Tls) -> (Connection, Connection) {
+pub fn sessions(tls: &Tls) -> (Records, Records) {
     let (mut client, mut server) = (tls.initiate().unwrap(), tls.respond().unwrap());
-    for session in [&mut client, &mut server] {
-        session.set_buffer_limit(None);
-    }
-    while client.is_handshaking() || server.is_handshaking() {
+    while !client.is_done() || !server.is_done() {
         carry(&mut client, &mut server);
         carry(&mut server, &mut client);
     }
-    (client, server)
+    (client.finish().unwrap(), server.finish().unwrap())
 }
 
-fn carry(from: &mut Connection, to: &mut Connection) {
+fn carry(from: &mut TlsHandshake, to: &mut TlsHandshake) {
     let mut wire = Vec::new();
-    while from.wants_write() {
-        from.write_tls(&mut wire).unwrap();
-    }
-    let mut wire = &wire[..];
-    while !wire.is_empty() {
-        to.read_tls(&mut wire).unwrap();
-        to.process_new_packets().unwrap();
-    }
+    from.send(&mut wire).unwrap();
+    assert_eq!(to.receive(&wire).unwrap(), wire.len());
 }

@@ -4,12 +4,11 @@
 //! to 64 KiB of cells in large TLS records.
 
 use std::cell::RefCell;
-use std::io::{self, BufRead, Write};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::Connection;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -18,18 +17,16 @@ use tunic_proto::channel::{Channel, ChannelError, Event};
 
 use super::limits::Guest;
 use super::node::NodeInner;
-use super::open::NonBlocking;
+use super::open::Session;
 use super::pacing::Pacing;
 use super::renewal::Renewal;
+use super::tls::{MAX_RECORD_LEN, RECORD_LEN, RECORD_OVERHEAD, RecordError, Records};
 use super::traffic::Turn;
 use crate::{bbr, clock};
 
 /// Bytes of one read, and cells of one write: 64 KiB.
 const READ_LEN: usize = 64 * 1024;
 const WRITE_CELLS: usize = 128;
-/// What TLS adds to each record, and how much a record holds (RFC 8446 §5.2).
-const RECORD_OVERHEAD: usize = 22;
-const RECORD_LEN: usize = 16 * 1024;
 /// Bytes on the wire of one write.
 const WRITE_LEN: usize = wire_len(WRITE_CELLS * CELL_LEN);
 /// Rounds before other tasks have their turn.
@@ -40,8 +37,8 @@ const ROUNDS: usize = 16;
 pub(super) enum DriverError {
     #[error("connection: {0}")]
     Io(#[from] io::Error),
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Tls(#[from] RecordError),
     #[error(transparent)]
     Protocol(#[from] ChannelError),
     #[error("closed by the peer")]
@@ -49,27 +46,41 @@ pub(super) enum DriverError {
 }
 
 /// Buffers that hold nothing between polls, so one set serves all channels of a thread.
-#[derive(Default)]
 struct Buffers {
-    wire: Vec<u8>,
+    /// A record whose end had not arrived, and one read.
+    arrived: Vec<u8>,
     plain: Vec<u8>,
     out: Vec<u8>,
+    sealed: Vec<u8>,
+}
+
+impl Buffers {
+    fn new() -> RefCell<Buffers> {
+        let arrived = vec![0; MAX_RECORD_LEN + READ_LEN];
+        RefCell::new(Buffers { arrived, plain: Vec::new(), out: Vec::new(), sealed: Vec::new() })
+    }
 }
 
 thread_local! {
-    static BUFFERS: RefCell<Buffers> = RefCell::default();
+    static BUFFERS: RefCell<Buffers> = Buffers::new();
 }
 
 pub(super) struct Driver {
     tcp: TcpStream,
-    tls: Connection,
+    records: Records,
     core: Channel,
     node: Arc<NodeInner>,
     guest: Guest,
-    /// The beginning of a cell whose end has not arrived.
+    /// The beginning of a record whose end has not arrived: less than [`MAX_RECORD_LEN`].
+    arrived: Vec<u8>,
+    /// The beginning of a cell whose end has not.
     partial: Vec<u8>,
-    /// TLS may hold plaintext that came with the handshake.
-    unread: bool,
+    /// `partial` may have whole cells, which came with the handshake.
+    is_new: bool,
+    /// What was sealed and the socket has not taken, and how much of that it has.
+    unsent: Vec<u8>,
+    sent: usize,
+    said_goodbye: bool,
     sleep: Pin<Box<Sleep>>,
     reads: Turn,
     writes: Turn,
@@ -80,12 +91,12 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(
         tcp: TcpStream,
-        mut tls: Connection,
+        session: Session,
         mut core: Channel,
         node: Arc<NodeInner>,
         guest: Guest,
     ) -> Driver {
-        tls.set_buffer_limit(None);
+        let Session { records, arrived, plain, unsent } = session;
         core.count_under(guest.subnet());
         let sleep = Box::pin(tokio::time::sleep_until(Instant::from_std(clock::now())));
         let (reads, writes) = (Turn::new(Some(&node.traffic.reads)), Turn::new(Some(&node.traffic.writes)));
@@ -93,12 +104,16 @@ impl Driver {
         let (renewal, pacing) = (Renewal::new(is_bbr, now), Pacing::new(is_bbr, now));
         Driver {
             tcp,
-            tls,
+            records,
             core,
             node,
             guest,
-            partial: Vec::new(),
-            unread: true,
+            arrived,
+            partial: plain,
+            is_new: true,
+            unsent,
+            sent: 0,
+            said_goodbye: false,
             sleep,
             reads,
             writes,
@@ -127,6 +142,8 @@ impl Driver {
 
     /// Gives back what circuits and the channel have not used for a while. An error ends the channel.
     pub(super) fn rest(&mut self) -> Result<(), DriverError> {
+        self.arrived.shrink_to_fit();
+        self.partial.shrink_to_fit();
         Ok(self.core.rest()?)
     }
 
@@ -138,21 +155,18 @@ impl Driver {
     }
 
     /// Sends what is left, TLS's goodbye last.
-    pub(super) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.core.has_output() || self.tls.wants_write() {
-            match BUFFERS.with_borrow_mut(|buffers| self.write(cx, buffers)) {
-                Ok(_) if self.core.has_output() || self.tls.wants_write() => return Poll::Pending,
-                Ok(_) => {}
-                Err(DriverError::Io(error)) => return Poll::Ready(Err(error)),
-                Err(other) => return Poll::Ready(Err(io::Error::other(other))),
+    pub(super) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DriverError>> {
+        if !self.said_goodbye {
+            BUFFERS.with_borrow_mut(|buffers| self.write(cx, buffers))?;
+            if self.core.has_output() || !self.unsent.is_empty() {
+                return Poll::Pending;
             }
         }
         self.writes.forget();
-        self.tls.send_close_notify();
-        while self.tls.wants_write() {
-            ready!(self.poll_write(cx))?;
+        if !std::mem::replace(&mut self.said_goodbye, true) {
+            self.records.seal_goodbye(&mut self.unsent)?;
         }
-        Poll::Ready(Ok(()))
+        self.poll_unsent(cx).map_err(Into::into)
     }
 
     /// One round of everything; false if nothing moved.
@@ -186,42 +200,35 @@ impl Driver {
     }
 
     fn read(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<bool, DriverError> {
-        if std::mem::take(&mut self.unread) {
-            let available = self.tls.process_new_packets()?.plaintext_bytes_to_read();
-            buffers.plain.clear();
-            take_plaintext(&mut self.tls, available, &mut buffers.plain)?;
-            self.handle_plaintext(&mut buffers.plain)?;
-            return Ok(true);
+        let Buffers { arrived, plain, .. } = buffers;
+        let old = self.arrived.len();
+        let mut new = 0;
+        if !std::mem::take(&mut self.is_new) {
+            if self.tcp.poll_read_ready(cx)?.is_pending() {
+                return Ok(false);
+            }
+            let Poll::Ready(room) = self.reads.poll_take(cx, READ_LEN) else { return Ok(false) };
+            let mut taken = ReadBuf::new(&mut arrived[old..old + room]);
+            // Unlike `try_read`, it knows that there is no more where the room was not filled, and spares the call that finds nothing.
+            let read = Pin::new(&mut self.tcp).poll_read(cx, &mut taken);
+            new = taken.filled().len();
+            self.reads.settle(room, new);
+            let Poll::Ready(read) = read else { return Ok(false) };
+            read?;
+            if new == 0 {
+                return Err(DriverError::Closed);
+            }
         }
-        buffers.wire.resize(READ_LEN, 0);
-        if self.tcp.poll_read_ready(cx)?.is_pending() {
-            return Ok(false);
-        }
-        let Poll::Ready(room) = self.reads.poll_take(cx, READ_LEN) else { return Ok(false) };
-        let mut taken = ReadBuf::new(&mut buffers.wire[..room]);
-        // Unlike `try_read`, it knows that there is no more where the room was not filled, and spares the call that finds nothing.
-        let read = Pin::new(&mut self.tcp).poll_read(cx, &mut taken);
-        let count = taken.filled().len();
-        self.reads.settle(room, count);
-        let Poll::Ready(read) = read else { return Ok(false) };
-        read?;
-        if count == 0 {
-            return Err(DriverError::Closed);
-        }
-        let Buffers { wire, plain, .. } = buffers;
-        let mut wire = &wire[..count];
+        arrived[..old].copy_from_slice(&self.arrived);
+        let arrived = &arrived[..old + new];
         plain.clear();
         plain.append(&mut self.partial);
-        let mut closed = false;
-        while !wire.is_empty() && !closed {
-            self.tls.read_tls(&mut wire)?;
-            let state = self.tls.process_new_packets()?;
-            take_plaintext(&mut self.tls, state.plaintext_bytes_to_read(), plain)?;
-            closed = state.peer_has_closed();
-        }
+        let opened = self.records.open(arrived, plain)?;
+        self.arrived.clear();
+        self.arrived.extend_from_slice(&arrived[opened..]);
         // Also what came with the goodbye, such as why circuits end.
         self.handle_plaintext(plain)?;
-        if closed { Err(DriverError::Closed) } else { Ok(true) }
+        if self.records.is_closed() { Err(DriverError::Closed) } else { Ok(true) }
     }
 
     fn handle_plaintext(&mut self, plain: &mut [u8]) -> Result<(), DriverError> {
@@ -236,41 +243,61 @@ impl Driver {
 
     /// Writes until there is nothing left or the socket takes no more; whether anything moved.
     fn write(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<bool, DriverError> {
-        let mut moved = false;
+        let Buffers { out, sealed, .. } = buffers;
+        let mut moved = !self.unsent.is_empty();
+        if self.poll_unsent(cx)?.is_pending() {
+            return Ok(false);
+        }
         loop {
-            while self.tls.wants_write() {
-                match self.poll_write(cx)? {
-                    Poll::Pending => return Ok(moved),
-                    Poll::Ready(_) => moved = true,
-                }
-            }
             if !self.core.has_output() {
                 self.writes.forget();
                 return Ok(moved);
             }
             let Poll::Ready(room) = self.writes.poll_take(cx, WRITE_LEN) else { return Ok(moved) };
-            buffers.out.clear();
+            out.clear();
             let now = clock::now();
-            self.core.poll_output(now, &mut buffers.out, cells_within(room));
+            self.core.poll_output(now, out, cells_within(room));
             self.pacing.written(now, &self.tcp);
-            self.renewal.written(now, buffers.out.len(), self.pacing.shortest(), &self.tcp);
-            self.writes.settle(room, wire_len(buffers.out.len()));
-            self.tls.writer().write_all(&buffers.out)?;
+            self.renewal.written(now, out.len(), self.pacing.shortest(), &self.tcp);
+            self.writes.settle(room, wire_len(out.len()));
+            sealed.clear();
+            self.records.seal(out, sealed)?;
+            moved = true;
+            let mut sent = 0;
+            if self.poll_write(cx, sealed, &mut sent)?.is_pending() {
+                self.unsent.extend_from_slice(&sealed[sent..]);
+                return Ok(moved);
+            }
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
+    /// Writes what the socket has not taken before.
+    fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (unsent, mut sent) = (std::mem::take(&mut self.unsent), self.sent);
+        let done = self.poll_write(cx, &unsent, &mut sent)?;
+        if done.is_pending() {
+            (self.unsent, self.sent) = (unsent, sent);
+        } else {
+            self.sent = 0;
+        }
+        done.map(Ok)
+    }
+
+    /// Writes `bytes` from `sent` on.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8], sent: &mut usize) -> Poll<io::Result<()>> {
+        while *sent < bytes.len() {
             ready!(self.tcp.poll_write_ready(cx))?;
-            match self.tls.write_tls(&mut NonBlocking(&self.tcp)) {
+            match self.tcp.try_write(&bytes[*sent..]) {
+                Ok(count) => *sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !self.pacing.is_limited() {
                         self.renewal.refused();
                     }
                 }
-                result => return Poll::Ready(result),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
+        Poll::Ready(Ok(()))
     }
 
     fn dispatch(&mut self, event: Event) {
@@ -295,20 +322,6 @@ const fn wire_len(plain: usize) -> usize {
 fn cells_within(wire: usize) -> usize {
     let overhead = wire.div_ceil(RECORD_LEN + RECORD_OVERHEAD) * RECORD_OVERHEAD;
     (wire.saturating_sub(overhead) / CELL_LEN).max(1)
-}
-
-/// Appends what TLS has decrypted: `available` bytes.
-fn take_plaintext(tls: &mut Connection, available: usize, plain: &mut Vec<u8>) -> io::Result<()> {
-    let mut left = available;
-    while left > 0 {
-        let mut reader = tls.reader();
-        let chunk = reader.fill_buf()?;
-        plain.extend_from_slice(chunk);
-        let count = chunk.len();
-        reader.consume(count);
-        left = left.saturating_sub(count.max(1));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

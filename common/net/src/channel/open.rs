@@ -1,9 +1,8 @@
 //! Opening a channel over a TCP connection: TLS, then the handshake in cells.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::time::Duration;
 
-use rustls::Connection;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tunic_proto::cell::CELL_LEN;
@@ -13,12 +12,16 @@ use tunic_proto::ids::RelayId;
 use tunic_proto::keys::Signer;
 use zeroize::Zeroizing;
 
+use super::tls::{RecordError, Records, TlsHandshake};
 use crate::daemon::unix_now;
 
 /// How long TCP, TLS and the handshake may take together.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes that the kernel holds unsent before it takes no more: what waits, waits where the scheduler sees it.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// Room for what a peer says at once while a channel is being opened.
+const READ_LEN: usize = 4 * 1024;
 
 /// After this much silence TCP asks whether the peer's machine is still there, and so often from then on.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
@@ -39,6 +42,9 @@ pub enum ConnectError {
     /// What is on the other end speaks no TLS that we do.
     #[error("TLS failed: {0}")]
     Tls(#[from] rustls::Error),
+    /// The peer broke the TLS session.
+    #[error("TLS failed: {0}")]
+    Record(#[from] RecordError),
     /// The peer proved another identity than the one called, or none.
     #[error("the relay is not who it should be")]
     WrongIdentity,
@@ -69,6 +75,7 @@ impl ConnectError {
             ConnectError::NoAddress => ConnectError::NoAddress,
             ConnectError::Io(error) => io::Error::new(error.kind(), error.to_string()).into(),
             ConnectError::Tls(error) => error.clone().into(),
+            ConnectError::Record(error) => ConnectError::Record(*error),
             ConnectError::WrongIdentity => ConnectError::WrongIdentity,
             ConnectError::Handshake(error) => ConnectError::Handshake(*error),
             ConnectError::Timeout => ConnectError::Timeout,
@@ -87,99 +94,112 @@ pub(super) fn configure(tcp: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))
 }
 
+/// An open TLS session, and what was on its way when it was handed over.
+pub(super) struct Session {
+    pub(super) records: Records,
+    /// What has come and has not been opened.
+    pub(super) arrived: Vec<u8>,
+    /// What has been opened and not been looked at.
+    pub(super) plain: Vec<u8>,
+    /// What has been sealed and not been sent.
+    pub(super) unsent: Vec<u8>,
+}
+
 /// Runs both handshakes.
 ///
 /// # Errors
 /// [`ConnectError`]; the caller limits the time.
 pub(super) async fn open(
     tcp: &TcpStream,
-    tls: &mut Connection,
+    tls: TlsHandshake,
     role: Role,
     signer: Option<&Signer>,
     expected: Option<RelayId>,
-) -> Result<PeerInfo, ConnectError> {
-    while tls.is_handshaking() {
-        exchange(tcp, tls).await?;
-    }
-    let exporter = Zeroizing::new([0; EXPORTER_LEN]);
-    let exporter = tls.export_keying_material(exporter, EXPORTER_LABEL, None)?;
+) -> Result<(Session, PeerInfo), ConnectError> {
+    let (mut arrived, mut unsent) = (Vec::new(), Vec::new());
+    let (records, exporter) = shake_hands(tcp, tls, &mut arrived, &mut unsent).await?;
+    let mut session = Session { records, arrived, plain: Vec::new(), unsent };
     let local = Local { role, signer, exporter, now: unix_now(), peer_address: tcp.peer_addr().ok() };
     let (mut handshake, cells) = Handshake::start(&local, expected);
-    tls.writer().write_all(cells.as_flattened())?;
+    session.records.seal(cells.as_flattened(), &mut session.unsent)?;
     loop {
-        let mut cell = [0; CELL_LEN];
-        read_cell(tcp, tls, &mut cell).await?;
+        let cell = session.read_cell(tcp).await?;
         match handshake.handle(&cell)? {
             Step::Wait(next) => handshake = next,
-            Step::Open(peer) => return Ok(peer),
+            Step::Open(peer) => return Ok((session, peer)),
         }
     }
 }
 
-async fn read_cell(
+type Exporter = Zeroizing<[u8; EXPORTER_LEN]>;
+
+/// TLS's own handshake. What is left to be said is left in `unsent`, and what came behind it in `arrived`.
+async fn shake_hands(
     tcp: &TcpStream,
-    tls: &mut Connection,
-    cell: &mut [u8; CELL_LEN],
-) -> Result<(), ConnectError> {
-    let mut have = 0;
-    while have < cell.len() {
-        match tls.reader().read(&mut cell[have..]) {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Ok(count) => have += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => exchange(tcp, tls).await?,
-            Err(error) => return Err(error.into()),
+    mut tls: TlsHandshake,
+    arrived: &mut Vec<u8>,
+    unsent: &mut Vec<u8>,
+) -> Result<(Records, Exporter), ConnectError> {
+    loop {
+        let received = tls.receive(arrived);
+        tls.send(unsent)?;
+        match received {
+            Ok(count) => drop(arrived.drain(..count)),
+            Err(error) => {
+                // The alert says what was wrong; whether it arrives is not ours to know.
+                let _ = tcp.try_write(unsent);
+                return Err(error.into());
+            }
+        }
+        if tls.is_done() {
+            let exporter = tls.export(Zeroizing::new([0; EXPORTER_LEN]), EXPORTER_LABEL)?;
+            return Ok((tls.finish()?, exporter));
+        }
+        exchange(tcp, arrived, unsent).await?;
+    }
+}
+
+impl Session {
+    async fn read_cell(&mut self, tcp: &TcpStream) -> Result<[u8; CELL_LEN], ConnectError> {
+        loop {
+            let opened = self.records.open(&self.arrived, &mut self.plain)?;
+            self.arrived.drain(..opened);
+            if let Some(&cell) = self.plain.first_chunk() {
+                self.plain.drain(..CELL_LEN);
+                return Ok(cell);
+            }
+            if self.records.is_closed() {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            exchange(tcp, &mut self.arrived, &mut self.unsent).await?;
         }
     }
-    Ok(())
 }
 
-/// Writes what TLS has to say, or else reads what the peer says.
-async fn exchange(tcp: &TcpStream, tls: &mut Connection) -> Result<(), ConnectError> {
-    while tls.wants_write() {
+/// Sends what there is to say, and takes what the peer says.
+async fn exchange(tcp: &TcpStream, arrived: &mut Vec<u8>, unsent: &mut Vec<u8>) -> io::Result<()> {
+    while !unsent.is_empty() {
         tcp.writable().await?;
-        ok_or_blocked(tls.write_tls(&mut NonBlocking(tcp)))?;
+        if let Some(count) = unless_blocked(tcp.try_write(unsent))? {
+            unsent.drain(..count);
+        }
     }
-    tcp.readable().await?;
-    if ok_or_blocked(tls.read_tls(&mut NonBlocking(tcp)))? == Some(0) {
-        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    loop {
+        tcp.readable().await?;
+        arrived.reserve(READ_LEN);
+        match unless_blocked(tcp.try_read_buf(arrived))? {
+            Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(_) => return Ok(()),
+            None => {}
+        }
     }
-    let result = tls.process_new_packets();
-    if result.is_err() {
-        // The alert says what was wrong; whether it arrives is not ours to know.
-        let _ = tls.write_tls(&mut NonBlocking(tcp));
-    }
-    result?;
-    Ok(())
 }
 
-fn ok_or_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
+fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(count) => Ok(Some(count)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// A socket as `rustls` reads and writes it.
-pub(super) struct NonBlocking<'a>(pub(super) &'a TcpStream);
-
-impl Read for NonBlocking<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buffer)
-    }
-}
-
-impl Write for NonBlocking<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0.try_write(data)
-    }
-
-    fn write_vectored(&mut self, data: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(data)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -2,6 +2,11 @@
 //!
 //! The raw public key that the responder shows is made anew by each process and authenticates nothing. Who the peer is
 //! follows from `AUTH`, whose signature covers this session's exporter; see `tunic_proto::channel::handshake`.
+//!
+//! `rustls` does the handshake and leaves its traffic secrets; from then on [`Records`] carry what is sent.
+
+mod handshake;
+mod records;
 
 use std::io;
 use std::sync::Arc;
@@ -17,13 +22,19 @@ use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme,
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, ServerConfig, ServerConnection,
+    SignatureScheme,
 };
+
+pub use handshake::TlsHandshake;
+use handshake::TrafficSecrets;
+pub(super) use records::{MAX_RECORD_LEN, RECORD_LEN, RECORD_OVERHEAD};
+pub use records::{RecordError, Records};
 
 /// TLS as channels use it, for both directions.
 pub struct Tls {
-    client: Arc<ClientConfig>,
-    server: Arc<ServerConfig>,
+    client: ClientConfig,
+    server: ServerConfig,
     name: ServerName<'static>,
 }
 
@@ -33,10 +44,14 @@ impl Tls {
     /// # Errors
     /// If the cryptographic library cannot be set up.
     pub fn new() -> io::Result<Tls> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        Tls::with(aws_lc_rs::default_provider())
+    }
+
+    fn with(provider: CryptoProvider) -> io::Result<Tls> {
+        let provider = Arc::new(provider);
         Ok(Tls {
-            client: Arc::new(client_config(provider.clone()).map_err(io::Error::other)?),
-            server: Arc::new(server_config(provider)?),
+            client: client_config(provider.clone()).map_err(io::Error::other)?,
+            server: server_config(provider)?,
             name: ServerName::try_from("tunic.invalid").map_err(io::Error::other)?,
         })
     }
@@ -45,18 +60,22 @@ impl Tls {
     ///
     /// # Errors
     /// If the cryptographic library refuses.
-    pub fn initiate(&self) -> io::Result<rustls::Connection> {
-        let tls = ClientConnection::new(self.client.clone(), self.name.clone()).map_err(io::Error::other)?;
-        Ok(rustls::Connection::Client(tls))
+    pub fn initiate(&self) -> io::Result<TlsHandshake> {
+        let (mut config, secrets) = (self.client.clone(), Arc::new(TrafficSecrets::default()));
+        config.key_log = secrets.clone();
+        let tls = ClientConnection::new(Arc::new(config), self.name.clone()).map_err(io::Error::other)?;
+        Ok(TlsHandshake::new(Connection::Client(tls), secrets))
     }
 
     /// The side that accepts it.
     ///
     /// # Errors
     /// As [`Tls::initiate`].
-    pub fn respond(&self) -> io::Result<rustls::Connection> {
-        let tls = ServerConnection::new(self.server.clone()).map_err(io::Error::other)?;
-        Ok(rustls::Connection::Server(tls))
+    pub fn respond(&self) -> io::Result<TlsHandshake> {
+        let (mut config, secrets) = (self.server.clone(), Arc::new(TrafficSecrets::default()));
+        config.key_log = secrets.clone();
+        let tls = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
+        Ok(TlsHandshake::new(Connection::Server(tls), secrets))
     }
 }
 
@@ -136,48 +155,92 @@ impl ServerCertVerifier for AnyRawKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::NamedGroup;
+    use rustls::crypto::tls13::OkmBlock;
+    use rustls::{CipherSuite, NamedGroup};
 
-    fn shake_hands(client: &mut rustls::Connection, server: &mut rustls::Connection) {
-        while client.is_handshaking() || server.is_handshaking() {
-            carry(client, server);
-            carry(server, client);
+    /// Sessions with each cipher suite that we speak.
+    pub(super) fn all_suites() -> impl Iterator<Item = Tls> {
+        let default = aws_lc_rs::default_provider();
+        let suites = default.cipher_suites.clone().into_iter().filter(|suite| suite.tls13().is_some());
+        suites.map(move |suite| {
+            Tls::with(CryptoProvider { cipher_suites: vec![suite], ..default.clone() }).unwrap()
+        })
+    }
+
+    /// The same for a peer that is nothing but rustls.
+    pub(super) fn rustls_peer(tls: &Tls, is_client: bool) -> Connection {
+        if is_client {
+            let config = Arc::new(tls.client.clone());
+            Connection::Client(ClientConnection::new(config, tls.name.clone()).unwrap())
+        } else {
+            Connection::Server(ServerConnection::new(Arc::new(tls.server.clone())).unwrap())
         }
     }
 
-    fn carry(from: &mut rustls::Connection, to: &mut rustls::Connection) {
+    fn opened(tls: &Tls) -> (TlsHandshake, TlsHandshake) {
+        let (mut client, mut server) = (tls.initiate().unwrap(), tls.respond().unwrap());
+        while !client.is_done() || !server.is_done() {
+            carry(&mut client, &mut server);
+            carry(&mut server, &mut client);
+        }
+        (client, server)
+    }
+
+    fn carry(from: &mut TlsHandshake, to: &mut TlsHandshake) {
         let mut wire = Vec::new();
-        while from.wants_write() {
-            from.write_tls(&mut wire).unwrap();
-        }
-        let mut wire = &wire[..];
-        while !wire.is_empty() {
-            to.read_tls(&mut wire).unwrap();
-            to.process_new_packets().unwrap();
-        }
+        from.send(&mut wire).unwrap();
+        assert_eq!(to.receive(&wire).unwrap(), wire.len());
     }
 
     #[test]
     fn sessions_are_post_quantum_and_say_nothing_after_the_handshake() {
-        let tls = Tls::new().unwrap();
-        let (mut client, mut server) = (tls.initiate().unwrap(), tls.respond().unwrap());
-        shake_hands(&mut client, &mut server);
-        let group = client.negotiated_key_exchange_group().map(|group| group.name());
-        assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
-        assert_eq!(client.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
-        assert!(!server.wants_write() && !client.wants_write(), "no tickets");
+        let (mut client, mut server) = opened(&Tls::new().unwrap());
+        for end in [&client, &server] {
+            assert_eq!(end.group(), Some(NamedGroup::X25519MLKEM768));
+        }
+        let mut wire = Vec::new();
+        client.send(&mut wire).unwrap();
+        server.send(&mut wire).unwrap();
+        assert!(wire.is_empty(), "no tickets");
+    }
+
+    #[test]
+    fn every_suite_of_tls_1_3_is_spoken() {
+        let spoken: Vec<_> = all_suites().map(|tls| opened(&tls).0.finish().unwrap().suite()).collect();
+        for suite in [
+            CipherSuite::TLS13_AES_256_GCM_SHA384,
+            CipherSuite::TLS13_AES_128_GCM_SHA256,
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+        ] {
+            assert!(spoken.contains(&suite), "{suite:?}");
+        }
     }
 
     #[test]
     fn both_ends_export_the_same_secret_and_other_sessions_another() {
         let tls = Tls::new().unwrap();
         let export = || {
-            let (mut client, mut server) = (tls.initiate().unwrap(), tls.respond().unwrap());
-            shake_hands(&mut client, &mut server);
-            let of = |tls: &rustls::Connection| tls.export_keying_material([0; 32], b"label", None).unwrap();
+            let (client, server) = opened(&tls);
+            let of = |end: &TlsHandshake| end.export([0; 32], b"label").unwrap();
             assert_eq!(of(&client), of(&server));
             of(&client)
         };
         assert_ne!(export(), export());
+    }
+
+    #[test]
+    fn there_are_no_records_before_the_handshake_is_done() {
+        let tls = Tls::new().unwrap();
+        assert!(tls.initiate().unwrap().finish().is_err());
+        let (mut client, mut server) = (tls.initiate().unwrap(), tls.respond().unwrap());
+        carry(&mut client, &mut server);
+        assert!(server.finish().is_err(), "the client has not finished");
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let secrets = TrafficSecrets::default();
+        rustls::KeyLog::log(&secrets, "CLIENT_TRAFFIC_SECRET_0", &[], OkmBlock::new(&[7; 32]).as_ref());
+        assert_eq!(format!("{secrets:?}"), "TrafficSecrets");
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rustls::Connection;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -22,7 +21,7 @@ use crate::channel::drain::Tally;
 use crate::channel::driver::Driver;
 use crate::channel::idle::run_until_idle;
 use crate::channel::limits::{Guest, Place, Places, Visit};
-use crate::channel::open::{OPEN_TIMEOUT, configure, open};
+use crate::channel::open::{OPEN_TIMEOUT, Session, configure, open};
 use crate::channel::way::{Failure, Slot};
 use crate::channel::{Caller, Channel, ConnectError, Peer};
 use crate::daemon::{unix_now, unix_now_ms};
@@ -76,8 +75,8 @@ impl NodeInner {
         if matches!(opened, Err(ConnectError::WrongIdentity)) {
             self.counters.count(Incident::WrongIdentity);
         }
-        let (tcp, tls, info) = opened?;
-        Ok(self.start(tcp, tls, Role::Initiator, info, place, None))
+        let (tcp, session, info) = opened?;
+        Ok(self.start(tcp, session, Role::Initiator, info, place, None))
     }
 
     /// The slot of a relay; those without a channel are dropped now and then.
@@ -96,7 +95,7 @@ impl NodeInner {
         places.take().ok_or(ConnectError::Refused)
     }
 
-    async fn call(&self, peer: &Peer) -> Result<(TcpStream, Connection, PeerInfo), ConnectError> {
+    async fn call(&self, peer: &Peer) -> Result<(TcpStream, Session, PeerInfo), ConnectError> {
         let mut result = Err(ConnectError::NoAddress);
         // An address where nothing answers leaves time for the others.
         let share = OPEN_TIMEOUT / peer.addresses.len().max(1) as u32;
@@ -114,13 +113,13 @@ impl NodeInner {
         &self,
         at: SocketAddr,
         id: RelayId,
-    ) -> Result<(TcpStream, Connection, PeerInfo), ConnectError> {
+    ) -> Result<(TcpStream, Session, PeerInfo), ConnectError> {
         let tcp = tcp::connect(at).await?;
         configure(&tcp)?;
-        let mut tls = self.tls.initiate()?;
         let signer = self.signer();
-        let info = open(&tcp, &mut tls, Role::Initiator, signer.as_deref(), Some(id)).await?;
-        Ok((tcp, tls, info))
+        let tls = self.tls.initiate()?;
+        let (session, info) = open(&tcp, tls, Role::Initiator, signer.as_deref(), Some(id)).await?;
+        Ok((tcp, session, info))
     }
 
     pub(super) fn accept(self: &Arc<Self>, tcp: TcpStream, from: SocketAddr) {
@@ -136,17 +135,17 @@ impl NodeInner {
         };
         let node = self.clone();
         tokio::spawn(async move {
-            let Ok(mut tls) = node.tls.respond() else { return };
+            let Ok(tls) = node.tls.respond() else { return };
             let signer = node.signer();
             let opening = async {
                 configure(&tcp)?;
-                open(&tcp, &mut tls, Role::Responder, signer.as_deref(), None).await
+                open(&tcp, tls, Role::Responder, signer.as_deref(), None).await
             };
             let opened = timeout(OPEN_TIMEOUT, opening).await;
             match opened.unwrap_or(Err(ConnectError::Timeout)) {
-                Ok(info) => {
+                Ok((session, info)) => {
                     let visit = Some(visit).filter(|_| !info.id.is_some_and(|id| node.is_member(id)));
-                    let channel = node.start(tcp, tls, Role::Responder, info, place, visit);
+                    let channel = node.start(tcp, session, Role::Responder, info, place, visit);
                     node.keep(info.id, channel);
                 }
                 Err(error) => {
@@ -176,7 +175,7 @@ impl NodeInner {
     fn start(
         self: &Arc<Self>,
         tcp: TcpStream,
-        tls: Connection,
+        session: Session,
         role: Role,
         info: PeerInfo,
         place: Place,
@@ -201,7 +200,7 @@ impl NodeInner {
         });
         let channel = Channel::new(core.inbox().clone(), closed, clock_ahead_s);
         let guest = Guest::new(Caller { id: info.id, address: tcp.peer_addr().ok() }, visit);
-        let mut driver = Driver::new(tcp, tls, core, self.clone(), guest);
+        let mut driver = Driver::new(tcp, session, core, self.clone(), guest);
         let (mut ending, mut closing) = (self.ending.subscribe(), self.closing.subscribe());
         if !self.admission.may_call() {
             // It fell asleep while this channel was being opened: too late for `close_channels`.
