@@ -20,7 +20,7 @@ use super::node::NodeInner;
 use super::open::Session;
 use super::pacing::Pacing;
 use super::renewal::Renewal;
-use super::tls::{MAX_RECORD_LEN, RECORD_LEN, RECORD_OVERHEAD, RecordError, Records};
+use super::tls::{MAX_RECORD_LEN, RECORD_LEN, RECORD_OVERHEAD, RecordError, Records, record_len};
 use super::traffic::Turn;
 use crate::{bbr, clock};
 
@@ -219,13 +219,20 @@ impl Driver {
                 return Err(DriverError::Closed);
             }
         }
+        // What is held has been looked at before.
+        if record_len(&self.arrived).is_some_and(|len| old + new < len) {
+            self.arrived.extend_from_slice(&arrived[old..old + new]);
+            return Ok(true);
+        }
         arrived[..old].copy_from_slice(&self.arrived);
         let arrived = &arrived[..old + new];
         plain.clear();
         plain.append(&mut self.partial);
         let opened = self.records.open(arrived, plain)?;
+        let part = &arrived[opened..];
         self.arrived.clear();
-        self.arrived.extend_from_slice(&arrived[opened..]);
+        self.arrived.reserve_exact(record_len(part).unwrap_or(part.len()));
+        self.arrived.extend_from_slice(part);
         // Also what came with the goodbye, such as why circuits end.
         self.handle_plaintext(plain)?;
         if self.records.is_closed() { Err(DriverError::Closed) } else { Ok(true) }
@@ -274,11 +281,10 @@ impl Driver {
     /// Writes what the socket has not taken before.
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (unsent, mut sent) = (std::mem::take(&mut self.unsent), self.sent);
+        self.sent = 0;
         let done = self.poll_write(cx, &unsent, &mut sent)?;
         if done.is_pending() {
             (self.unsent, self.sent) = (unsent, sent);
-        } else {
-            self.sent = 0;
         }
         done.map(Ok)
     }

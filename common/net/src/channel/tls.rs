@@ -28,7 +28,7 @@ use rustls::{
 
 pub use handshake::TlsHandshake;
 use handshake::TrafficSecrets;
-pub(super) use records::{MAX_RECORD_LEN, RECORD_LEN, RECORD_OVERHEAD};
+pub(super) use records::{MAX_RECORD_LEN, RECORD_LEN, RECORD_OVERHEAD, record_len};
 pub use records::{RecordError, Records};
 
 /// TLS as channels use it, for both directions.
@@ -88,6 +88,7 @@ fn client_config(provider: Arc<CryptoProvider>) -> Result<ClientConfig, rustls::
         .with_no_client_auth();
     config.enable_sni = false;
     config.resumption = rustls::client::Resumption::disabled();
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 
@@ -105,6 +106,7 @@ fn server_config(provider: Arc<CryptoProvider>) -> io::Result<ServerConfig> {
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::new(shown))));
     // Tickets would be records that are no whole cells.
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 
@@ -178,7 +180,11 @@ mod tests {
     }
 
     fn opened(tls: &Tls) -> (TlsHandshake, TlsHandshake) {
-        let (mut client, mut server) = (tls.initiate().unwrap(), tls.respond().unwrap());
+        let ends = (tls.initiate().unwrap(), tls.respond().unwrap());
+        shake_hands(ends)
+    }
+
+    fn shake_hands((mut client, mut server): (TlsHandshake, TlsHandshake)) -> (TlsHandshake, TlsHandshake) {
         while !client.is_done() || !server.is_done() {
             carry(&mut client, &mut server);
             carry(&mut server, &mut client);
@@ -188,20 +194,44 @@ mod tests {
 
     fn carry(from: &mut TlsHandshake, to: &mut TlsHandshake) {
         let mut wire = Vec::new();
-        from.send(&mut wire).unwrap();
+        from.send(&mut wire);
         assert_eq!(to.receive(&wire).unwrap(), wire.len());
     }
 
     #[test]
-    fn sessions_are_post_quantum_and_say_nothing_after_the_handshake() {
-        let (mut client, mut server) = opened(&Tls::new().unwrap());
+    fn sessions_are_post_quantum() {
+        let (client, server) = opened(&Tls::new().unwrap());
         for end in [&client, &server] {
             assert_eq!(end.group(), Some(NamedGroup::X25519MLKEM768));
         }
-        let mut wire = Vec::new();
-        client.send(&mut wire).unwrap();
-        server.send(&mut wire).unwrap();
-        assert!(wire.is_empty(), "no tickets");
+    }
+
+    #[test]
+    fn a_server_that_wants_another_key_gets_it() {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.kx_groups.retain(|group| group.name() == NamedGroup::secp384r1);
+        let other = Tls::with(provider).unwrap();
+        let (client, server) =
+            shake_hands((Tls::new().unwrap().initiate().unwrap(), other.respond().unwrap()));
+        assert_eq!(client.group(), Some(NamedGroup::secp384r1));
+        let (mut client, mut server) = (client.finish().unwrap(), server.finish().unwrap());
+        let (mut wire, mut plain) = (Vec::new(), Vec::new());
+        client.seal(b"there", &mut wire).unwrap();
+        assert_eq!(server.open(&wire, &mut plain), Ok(wire.len()));
+        assert_eq!(plain, b"there");
+    }
+
+    #[test]
+    fn a_session_that_has_records_already_is_refused() {
+        let mut tls = Tls::new().unwrap();
+        tls.server.send_tls13_tickets = 1;
+        let (mut client, mut server) = (tls.initiate().unwrap(), tls.respond().unwrap());
+        carry(&mut client, &mut server);
+        carry(&mut server, &mut client);
+        carry(&mut client, &mut server);
+        assert!(client.is_done() && server.is_done());
+        server.send(&mut Vec::new());
+        assert!(server.finish().is_err(), "a ticket was its first record");
     }
 
     #[test]

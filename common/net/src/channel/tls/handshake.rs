@@ -1,13 +1,12 @@
 //! A TLS session until it is open: `rustls` does the handshake, and leaves the secrets from which its records' keys follow.
 
 use std::fmt;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::crypto::tls13::OkmBlock;
 use rustls::{Connection, KeyLog};
 
-use super::records::{HEADER_LEN, Records};
+use super::records::{Records, record_len};
 
 /// A handshake that has begun.
 pub struct TlsHandshake {
@@ -28,14 +27,9 @@ impl TlsHandshake {
     }
 
     /// Appends what is to be sent.
-    ///
-    /// # Errors
-    /// None that a vector would have.
-    pub fn send(&mut self, wire: &mut Vec<u8>) -> io::Result<()> {
-        while self.tls.wants_write() {
-            self.tls.write_tls(wire)?;
-        }
-        Ok(())
+    pub fn send(&mut self, wire: &mut Vec<u8>) {
+        // A vector takes all of it and has no errors.
+        while self.tls.wants_write() && self.tls.write_tls(wire).is_ok() {}
     }
 
     /// Takes what has come, up to the end of the handshake; returns how much that was. What is left is to be given again with what
@@ -48,8 +42,8 @@ impl TlsHandshake {
         while !self.is_done() {
             if self.missing == 0 {
                 // Not a byte of the next record may go to rustls if this one is the last.
-                let Some(&[_, _, _, high, low]) = rest.first_chunk::<HEADER_LEN>() else { break };
-                self.missing = HEADER_LEN + usize::from(u16::from_be_bytes([high, low]));
+                let Some(len) = record_len(rest) else { break };
+                self.missing = len;
             }
             let (mut part, behind) = rest.split_at(self.missing.min(rest.len()));
             if part.is_empty() {
@@ -58,8 +52,11 @@ impl TlsHandshake {
             self.missing -= part.len();
             rest = behind;
             while !part.is_empty() {
-                self.tls.read_tls(&mut part).map_err(|error| rustls::Error::General(error.to_string()))?;
+                let taken = self.tls.read_tls(&mut part);
                 self.tls.process_new_packets()?;
+                if !matches!(taken, Ok(1..)) {
+                    return Err(rustls::Error::General("rustls takes no more".into()));
+                }
             }
         }
         Ok(wire.len() - rest.len())
@@ -69,7 +66,11 @@ impl TlsHandshake {
     ///
     /// # Errors
     /// The handshake is not done.
-    pub fn export<T: AsMut<[u8]>>(&self, output: T, label: &[u8]) -> Result<T, rustls::Error> {
+    pub(in crate::channel) fn export<T: AsMut<[u8]>>(
+        &self,
+        output: T,
+        label: &[u8],
+    ) -> Result<T, rustls::Error> {
         self.tls.export_keying_material(output, label, None)
     }
 
@@ -81,36 +82,40 @@ impl TlsHandshake {
     /// The open session. What [`TlsHandshake::send`] had to say goes before its first record.
     ///
     /// # Errors
-    /// The handshake is not done.
+    /// The handshake is not done, or keys have been used that are to be ours alone.
     pub fn finish(self) -> Result<Records, rustls::Error> {
         let suite = self.tls.negotiated_cipher_suite().and_then(|suite| suite.tls13());
-        let (Some(suite), true) = (suite, self.is_done() && !self.tls.wants_write()) else {
-            return Err(rustls::Error::HandshakeNotComplete);
-        };
-        let Secrets { client: Some(client), server: Some(server) } = self.secrets.take() else {
+        let secrets = std::mem::take(&mut *self.secrets.lock());
+        let (Some(suite), Secrets { client: Some(client), server: Some(server) }) = (suite, secrets) else {
             return Err(rustls::Error::HandshakeNotComplete);
         };
         let (ours, theirs) = match self.tls {
             Connection::Client(_) => (client, server),
             Connection::Server(_) => (server, client),
         };
+        // It also refuses while the handshake lasts, or while something waits to be sent.
+        let extracted = self.tls.dangerous_extract_secrets()?;
+        if (extracted.tx.0, extracted.rx.0) != (0, 0) {
+            return Err(rustls::Error::General("records before the first".into()));
+        }
         Records::new(suite, ours, theirs).map_err(|error| rustls::Error::General(error.to_string()))
     }
 }
 
 #[derive(Default)]
 struct Secrets {
-    client: Option<OkmBlock>,
-    server: Option<OkmBlock>,
+    client: Option<Box<OkmBlock>>,
+    server: Option<Box<OkmBlock>>,
 }
 
-/// The traffic secrets of one session, which `rustls` tells nobody but its log of keys. This one keeps them for the session itself.
+/// The traffic secrets of one session, in boxes, so that no copies stay where they were. What `rustls` lets extract are keys from which no
+/// others follow; its log of keys is told the secrets, and this one keeps them for the session itself.
 #[derive(Default)]
 pub(super) struct TrafficSecrets(Mutex<Secrets>);
 
 impl TrafficSecrets {
-    fn take(&self) -> Secrets {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> MutexGuard<'_, Secrets> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -125,10 +130,10 @@ const OF_SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
 
 impl KeyLog for TrafficSecrets {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
-        let mut secrets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let secret = Some(Box::new(OkmBlock::new(secret)));
         match label {
-            OF_CLIENT => secrets.client = Some(OkmBlock::new(secret)),
-            OF_SERVER => secrets.server = Some(OkmBlock::new(secret)),
+            OF_CLIENT => self.lock().client = secret,
+            OF_SERVER => self.lock().server = secret,
             _ => {}
         }
     }
@@ -169,13 +174,13 @@ mod tests {
         tls.server.send_half_rtt_data = true;
         let (mut ours, mut server) = (tls.initiate().unwrap(), rustls_peer(&tls, false));
         let mut wire = Vec::new();
-        ours.send(&mut wire).unwrap();
+        ours.send(&mut wire);
         hear(&mut server, &wire);
         server.writer().write_all(b"early").unwrap();
         let flight = said(&mut server);
         let taken = ours.receive(&flight).unwrap();
         assert!(ours.is_done() && taken < flight.len());
-        ours.send(&mut wire).unwrap();
+        ours.send(&mut wire);
         let mut plain = Vec::new();
         let opened = ours.finish().unwrap().open(&flight[taken..], &mut plain).unwrap();
         assert_eq!((taken + opened, &plain[..]), (flight.len(), &b"early"[..]));
@@ -187,7 +192,7 @@ mod tests {
         for size in [1, 4, 5, 6, 100, 4096] {
             let (mut ours, mut server) = (tls.initiate().unwrap(), rustls_peer(&tls, false));
             let mut wire = Vec::new();
-            ours.send(&mut wire).unwrap();
+            ours.send(&mut wire);
             hear(&mut server, &wire);
             let flight = said(&mut server);
             let mut held = Vec::new();
@@ -205,7 +210,7 @@ mod tests {
         let mut ours = Tls::new().unwrap().respond().unwrap();
         assert!(ours.receive(b"GET / HTTP/1.1\r\n").is_err());
         let mut wire = Vec::new();
-        ours.send(&mut wire).unwrap();
+        ours.send(&mut wire);
         assert_eq!(wire.first(), Some(&21), "an alert");
     }
 }

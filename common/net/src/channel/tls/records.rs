@@ -2,7 +2,7 @@
 //!
 //! `rustls` opens the session; then a channel seals records from the buffer that its cells are written to, and opens them from
 //! the one that the socket was read into, each with one pass over the bytes. What remains of TLS is a counter for each direction, the
-//! update of its key and the goodbye. `docs/performance.md` says what that saves; the tests compare every part with `rustls`.
+//! update of its key and the goodbye. docs/performance.md says what that saves; the tests compare it with `rustls`.
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
@@ -18,7 +18,7 @@ pub const RECORD_OVERHEAD: usize = HEADER_LEN + TYPE_LEN + TAG_LEN;
 pub(super) const HEADER_LEN: usize = 5;
 const TYPE_LEN: usize = 1;
 const TAG_LEN: usize = 16;
-/// What may follow a record's header: padding, which we never send, makes up the rest.
+/// What may follow a record's header (RFC 8446 §5.2).
 const MAX_SEALED_LEN: usize = RECORD_LEN + 256;
 /// No record is longer.
 pub const MAX_RECORD_LEN: usize = HEADER_LEN + MAX_SEALED_LEN;
@@ -61,6 +61,9 @@ pub enum RecordError {
     /// The peer updates its key too often.
     #[error("TLS key updated too soon")]
     Update,
+    /// The peer does not update its key, or we have forgotten to.
+    #[error("TLS key used up")]
+    Exhausted,
     /// The peer says that this is what went wrong (RFC 8446 §6).
     #[error("TLS alert {0}")]
     Alert(u8),
@@ -72,8 +75,8 @@ pub enum RecordError {
 /// What one direction is protected with.
 struct Key {
     suite: &'static Tls13CipherSuite,
-    /// The traffic secret, from which the next one follows.
-    secret: OkmBlock,
+    /// The traffic secret, from which the next one follows. In a box, so that whoever moves the key leaves no copy.
+    secret: Box<OkmBlock>,
     key: LessSafeKey,
     iv: [u8; NONCE_LEN],
     /// Records sealed or opened with it.
@@ -81,7 +84,7 @@ struct Key {
 }
 
 impl Key {
-    fn new(suite: &'static Tls13CipherSuite, secret: OkmBlock) -> Result<Key, RecordError> {
+    fn new(suite: &'static Tls13CipherSuite, secret: Box<OkmBlock>) -> Result<Key, RecordError> {
         let algorithm = algorithm(suite).ok_or(RecordError::Library)?;
         let mut key = Zeroizing::new(vec![0; algorithm.key_len()]);
         let mut iv = [0; NONCE_LEN];
@@ -94,30 +97,32 @@ impl Key {
     /// The key that follows this one (RFC 8446 §7.2).
     fn update(&mut self) -> Result<(), RecordError> {
         let mut next = Zeroizing::new([0; OkmBlock::MAX_LEN]);
-        let next = &mut next[..self.secret.as_ref().len()];
+        let next = &mut next[..OkmBlock::as_ref(&self.secret).len()];
         expand_label(self.suite, &self.secret, "traffic upd", next)?;
-        *self = Key::new(self.suite, OkmBlock::new(next))?;
+        *self = Key::new(self.suite, Box::new(OkmBlock::new(next)))?;
         Ok(())
     }
 
     /// That of the next record (RFC 8446 §5.3).
-    fn nonce(&mut self) -> Nonce {
+    fn nonce(&mut self) -> Result<Nonce, RecordError> {
+        if self.count > RECORDS_PER_KEY {
+            return Err(RecordError::Exhausted);
+        }
         let mut nonce = self.iv;
         for (byte, counted) in nonce[NONCE_LEN - 8..].iter_mut().zip(self.count.to_be_bytes()) {
             *byte ^= counted;
         }
         self.count += 1;
-        Nonce::assume_unique_for_key(nonce)
+        Ok(Nonce::assume_unique_for_key(nonce))
     }
 
     /// Appends one record of `plain`, which is no more than a record holds.
     fn seal(&mut self, kind: u8, plain: &[u8], wire: &mut Vec<u8>) -> Result<(), RecordError> {
         let (start, sealed_len) = (wire.len(), plain.len() + TYPE_LEN + TAG_LEN);
-        let header = header(sealed_len)?;
+        let (header, nonce) = (header(sealed_len)?, self.nonce()?);
         wire.extend_from_slice(&header);
         wire.resize(start + HEADER_LEN + sealed_len, 0);
         let (sealed, rest) = wire[start + HEADER_LEN..].split_at_mut(plain.len());
-        let nonce = self.nonce();
         self.key
             .seal_out_of_place_scatter(nonce, Aad::from(header), plain, sealed, &[kind], rest)
             .map_err(|_| RecordError::Library)
@@ -131,9 +136,8 @@ impl Key {
         plain: &mut Vec<u8>,
     ) -> Result<(), RecordError> {
         let (sealed, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(RecordError::Length)?;
-        let start = plain.len();
+        let (start, nonce) = (plain.len(), self.nonce()?);
         plain.resize(start + sealed.len(), 0);
-        let nonce = self.nonce();
         self.key
             .open_separate_gather(nonce, Aad::from(header), sealed, tag, &mut plain[start..])
             .map_err(|_| RecordError::Tag)
@@ -164,6 +168,12 @@ fn expand_label(
     expander.expand_slice(&info, out).map_err(|_| RecordError::Library)
 }
 
+/// How long the record is that begins like this, if so much of it is there that it can be told.
+pub fn record_len(wire: &[u8]) -> Option<usize> {
+    let &[_, _, _, high, low] = wire.first_chunk::<HEADER_LEN>()?;
+    Some(HEADER_LEN + usize::from(u16::from_be_bytes([high, low])))
+}
+
 fn header(sealed_len: usize) -> Result<[u8; HEADER_LEN], RecordError> {
     let [high, low] = u16::try_from(sealed_len).map_err(|_| RecordError::Library)?.to_be_bytes();
     let [kind, major, minor] = PREFIX;
@@ -182,8 +192,8 @@ pub struct Records {
 impl Records {
     pub(super) fn new(
         suite: &'static Tls13CipherSuite,
-        sealing: OkmBlock,
-        opening: OkmBlock,
+        sealing: Box<OkmBlock>,
+        opening: Box<OkmBlock>,
     ) -> Result<Records, RecordError> {
         Ok(Records {
             sealer: Key::new(suite, sealing)?,
@@ -199,7 +209,7 @@ impl Records {
     }
 
     /// Whether the peer has said its goodbye.
-    pub fn is_closed(&self) -> bool {
+    pub(in crate::channel) fn is_closed(&self) -> bool {
         self.is_closed
     }
 
@@ -223,13 +233,13 @@ impl Records {
     /// Appends the goodbye: nothing may be sealed behind it.
     ///
     /// # Errors
-    /// [`RecordError::Library`].
-    pub fn seal_goodbye(&mut self, wire: &mut Vec<u8>) -> Result<(), RecordError> {
+    /// As [`Records::seal`].
+    pub(in crate::channel) fn seal_goodbye(&mut self, wire: &mut Vec<u8>) -> Result<(), RecordError> {
         self.sealer.seal(ALERT, &[WARNING, CLOSE_NOTIFY], wire)
     }
 
-    /// Appends to `plain` what the whole records at the beginning of `wire` hold. Returns how many bytes of it were records; the rest
-    /// is to be given again with what follows. What comes behind a goodbye is not looked at.
+    /// Appends to `plain` what the whole records at the beginning of `wire` hold. Returns how many bytes those were; the rest, less than
+    /// [`MAX_RECORD_LEN`], is to be given again with what follows. What comes behind a goodbye is taken and not looked at.
     ///
     /// # Errors
     /// [`RecordError`]; only what has been opened before is appended.
@@ -238,8 +248,8 @@ impl Records {
         while !self.is_closed
             && let Some((&header, behind)) = rest.split_first_chunk::<HEADER_LEN>()
         {
-            let [kind, major, minor, high, low] = header;
-            if [kind, major, minor] != PREFIX {
+            let [prefix @ .., high, low] = header;
+            if prefix != PREFIX {
                 return Err(RecordError::Header);
             }
             let len = usize::from(u16::from_be_bytes([high, low]));
@@ -254,7 +264,7 @@ impl Records {
             opened?;
             rest = behind;
         }
-        Ok(wire.len() - rest.len())
+        Ok(if self.is_closed { wire.len() } else { wire.len() - rest.len() })
     }
 
     /// How much of a record's inside is data: all before its type, or nothing if it is a message to TLS, which is handled.
@@ -262,7 +272,7 @@ impl Records {
         // Behind the type there may be padding, all zeros.
         let end = inside.iter().rposition(|&byte| byte != 0).ok_or(RecordError::Message)?;
         let (content, kind) = (&inside[..end], inside[end]);
-        if content.is_empty() || content.len() > RECORD_LEN {
+        if content.is_empty() || inside.len() > RECORD_LEN + TYPE_LEN {
             return Err(RecordError::Length);
         }
         match (kind, content) {

@@ -19,7 +19,7 @@ fn suite(wanted: CipherSuite) -> &'static Tls13CipherSuite {
 /// Two ends of one session, by themselves.
 fn pair() -> (Records, Records) {
     let suite = suite(CipherSuite::TLS13_AES_256_GCM_SHA384);
-    let secret = |byte| OkmBlock::new(&[byte; 48]);
+    let secret = |byte| Box::new(OkmBlock::new(&[byte; 48]));
     let new = |ours, theirs| Records::new(suite, secret(ours), secret(theirs)).unwrap();
     (new(1, 2), new(2, 1))
 }
@@ -44,22 +44,30 @@ fn opened(records: &mut Records, wire: &[u8]) -> Result<Vec<u8>, RecordError> {
     Ok(plain)
 }
 
-/// RFC 8448 §3: application data of the client and of the server.
+/// RFC 8448 §3: application data and goodbyes of the client and of the server, whose first record was a ticket.
 #[test]
 fn records_are_those_of_the_published_trace() {
-    let secret = |hex| OkmBlock::new(&bytes(hex));
+    let secret = |hex| Box::new(OkmBlock::new(&bytes(hex)));
     let client = "9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5";
     let server = "a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643";
     let suite = suite(CipherSuite::TLS13_AES_128_GCM_SHA256);
     let mut records = Records::new(suite, secret(client), secret(server)).unwrap();
     let data: Vec<u8> = (0..50).collect();
-    let wire = "17 03 03 00 43 a2 3f 70 54 b6 2c 94 d0 af fa fe 82 28 ba 55 cb ef ac ea 42 f9 14 aa 66 bc ab 3f
+    let by_client = "17 03 03 00 43 a2 3f 70 54 b6 2c 94 d0 af fa fe 82 28 ba 55 cb ef ac ea 42 f9 14 aa 66 bc ab 3f
         2b 98 19 a8 a5 b4 6b 39 5b d5 4a 9a 20 44 1e 2b 62 97 4e 1f 5a 62 92 a2 97 70 14 bd 1e 3d ea e6 3a ee bb 21
         69 49 15 e4";
-    assert_eq!(sealed(&mut records, &data), bytes(wire));
+    assert_eq!(sealed(&mut records, &data), bytes(by_client));
+    let by_server = "17 03 03 00 43 2e 93 7e 11 ef 4a c7 40 e5 38 ad 36 00 5f c4 a4 69 32 fc 32 25 d0 5f 82 aa 1b 36
+        e3 0e fa f9 7d 90 e6 df fc 60 2d cb 50 1a 59 a8 fc c4 9c 4b f2 e5 f0 a2 1c 00 47 c2 ab f3 32 54 0d d0 32 e1
+        67 c2 95 5d";
+    records.opener.count = 1;
+    assert_eq!(opened(&mut records, &bytes(by_server)).as_ref(), Ok(&data));
     let mut goodbye = Vec::new();
     records.seal_goodbye(&mut goodbye).unwrap();
     assert_eq!(goodbye, bytes("17 03 03 00 13 c9 87 27 60 65 56 66 b7 4d 7f f1 15 3e fd 6d b6 d0 b0 e3"));
+    let goodbye = bytes("17 03 03 00 13 b5 8f d6 71 66 eb f5 99 d2 47 20 cf be 7e fa 7a 88 64 a9");
+    assert_eq!(opened(&mut records, &goodbye), Ok(vec![]));
+    assert!(records.is_closed());
 }
 
 /// An open session of ours with a peer that is nothing but rustls.
@@ -69,12 +77,12 @@ fn beside_rustls(tls: &Tls, is_client: bool) -> (Records, Connection) {
     peer.set_buffer_limit(None);
     while !ours.is_done() || peer.is_handshaking() {
         let mut wire = Vec::new();
-        ours.send(&mut wire).unwrap();
+        ours.send(&mut wire);
         hear(&mut peer, &wire);
         assert!(TlsHandshake::receive(&mut ours, &said(&mut peer)).is_ok());
     }
     let mut wire = Vec::new();
-    ours.send(&mut wire).unwrap();
+    ours.send(&mut wire);
     hear(&mut peer, &wire);
     (ours.finish().unwrap(), peer)
 }
@@ -153,6 +161,22 @@ fn keys_are_updated_as_rustls_does() {
 }
 
 #[test]
+fn both_may_update_at_once() {
+    for tls in all_suites() {
+        let (mut ours, mut peer) = beside_rustls(&tls, true);
+        for seed in 0..LEAST_PER_KEY {
+            exchange(&mut ours, &mut peer, 1, seed as u8);
+        }
+        let before = sealed(&mut ours, b"before it is asked for");
+        peer.refresh_traffic_keys().unwrap();
+        assert_eq!(opened(&mut ours, &said(&mut peer)), Ok(vec![]));
+        assert_eq!(hear(&mut peer, &before), b"before it is asked for");
+        exchange(&mut ours, &mut peer, 1_000, 7);
+        assert_eq!(ours.sealer.count, 1);
+    }
+}
+
+#[test]
 fn a_key_that_has_sealed_enough_is_updated() {
     let (mut one, mut other) = pair();
     one.sealer.count = RECORDS_PER_KEY - 3;
@@ -169,23 +193,40 @@ fn a_key_that_has_sealed_enough_is_updated() {
 }
 
 #[test]
-fn a_key_is_not_updated_too_often() {
+fn a_key_that_is_used_up_seals_and_opens_nothing() {
     let (mut one, mut other) = pair();
-    for _ in 0..LEAST_PER_KEY - 2 {
-        let wire = sealed(&mut one, b"x");
-        opened(&mut other, &wire).unwrap();
+    one.sealer.count = RECORDS_PER_KEY - 1;
+    other.opener.count = RECORDS_PER_KEY - 1;
+    // Nothing was sealed since: there is room for the goodbye, and for one more.
+    for _ in 0..2 {
+        let mut wire = Vec::new();
+        one.seal_goodbye(&mut wire).unwrap();
+        assert_eq!(opened(&mut other, &wire), Ok(vec![]));
+        other.is_closed = false;
     }
-    let mut early = pair();
+    let mut wire = Vec::new();
+    assert_eq!(one.seal_goodbye(&mut wire), Err(RecordError::Exhausted));
+    assert!(wire.is_empty());
+    one.sealer.count = 0;
+    assert_eq!(opened(&mut other, &sealed(&mut one, b"x")), Err(RecordError::Exhausted));
+}
+
+#[test]
+fn a_key_is_not_updated_too_often() {
     let update = [24, 0, 0, 1, REQUESTED];
-    let wire = record(&mut early.0, HANDSHAKE, &update);
-    assert_eq!(opened(&mut early.1, &wire), Err(RecordError::Update));
-    let wire = sealed(&mut one, b"x");
-    opened(&mut other, &wire).unwrap();
-    let wire = record(&mut one, HANDSHAKE, &update);
-    assert_eq!(opened(&mut other, &wire), Ok(vec![]));
-    one.sealer.update().unwrap();
-    let wire = record(&mut one, HANDSHAKE, &update);
-    assert_eq!(opened(&mut other, &wire), Err(RecordError::Update));
+    for (before, expected) in [
+        (0, Err(RecordError::Update)),
+        (LEAST_PER_KEY - 2, Err(RecordError::Update)),
+        (LEAST_PER_KEY - 1, Ok(vec![])),
+    ] {
+        let (mut one, mut other) = pair();
+        for _ in 0..before {
+            let wire = sealed(&mut one, b"x");
+            opened(&mut other, &wire).unwrap();
+        }
+        let wire = record(&mut one, HANDSHAKE, &update);
+        assert_eq!(opened(&mut other, &wire), expected, "after {before}");
+    }
 }
 
 #[test]
@@ -199,7 +240,7 @@ fn records_may_come_in_parts_of_any_size() {
             held.extend_from_slice(part);
             let taken = other.open(&held, &mut came).unwrap();
             held.drain(..taken);
-            assert!(held.len() < MAX_RECORD_LEN);
+            assert!(held.len() < MAX_RECORD_LEN && record_len(&held).is_none_or(|len| held.len() < len));
         }
         assert!(held.is_empty() && came == plain, "{size}");
     }
@@ -258,6 +299,11 @@ fn lengths_are_bounded() {
     assert_eq!(inside(APPLICATION_DATA, &[]), Err(RecordError::Length));
     assert_eq!(inside(APPLICATION_DATA, &[1; RECORD_LEN]), Ok(vec![1; RECORD_LEN]));
     assert_eq!(inside(APPLICATION_DATA, &[1; RECORD_LEN + 1]), Err(RecordError::Length));
+    assert_eq!(inside(0, &[&[1, APPLICATION_DATA][..], &[0; RECORD_LEN - 2]].concat()), Ok(vec![1]));
+    assert_eq!(
+        inside(0, &[&[1, APPLICATION_DATA][..], &[0; RECORD_LEN - 1]].concat()),
+        Err(RecordError::Length)
+    );
     assert_eq!(inside(0, &[0; 100]), Err(RecordError::Message), "padding and nothing else");
     // The type is the last byte that is not zero: here the one of the content.
     assert_eq!(inside(0, &[5, 6, APPLICATION_DATA, 0, 0]), Ok(vec![5, 6]), "padding");
@@ -294,10 +340,19 @@ fn what_comes_behind_a_goodbye_is_not_looked_at() {
     let (mut one, mut other) = pair();
     let mut wire = sealed(&mut one, b"last");
     one.seal_goodbye(&mut wire).unwrap();
-    let end = wire.len();
     wire.extend_from_slice(b"whatever this is");
-    let mut plain = Vec::new();
-    assert_eq!(other.open(&wire, &mut plain), Ok(end));
-    assert_eq!((plain, other.is_closed()), (b"last".to_vec(), true));
-    assert_eq!(other.open(b"and this", &mut Vec::new()), Ok(0));
+    assert_eq!(opened(&mut other, &wire), Ok(b"last".to_vec()));
+    assert!(other.is_closed());
+    assert_eq!(opened(&mut other, b"and this"), Ok(vec![]));
+}
+
+#[test]
+fn an_alert_of_rustls_is_told() {
+    let (mut ours, mut peer) = beside_rustls(&Tls::new().unwrap(), true);
+    let mut wire = sealed(&mut ours, b"x");
+    wire[10] ^= 1;
+    peer.read_tls(&mut &wire[..]).unwrap();
+    assert!(peer.process_new_packets().is_err());
+    // bad_record_mac
+    assert_eq!(opened(&mut ours, &said(&mut peer)), Err(RecordError::Alert(20)));
 }
