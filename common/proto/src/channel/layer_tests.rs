@@ -1,6 +1,9 @@
 //! How a circuit ends whose layer does not open, or cannot be sealed (docs/protocol.md §5.1 and §5.5).
 #![expect(clippy::disallowed_methods, reason = "a test has to begin at some time")]
 
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
@@ -162,4 +165,34 @@ fn a_cell_before_any_hop_has_answered_is_the_peers_fault() {
     let (mut channel, _circuit, id, _) = asking(RelayId([7; 32]), &OnionSecret::from_bytes([3; 32]));
     arrive(&mut channel, id, Command::Relay, &[[0; PAYLOAD_LEN]]);
     assert_eq!(end(&mut channel), (Incident::BadMessage, DestroyReason::Protocol));
+}
+
+/// What a circuit's state is when its stream wakes whoever waits for it.
+struct Look(CircuitHandle, Mutex<Option<CircuitStatus>>);
+
+impl Wake for Look {
+    fn wake(self: Arc<Self>) {
+        *self.1.lock().unwrap() = Some(self.0.status());
+    }
+}
+
+#[test]
+fn who_learns_of_the_end_by_a_stream_finds_it_in_the_circuits_state() {
+    let at_wake = |is_begun: bool, end: fn(&mut Channel)| {
+        let (mut channel, circuit) = client();
+        let stream = circuit.begin(Begin::Directory).unwrap();
+        if is_begun {
+            channel.handle_inbox(Instant::now());
+        }
+        let look = Arc::new(Look(circuit, Mutex::default()));
+        let waker = Waker::from(look.clone());
+        assert!(stream.poll_connected(&mut Context::from_waker(&waker)).is_pending());
+        end(&mut channel);
+        look.1.lock().unwrap().unwrap()
+    };
+    // The channel is lost, with the wish for a stream read or unread; or the circuit ends.
+    let lost = CircuitStatus::Closed(DestroyReason::ChannelLost);
+    assert_eq!([true, false].map(|is_begun| at_wake(is_begun, Channel::close)), [lost, lost]);
+    let finished = at_wake(true, |channel| drop(output(channel)));
+    assert_eq!(finished, CircuitStatus::Closed(DestroyReason::Finished));
 }

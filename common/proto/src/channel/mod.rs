@@ -358,11 +358,11 @@ impl Channel {
     /// Ends the channel: every circuit on it and their other sides are told.
     pub fn close(&mut self) {
         let unread = self.inbox.close();
-        for mail in unread {
-            control::bounce(mail);
-        }
         for mut circuit in self.table.drain() {
             control::tell_other_side(&mut circuit.kind, DestroyReason::ChannelLost);
+        }
+        for mail in unread {
+            control::bounce(mail);
         }
         self.events.clear();
         self.control.clear();

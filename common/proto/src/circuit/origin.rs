@@ -233,10 +233,8 @@ impl Origin {
         }
     }
 
-    /// The circuit has ended: tells everybody who waits for it.
+    /// The circuit has ended: tells everybody who waits for it. Whoever learns it by a stream finds the circuit's own state.
     pub(crate) fn close(&mut self, reason: DestroyReason) {
-        self.streams.close(EndReason::Reset);
-        self.report_gone();
         // A failed layer has wiped the others: whether the circuit was open is in its status.
         let status = if self.shared.status() == CircuitStatus::Open {
             self.tampered.map_or(CircuitStatus::Closed(reason), |hop| CircuitStatus::Tampered(hop.index()))
@@ -244,5 +242,7 @@ impl Origin {
             CircuitStatus::Failed(BuildError { hop: self.built(), reason: self.failure.unwrap_or(reason) })
         };
         self.shared.set_status(status);
+        self.streams.close(EndReason::Reset);
+        self.report_gone();
     }
 }
