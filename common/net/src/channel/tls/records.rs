@@ -238,8 +238,8 @@ impl Records {
         self.sealer.seal(ALERT, &[WARNING, CLOSE_NOTIFY], wire)
     }
 
-    /// Appends to `plain` what the whole records at the beginning of `wire` hold. Returns how many bytes those were; the rest, less than
-    /// [`MAX_RECORD_LEN`], is to be given again with what follows. What comes behind a goodbye is taken and not looked at.
+    /// Appends to `plain` what the whole records at the beginning of `wire` hold. Returns how many bytes those were; the rest, less
+    /// than one record, is to be given again with what follows. What comes behind a goodbye is taken and not looked at.
     ///
     /// # Errors
     /// [`RecordError`]; only what has been opened before is appended.
