@@ -218,11 +218,11 @@ impl Driver {
             if new == 0 {
                 return Err(DriverError::Closed);
             }
-        }
-        // What is held has been looked at before.
-        if record_len(&self.arrived).is_some_and(|len| old + new < len) {
-            self.arrived.extend_from_slice(&arrived[old..old + new]);
-            return Ok(true);
+            // The header of what is held has been checked; nothing opens before its end is there.
+            if record_len(&self.arrived).is_some_and(|len| old + new < len) {
+                self.arrived.extend_from_slice(&arrived[old..old + new]);
+                return Ok(true);
+            }
         }
         arrived[..old].copy_from_slice(&self.arrived);
         let arrived = &arrived[..old + new];
@@ -280,8 +280,7 @@ impl Driver {
 
     /// Writes what the socket has not taken before.
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (unsent, mut sent) = (std::mem::take(&mut self.unsent), self.sent);
-        self.sent = 0;
+        let (unsent, mut sent) = (std::mem::take(&mut self.unsent), std::mem::take(&mut self.sent));
         let done = self.poll_write(cx, &unsent, &mut sent)?;
         if done.is_pending() {
             (self.unsent, self.sent) = (unsent, sent);

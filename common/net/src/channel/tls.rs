@@ -156,6 +156,8 @@ impl ServerCertVerifier for AnyRawKey {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
     use rustls::crypto::tls13::OkmBlock;
     use rustls::{CipherSuite, NamedGroup};
@@ -177,6 +179,28 @@ mod tests {
         } else {
             Connection::Server(ServerConnection::new(Arc::new(tls.server.clone())).unwrap())
         }
+    }
+
+    /// Everything that it has to say.
+    pub(super) fn said(peer: &mut Connection) -> Vec<u8> {
+        let mut wire = Vec::new();
+        while peer.wants_write() {
+            peer.write_tls(&mut wire).unwrap();
+        }
+        wire
+    }
+
+    /// What it opened.
+    pub(super) fn hear(peer: &mut Connection, mut wire: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        while !wire.is_empty() {
+            peer.read_tls(&mut wire).unwrap();
+            let count = peer.process_new_packets().unwrap().plaintext_bytes_to_read();
+            let before = plain.len();
+            plain.resize(before + count, 0);
+            peer.reader().read_exact(&mut plain[before..]).unwrap();
+        }
+        plain
     }
 
     fn opened(tls: &Tls) -> (TlsHandshake, TlsHandshake) {

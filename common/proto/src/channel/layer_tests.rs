@@ -167,12 +167,12 @@ fn a_cell_before_any_hop_has_answered_is_the_peers_fault() {
     assert_eq!(end(&mut channel), (Incident::BadMessage, DestroyReason::Protocol));
 }
 
-/// What a circuit's state is when its stream wakes whoever waits for it.
+/// What a circuit's state is when its stream first wakes whoever waits for it.
 struct Look(CircuitHandle, Mutex<Option<CircuitStatus>>);
 
 impl Wake for Look {
     fn wake(self: Arc<Self>) {
-        *self.1.lock().unwrap() = Some(self.0.status());
+        self.1.lock().unwrap().get_or_insert(self.0.status());
     }
 }
 
@@ -195,4 +195,9 @@ fn who_learns_of_the_end_by_a_stream_finds_it_in_the_circuits_state() {
     assert_eq!([true, false].map(|is_begun| at_wake(is_begun, Channel::close)), [lost, lost]);
     let finished = at_wake(true, |channel| drop(output(channel)));
     assert_eq!(finished, CircuitStatus::Closed(DestroyReason::Finished));
+    // The channel is being lost: it takes no more wishes, and has not come to its circuits yet.
+    let (channel, circuit) = client();
+    channel.inbox().close();
+    assert!(circuit.begin(Begin::Directory).is_err());
+    assert_eq!(circuit.status(), lost);
 }

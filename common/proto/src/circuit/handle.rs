@@ -183,6 +183,7 @@ impl CircuitHandle {
         let mail = Mail::Begin(self.0.clone(), stream.clone(), begin);
         if self.0.inbox.post(mail).is_err() {
             self.0.stream_gone();
+            self.0.set_status(CircuitStatus::Closed(DestroyReason::ChannelLost));
             return Err(EndReason::Reset);
         }
         Ok(StreamIo(stream))

@@ -147,25 +147,8 @@ impl KeyLog for TrafficSecrets {
 mod tests {
     use std::io::Write as _;
 
-    use super::*;
     use crate::channel::tls::Tls;
-    use crate::channel::tls::tests::rustls_peer;
-
-    /// Everything that rustls has to say.
-    fn said(peer: &mut Connection) -> Vec<u8> {
-        let mut wire = Vec::new();
-        while peer.wants_write() {
-            peer.write_tls(&mut wire).unwrap();
-        }
-        wire
-    }
-
-    fn hear(peer: &mut Connection, mut wire: &[u8]) {
-        while !wire.is_empty() {
-            peer.read_tls(&mut wire).unwrap();
-            peer.process_new_packets().unwrap();
-        }
-    }
+    use crate::channel::tls::tests::{hear, rustls_peer, said};
 
     #[test]
     fn what_comes_right_behind_the_handshake_is_left_for_the_records() {

@@ -1,7 +1,7 @@
 //! The records of an open TLS 1.3 session (RFC 8446 §5): where bytes lie, and with which key each record is sealed.
 //!
 //! `rustls` opens the session; then a channel seals records from the buffer that its cells are written to, and opens them from
-//! the one that the socket was read into, each with one pass over the bytes. What remains of TLS is a counter for each direction, the
+//! the one that the socket was read into, without a copy in between. What remains of TLS is a counter for each direction, the
 //! update of its key and the goodbye. docs/performance.md says what that saves; the tests compare it with `rustls`.
 
 use aws_lc_rs::aead::{
@@ -15,15 +15,13 @@ use zeroize::Zeroizing;
 pub const RECORD_LEN: usize = 16 * 1024;
 /// What a record adds to them: its header, its type and its tag.
 pub const RECORD_OVERHEAD: usize = HEADER_LEN + TYPE_LEN + TAG_LEN;
-pub(super) const HEADER_LEN: usize = 5;
+const HEADER_LEN: usize = 5;
 const TYPE_LEN: usize = 1;
 const TAG_LEN: usize = 16;
-/// What may follow a record's header (RFC 8446 §5.2).
-const MAX_SEALED_LEN: usize = RECORD_LEN + 256;
-/// No record is longer.
-pub const MAX_RECORD_LEN: usize = HEADER_LEN + MAX_SEALED_LEN;
+/// No record is longer (RFC 8446 §5.2).
+pub const MAX_RECORD_LEN: usize = HEADER_LEN + RECORD_LEN + 256;
 
-/// How many records a key seals (RFC 8446 §5.5 has 2^24.5 for AES-GCM, `rustls` this).
+/// How many records a key seals, whatever the suite (RFC 8446 §5.5 has 2^24.5 for AES-GCM, and `rustls` this).
 const RECORDS_PER_KEY: u64 = 1 << 24;
 /// A peer that updates its key has sent so many records at least: deriving keys costs more than the message that asks for it.
 const LEAST_PER_KEY: u64 = 1 << 10;
@@ -105,7 +103,7 @@ impl Key {
 
     /// That of the next record (RFC 8446 §5.3).
     fn nonce(&mut self) -> Result<Nonce, RecordError> {
-        if self.count > RECORDS_PER_KEY {
+        if self.count >= RECORDS_PER_KEY {
             return Err(RecordError::Exhausted);
         }
         let mut nonce = self.iv;
@@ -246,20 +244,20 @@ impl Records {
     pub fn open(&mut self, wire: &[u8], plain: &mut Vec<u8>) -> Result<usize, RecordError> {
         let mut rest = wire;
         while !self.is_closed
-            && let Some((&header, behind)) = rest.split_first_chunk::<HEADER_LEN>()
+            && let (Some(&header), Some(len)) = (rest.first_chunk::<HEADER_LEN>(), record_len(rest))
         {
-            let [prefix @ .., high, low] = header;
-            if prefix != PREFIX {
+            if !header.starts_with(&PREFIX) {
                 return Err(RecordError::Header);
             }
-            let len = usize::from(u16::from_be_bytes([high, low]));
-            if len > MAX_SEALED_LEN {
+            if len > MAX_RECORD_LEN {
                 return Err(RecordError::Length);
             }
-            let Some((sealed, behind)) = behind.split_at_checked(len) else { break };
+            let Some((record, behind)) = rest.split_at_checked(len) else { break };
             let start = plain.len();
-            let opened =
-                self.opener.open(header, sealed, plain).and_then(|()| self.data_len(&plain[start..]));
+            let opened = self
+                .opener
+                .open(header, &record[HEADER_LEN..], plain)
+                .and_then(|()| self.data_len(&plain[start..]));
             plain.truncate(start + opened.as_ref().unwrap_or(&0));
             opened?;
             rest = behind;
