@@ -36,10 +36,9 @@ const PREFIX: [u8; 3] = [APPLICATION_DATA, 3, 3];
 /// A goodbye: `close_notify` (RFC 8446 §6.1) and the level that we give it, which says nothing.
 const CLOSE_NOTIFY: u8 = 0;
 const WARNING: u8 = 1;
-/// `KeyUpdate` without its last byte (RFC 8446 §4.6.3), which says whether the peer has to update its own.
-const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
-const NOT_REQUESTED: u8 = 0;
-const REQUESTED: u8 = 1;
+/// `KeyUpdate` (RFC 8446 §4.6.3), and with the wish that the peer updates its key too.
+const UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+const UPDATE_REQUESTED: [u8; 5] = [24, 0, 0, 1, 1];
 
 /// Why a record was refused. The session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -219,8 +218,7 @@ impl Records {
         for plain in plain.chunks(RECORD_LEN) {
             // One is left for the message that says so.
             if std::mem::take(&mut self.owes_update) || self.sealer.count >= RECORDS_PER_KEY - 1 {
-                let [a, b, c, d] = KEY_UPDATE;
-                self.sealer.seal(HANDSHAKE, &[a, b, c, d, NOT_REQUESTED], wire)?;
+                self.sealer.seal(HANDSHAKE, &UPDATE, wire)?;
                 self.sealer.update()?;
             }
             self.sealer.seal(APPLICATION_DATA, plain, wire)?;
@@ -277,14 +275,12 @@ impl Records {
             (APPLICATION_DATA, _) => return Ok(content.len()),
             (ALERT, &[_, CLOSE_NOTIFY]) => self.is_closed = true,
             (ALERT, &[_, description]) => return Err(RecordError::Alert(description)),
-            (HANDSHAKE, &[a, b, c, d, request @ (NOT_REQUESTED | REQUESTED)])
-                if [a, b, c, d] == KEY_UPDATE =>
-            {
+            (HANDSHAKE, _) if content == UPDATE || content == UPDATE_REQUESTED => {
                 if self.opener.count < LEAST_PER_KEY {
                     return Err(RecordError::Update);
                 }
                 self.opener.update()?;
-                self.owes_update |= request == REQUESTED;
+                self.owes_update |= content == UPDATE_REQUESTED;
             }
             _ => return Err(RecordError::Message),
         }

@@ -165,7 +165,7 @@ fn a_key_that_has_sealed_enough_is_updated() {
     assert_eq!(opened(&mut other, &wire), Ok(plain));
     // Two with the old key and the message, three with the new one; and the other direction goes on as it was.
     assert_eq!((one.sealer.count, other.opener.count), (3, 3));
-    assert_eq!(wire.len(), 5 * (RECORD_LEN + RECORD_OVERHEAD) + KEY_UPDATE.len() + 1 + RECORD_OVERHEAD);
+    assert_eq!(wire.len(), 5 * (RECORD_LEN + RECORD_OVERHEAD) + UPDATE.len() + RECORD_OVERHEAD);
     let back = sealed(&mut other, b"back");
     assert_eq!(opened(&mut one, &back), Ok(b"back".to_vec()));
     assert_eq!(other.sealer.count, 1, "nobody asked for that");
@@ -190,7 +190,6 @@ fn a_key_that_is_used_up_seals_and_opens_nothing() {
 
 #[test]
 fn a_key_is_not_updated_too_often() {
-    let update = [24, 0, 0, 1, REQUESTED];
     for (before, expected) in [
         (0, Err(RecordError::Update)),
         (LEAST_PER_KEY - 2, Err(RecordError::Update)),
@@ -201,7 +200,7 @@ fn a_key_is_not_updated_too_often() {
             let wire = sealed(&mut one, b"x");
             opened(&mut other, &wire).unwrap();
         }
-        let wire = record(&mut one, HANDSHAKE, &update);
+        let wire = record(&mut one, HANDSHAKE, &UPDATE_REQUESTED);
         assert_eq!(opened(&mut other, &wire), expected, "after {before}");
     }
 }
