@@ -5,7 +5,9 @@
 //!    most. Until then nobody can tell whether it helped, and only what is held beyond what was held at
 //!    the last shed is shed too.
 //! 3. After that, or once there was enough in between, [`Pressure`] judges again.
+//! 4. The less is left, the sooner it is looked again.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use tunic_proto::limits::Pressure;
@@ -16,6 +18,11 @@ const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(100);
 /// Fewer bytes come and go by themselves.
 const NOTICEABLE: u64 = 1 << 20;
+
+/// How often it is looked at what the process holds, at the most and at the least.
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(100);
+/// What may arrive meanwhile, bytes per second: a line of 10 Gbit/s.
+const LINE_RATE: u64 = 1_250_000_000;
 
 /// What was shed, and is not given back yet.
 #[derive(Debug, Clone, Copy)]
@@ -41,13 +48,13 @@ impl Relief {
     }
 
     /// It holds so many. Returns how many bytes have to be shed now; unless that is none, [`Relief::handle_shed`] has to follow.
-    pub fn handle_resident(&mut self, bytes: u64) -> u64 {
+    pub fn handle_resident(&mut self, bytes: u64, now: Instant) -> u64 {
         match self.due {
             Some(due) if self.is_high() && bytes > self.pressure.max() => {
                 let risen = bytes.saturating_sub(due.held);
                 if risen < NOTICEABLE { 0 } else { risen }
             }
-            _ => self.pressure.handle_resident(bytes),
+            _ => self.pressure.handle_resident(bytes, now),
         }
     }
 
@@ -58,7 +65,7 @@ impl Relief {
             due.held = resident;
             return;
         }
-        self.pressure.handle_shed(bytes);
+        self.pressure.handle_shed(bytes, now);
         let next = self.given_back.map_or(now, |at| at + GIVE_BACK_INTERVAL);
         self.due = Some(Due { at: next.max(now + SETTLE), held: resident });
     }
@@ -70,6 +77,13 @@ impl Relief {
             (self.due, self.given_back) = (None, Some(now));
         }
         is_due
+    }
+
+    /// How long it may take until it is looked again, when it holds so many: before there can be too many, or not long after.
+    pub fn interval(&self, bytes: u64) -> Duration {
+        let room = self.pressure.max().saturating_sub(bytes);
+        let (least, most) = INTERVALS.into_inner();
+        Duration::from_millis(room / (LINE_RATE / 1_000)).clamp(least, most)
     }
 
     /// Whether new channels and circuits are refused.
@@ -87,7 +101,7 @@ mod tests {
     /// At 1,100 of 1,000 MiB, it shed 200.
     fn shed_once(now: Instant) -> Relief {
         let mut relief = Relief::new(1_000 * MIB);
-        assert_eq!(relief.handle_resident(1_100 * MIB), 200 * MIB);
+        assert_eq!(relief.handle_resident(1_100 * MIB, now), 200 * MIB);
         relief.handle_shed(200 * MIB, 1_100 * MIB, now);
         relief
     }
@@ -105,7 +119,7 @@ mod tests {
         assert!(relief.poll_give_back(start + SETTLE));
         assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL), "nothing was shed since");
         let again = start + SETTLE * 2;
-        assert_eq!(relief.handle_resident(1_010 * MIB), 110 * MIB, "it helped");
+        assert_eq!(relief.handle_resident(1_010 * MIB, again), 110 * MIB, "it helped");
         relief.handle_shed(110 * MIB, 1_010 * MIB, again);
         assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL));
         assert!(relief.poll_give_back(start + SETTLE + GIVE_BACK_INTERVAL));
@@ -115,27 +129,37 @@ mod tests {
     fn before_it_is_given_back_only_what_came_since_is_shed() {
         let start = start();
         let mut relief = shed_once(start);
-        assert_eq!(relief.handle_resident(1_100 * MIB), 0);
-        assert_eq!(relief.handle_resident(1_150 * MIB), 50 * MIB);
+        assert_eq!(relief.handle_resident(1_100 * MIB, start), 0);
+        assert_eq!(relief.handle_resident(1_150 * MIB, start), 50 * MIB);
         relief.handle_shed(50 * MIB, 1_150 * MIB, start);
-        assert_eq!(relief.handle_resident(1_150 * MIB), 0);
-        assert_eq!(relief.handle_resident(1_151 * MIB - 1), 0);
+        assert_eq!(relief.handle_resident(1_150 * MIB, start), 0);
+        assert_eq!(relief.handle_resident(1_151 * MIB - 1, start), 0);
         assert!(relief.is_high());
         // And that it is not less by then is no proof that it did not help.
         assert!(relief.poll_give_back(start + SETTLE));
-        assert_eq!(relief.handle_resident(950 * MIB), 0);
+        assert_eq!(relief.handle_resident(950 * MIB, start), 0);
         assert!(relief.is_high());
-        assert_eq!(relief.handle_resident(1_001 * MIB), 101 * MIB);
+        assert_eq!(relief.handle_resident(1_001 * MIB, start), 101 * MIB);
     }
 
     #[test]
     fn enough_is_enough_before_it_is_given_back_too() {
-        let mut relief = shed_once(start());
-        assert_eq!((relief.handle_resident(900 * MIB), relief.is_high()), (0, false));
+        let start = start();
+        let mut relief = shed_once(start);
+        assert_eq!((relief.handle_resident(900 * MIB, start), relief.is_high()), (0, false));
         assert_eq!(
-            (relief.handle_resident(1_001 * MIB), relief.is_high()),
+            (relief.handle_resident(1_001 * MIB, start), relief.is_high()),
             (101 * MIB, true),
             "it is used up anew"
         );
+    }
+
+    #[test]
+    fn it_is_looked_the_sooner_the_less_is_left() {
+        let relief = Relief::new(1_000_000_000);
+        let ms = |bytes: u64| relief.interval(bytes).as_millis();
+        assert_eq!((ms(0), ms(875_000_000)), (100, 100));
+        assert_eq!(ms(937_500_000), 50);
+        assert_eq!((ms(987_500_000), ms(1_000_000_000), ms(u64::MAX)), (10, 10, 10));
     }
 }

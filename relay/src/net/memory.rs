@@ -5,7 +5,6 @@
 //! 2. Meanwhile new channels and circuits are refused.
 
 use std::fs;
-use std::time::Duration;
 
 use rustix::system::sysinfo;
 use tunic_net::channel::Node;
@@ -17,8 +16,6 @@ use crate::config::Config;
 use crate::core::memory::{control_groups, default_max, group_limit};
 use crate::core::relief::Relief;
 
-/// How often it is looked: a line of 10 Gbit/s brings 125 MB in that time.
-const INTERVAL: Duration = Duration::from_millis(100);
 /// Of what the process may hold, in percent: from here on it is too much, for more arrives while circuits end.
 const HIGH_PERCENT: u64 = 90;
 
@@ -46,13 +43,15 @@ fn machine() -> u64 {
 /// Looks after the memory of the process until dropped.
 pub(super) async fn watch(node: Node, max: u64) {
     let (mut relief, mut was_high) = (Relief::new(max / 100 * HIGH_PERCENT), false);
+    let mut resident = 0;
     loop {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(relief.interval(resident)).await;
         if relief.poll_give_back(clock()) {
             let _ = tokio::task::spawn_blocking(give_back).await;
         }
-        let Some(resident) = resident_bytes() else { continue };
-        let sheds = relief.handle_resident(resident);
+        let Some(bytes) = resident_bytes() else { continue };
+        resident = bytes;
+        let sheds = relief.handle_resident(resident, clock());
         node.admission().set_memory_short(relief.is_high());
         if sheds > 0 {
             let shed = node.shed(usize::try_from(sheds).unwrap_or(usize::MAX)).await;

@@ -4,7 +4,7 @@
 //! What fills the memory may be something else, which no circuit's end gives back. So [`Pressure`] has more shed only while
 //! that helps, and whoever moves on is never shed ([`MIN_AGE`]).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Of the limit, in percent: down to this much is shed, and below it things are as usual again.
 const RELIEVED_PERCENT: u64 = 90;
@@ -16,10 +16,10 @@ pub const MAX_SHED: usize = 1_024;
 const HELPED_PARTS: u64 = 8;
 /// and so many bytes at the least: fewer come and go by themselves.
 const NOTICEABLE: u64 = 1 << 20;
-/// Measurements without shedding after it did not help.
-const PAUSE_ROUNDS: u32 = 100;
-/// Measurements without shedding after there was nothing to shed: something may be old enough then.
-const EMPTY_ROUNDS: u32 = 10;
+/// Nothing is shed for so long after it did not help.
+const PAUSE: Duration = Duration::from_secs(10);
+/// And after there was nothing to shed: something may be old enough then.
+const EMPTY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Something that holds queued data.
 pub trait Holding {
@@ -52,16 +52,16 @@ pub struct Pressure {
     is_high: bool,
     /// Bytes held when it was last said that some have to be shed.
     held: u64,
-    /// How many fewer have to be held for that to have helped; `None` if nothing was shed.
+    /// How many fewer have to be held for that to have helped; `None` if nothing was shed, or once they were.
     hoped: Option<u64>,
-    /// Measurements until it is tried again.
-    pause: u32,
+    /// When it is tried again.
+    paused_until: Option<Instant>,
 }
 
 impl Pressure {
     /// The process may hold so many bytes.
     pub fn new(max: u64) -> Pressure {
-        Pressure { max, is_high: false, held: 0, hoped: None, pause: 0 }
+        Pressure { max, is_high: false, held: 0, hoped: None, paused_until: None }
     }
 
     /// Bytes that the process may hold.
@@ -70,23 +70,23 @@ impl Pressure {
     }
 
     /// It holds so many. Returns how many bytes have to be shed now: what is above nine tenths of the limit, once the limit is
-    /// passed. Nothing for a while if what was shed did not help. [`Pressure::handle_shed`] has to follow.
-    pub fn handle_resident(&mut self, bytes: u64) -> u64 {
+    /// passed. Nothing for a while if what was shed did not help. Unless it is none, [`Pressure::handle_shed`] has to follow.
+    pub fn handle_resident(&mut self, bytes: u64, now: Instant) -> u64 {
         let relieved = self.max / 100 * RELIEVED_PERCENT;
+        // It may have grown again by the time that the limit is passed again.
+        self.hoped.take_if(|hoped| self.held.saturating_sub(bytes) >= *hoped);
         if bytes <= self.max {
             self.is_high &= bytes > relieved;
             if !self.is_high {
-                (self.hoped, self.pause) = (None, 0);
+                (self.hoped, self.paused_until) = (None, None);
             }
             return 0;
         }
         self.is_high = true;
-        if self.pause > 0 {
-            self.pause -= 1;
-            return 0;
+        if self.hoped.take().is_some() {
+            self.paused_until = Some(now + PAUSE);
         }
-        if self.hoped.take().is_some_and(|hoped| self.held.saturating_sub(bytes) < hoped) {
-            self.pause = PAUSE_ROUNDS;
+        if self.paused_until.is_some_and(|until| now < until) {
             return 0;
         }
         self.held = bytes;
@@ -94,9 +94,9 @@ impl Pressure {
     }
 
     /// Circuits that held so many bytes were shed.
-    pub fn handle_shed(&mut self, bytes: u64) {
+    pub fn handle_shed(&mut self, bytes: u64, now: Instant) {
         if bytes == 0 {
-            self.pause = EMPTY_ROUNDS;
+            self.paused_until = Some(now + EMPTY_PAUSE);
         } else {
             self.hoped = Some((bytes / HELPED_PARTS).max(NOTICEABLE));
         }
@@ -154,44 +154,65 @@ mod tests {
         assert_eq!(oldest_first(vec![Queue(5_000, 1); MAX_SHED + 1], usize::MAX).len(), MAX_SHED);
     }
 
+    const MIB: u64 = 1 << 20;
+
+    #[expect(clippy::disallowed_methods, reason = "any moment will do")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
     #[test]
     fn above_the_limit_it_sheds_down_to_nine_tenths_and_refuses_until_there() {
-        let mut pressure = Pressure::new(1_000);
-        assert_eq!((pressure.handle_resident(1_000), pressure.is_high()), (0, false));
-        assert_eq!((pressure.handle_resident(1_001), pressure.is_high()), (101, true));
-        assert_eq!((pressure.handle_resident(950), pressure.is_high()), (0, true));
-        assert_eq!((pressure.handle_resident(900), pressure.is_high()), (0, false));
-        assert_eq!((pressure.handle_resident(950), pressure.is_high()), (0, false));
+        let (now, mut pressure) = (start(), Pressure::new(1_000));
+        let mut held = |bytes| (pressure.handle_resident(bytes, now), pressure.is_high());
+        assert_eq!(held(1_000), (0, false));
+        assert_eq!(held(1_001), (101, true));
+        assert_eq!(held(950), (0, true));
+        assert_eq!(held(900), (0, false));
+        assert_eq!(held(950), (0, false));
     }
 
     #[test]
     fn more_is_shed_only_while_that_helps() {
-        const MIB: u64 = 1 << 20;
-        let mut pressure = Pressure::new(1_000 * MIB);
-        let mut held = |mib: u64, shed: u64| {
-            let sheds = pressure.handle_resident(mib * MIB);
+        let (start, mut pressure) = (start(), Pressure::new(1_000 * MIB));
+        let mut held = |at: Duration, mib: u64, shed: u64| {
+            let sheds = pressure.handle_resident(mib * MIB, start + at);
             if sheds > 0 {
-                pressure.handle_shed(shed * MIB);
+                pressure.handle_shed(shed * MIB, start + at);
             }
             (sheds > 0, pressure.is_high())
         };
         let (sheds, waits) = ((true, true), (false, true));
-        assert_eq!(held(1_700, 80), sheds);
+        let moment = Duration::from_millis(1);
+        assert_eq!(held(Duration::ZERO, 1_700, 80), sheds);
         // An eighth of what was shed is gone.
-        assert_eq!(held(1_690, 80), sheds);
+        assert_eq!(held(Duration::ZERO, 1_690, 80), sheds);
         // Next to nothing: it is something else that fills the memory.
-        for _ in 0..=PAUSE_ROUNDS {
-            assert_eq!(held(1_685, 80), waits);
-        }
-        assert_eq!(held(1_685, 80), sheds, "it is tried again");
-        assert_eq!(held(5_000, 80), waits, "it grew");
+        assert_eq!(held(Duration::ZERO, 1_685, 80), waits);
+        assert_eq!(held(PAUSE - moment, 1_685, 80), waits);
+        assert_eq!(held(PAUSE, 1_685, 80), sheds, "it is tried again");
+        assert_eq!(held(PAUSE, 5_000, 80), waits, "it grew");
         // Once there was enough again, everything is as at first.
-        assert_eq!(held(900, 0), (false, false));
-        assert_eq!(held(1_001, 0), sheds);
+        assert_eq!(held(PAUSE, 900, 0), (false, false));
+        assert_eq!(held(PAUSE, 1_001, 0), sheds);
         // There was nothing to shed: that says nothing about whether it helps.
-        for _ in 0..EMPTY_ROUNDS {
-            assert_eq!(held(1_001, 0), waits);
-        }
-        assert_eq!(held(1_001, 1), sheds);
+        assert_eq!(held(PAUSE + EMPTY_PAUSE - moment, 1_001, 0), waits);
+        assert_eq!(held(PAUSE + EMPTY_PAUSE, 1_001, 1), sheds);
+    }
+
+    #[test]
+    fn what_helped_may_be_used_up_again() {
+        let check = |helped: u64, expect: u64| {
+            let (now, mut pressure) = (start(), Pressure::new(1_000 * MIB));
+            assert_eq!(pressure.handle_resident(1_005 * MIB, now), 105 * MIB);
+            pressure.handle_shed(80 * MIB, now);
+            assert_eq!(
+                (pressure.handle_resident((1_005 - helped) * MIB, now), pressure.is_high()),
+                (0, true)
+            );
+            assert_eq!(pressure.handle_resident(1_020 * MIB, now), expect * MIB);
+        };
+        check(10, 120);
+        check(9, 0);
     }
 }
