@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
-use tunic_net::channel::Tls;
+use tunic_net::channel::{Buffer, Tls};
 use tunic_net::processor::layer_cipher;
 use tunic_proto::cell::CELL_LEN;
 use tunic_proto::channel::{Event, Role};
@@ -55,12 +55,12 @@ fn behind(number: usize) -> RelayId {
 /// One end of a channel and what has come for it.
 struct Place {
     end: End,
-    come: Vec<u8>,
+    come: Buffer,
 }
 
 impl Place {
     fn new(end: End) -> Mutex<Place> {
-        Mutex::new(Place { end, come: Vec::new() })
+        Mutex::new(Place { end, come: Buffer::new() })
     }
 
     fn receive(&mut self) {

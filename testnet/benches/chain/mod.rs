@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
-use tunic_net::channel::{Records, Tls, TlsHandshake};
+use tunic_net::channel::{Buffer, Records, Tls, TlsHandshake};
 use tunic_proto::buffers;
 use tunic_proto::cell::{CELL_LEN, Netinfo};
 use tunic_proto::channel::{Channel, ChannelConfig, PeerInfo, Role};
@@ -22,14 +22,14 @@ const MEMORY: usize = 256 << 20;
 
 thread_local! {
     /// What holds nothing between calls, one for each thread, as the driver has it.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<(Buffer, Vec<u8>)> = const { RefCell::new((Buffer::new(), Vec::new())) };
 }
 
 /// One end of a channel: the state machine, its TLS session and what has been written and not delivered.
 pub struct End {
     pub core: Channel,
     pub tls: Records,
-    pub wire: Vec<u8>,
+    pub wire: Buffer,
     /// Cells that came with the last records.
     pub came: usize,
 }
@@ -47,12 +47,12 @@ impl End {
             dips_from: None,
             rng: Box::new(ChaCha20Rng::from_seed([seed; 32])),
         };
-        End { core: Channel::new(config), tls, wire: vec![], came: 0 }
+        End { core: Channel::new(config), tls, wire: Buffer::new(), came: 0 }
     }
 
     /// Takes TLS records, as the driver does after a read.
     pub fn receive(&mut self, wire: &[u8]) {
-        SCRATCH.with_borrow_mut(|plain| {
+        SCRATCH.with_borrow_mut(|(plain, _)| {
             plain.clear();
             assert_eq!(self.tls.open(wire, plain).unwrap(), wire.len());
             assert_eq!(plain.len() % CELL_LEN, 0);
@@ -66,7 +66,7 @@ impl End {
     /// Takes what the other channel left, and appends TLS records to `wire`, as the driver does before a write.
     pub fn send(&mut self) {
         self.core.handle_inbox(Instant::now());
-        SCRATCH.with_borrow_mut(|out| {
+        SCRATCH.with_borrow_mut(|(_, out)| {
             while self.core.has_output() {
                 out.clear();
                 self.core.poll_output(Instant::now(), out, BATCH);

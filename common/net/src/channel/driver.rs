@@ -20,7 +20,7 @@ use super::node::NodeInner;
 use super::open::Session;
 use super::pacing::Pacing;
 use super::renewal::Renewal;
-use super::tls::{MAX_RECORD_LEN, RECORD_LEN, RECORD_OVERHEAD, RecordError, Records, record_len};
+use super::tls::{Buffer, MAX_RECORD_LEN, RECORD_LEN, RECORD_OVERHEAD, RecordError, Records, record_len};
 use super::traffic::Turn;
 use crate::{bbr, clock};
 
@@ -49,15 +49,15 @@ pub(super) enum DriverError {
 struct Buffers {
     /// A record whose end had not arrived, and one read.
     arrived: Vec<u8>,
-    plain: Vec<u8>,
+    plain: Buffer,
     out: Vec<u8>,
-    sealed: Vec<u8>,
+    sealed: Buffer,
 }
 
 impl Buffers {
     fn new() -> RefCell<Buffers> {
         let arrived = vec![0; MAX_RECORD_LEN + READ_LEN];
-        RefCell::new(Buffers { arrived, plain: Vec::new(), out: Vec::new(), sealed: Vec::new() })
+        RefCell::new(Buffers { arrived, plain: Buffer::new(), out: Vec::new(), sealed: Buffer::new() })
     }
 }
 
@@ -164,7 +164,9 @@ impl Driver {
         }
         self.writes.forget();
         if !std::mem::replace(&mut self.said_goodbye, true) {
-            self.records.seal_goodbye(&mut self.unsent)?;
+            let mut goodbye = Buffer::new();
+            self.records.seal_goodbye(&mut goodbye)?;
+            self.unsent.extend_from_slice(&goodbye);
         }
         self.poll_unsent(cx).map_err(Into::into)
     }
@@ -227,7 +229,8 @@ impl Driver {
         arrived[..old].copy_from_slice(&self.arrived);
         let arrived = &arrived[..old + new];
         plain.clear();
-        plain.append(&mut self.partial);
+        plain.extend_from_slice(&self.partial);
+        self.partial.clear();
         let opened = self.records.open(arrived, plain)?;
         let part = &arrived[opened..];
         self.arrived.clear();

@@ -39,7 +39,7 @@ pub use node::Node;
 pub use open::ConnectError;
 pub use shed::Shed;
 pub use stream::{CircuitStream, IncomingStream, reset_when_closed, splice, splice_counted};
-pub use tls::{RecordError, Records, Tls, TlsHandshake};
+pub use tls::{Buffer, RecordError, Records, Tls, TlsHandshake};
 pub use traffic::{Moved, Traffic};
 pub use tunic_proto::circuit::{BuildError, CircuitStatus, HopSpec};
 

@@ -12,7 +12,7 @@ use tunic_proto::ids::RelayId;
 use tunic_proto::keys::Signer;
 use zeroize::Zeroizing;
 
-use super::tls::{RecordError, Records, TlsHandshake};
+use super::tls::{Buffer, RecordError, Records, TlsHandshake};
 use crate::daemon::unix_now;
 
 /// How long TCP, TLS and the handshake may take together.
@@ -117,11 +117,13 @@ pub(super) async fn open(
     expected: Option<RelayId>,
 ) -> Result<(Session, PeerInfo), ConnectError> {
     let (mut arrived, mut unsent) = (Vec::new(), Vec::new());
-    let (records, exporter) = shake_hands(tcp, tls, &mut arrived, &mut unsent).await?;
-    let mut session = Session { records, arrived, plain: Vec::new(), unsent };
+    let (mut records, exporter) = shake_hands(tcp, tls, &mut arrived, &mut unsent).await?;
     let local = Local { role, signer, exporter, now: unix_now(), peer_address: tcp.peer_addr().ok() };
     let (mut handshake, cells) = Handshake::start(&local, expected);
-    session.records.seal(cells.as_flattened(), &mut session.unsent)?;
+    let mut sealed = Buffer::new();
+    records.seal(cells.as_flattened(), &mut sealed)?;
+    unsent.extend_from_slice(&sealed);
+    let mut session = Session { records, arrived, plain: Vec::new(), unsent };
     loop {
         let cell = session.read_cell(tcp).await?;
         match handshake.handle(&cell)? {
@@ -162,8 +164,10 @@ async fn shake_hands(
 impl Session {
     async fn read_cell(&mut self, tcp: &TcpStream) -> Result<[u8; CELL_LEN], ConnectError> {
         loop {
-            let opened = self.records.open(&self.arrived, &mut self.plain)?;
-            self.arrived.drain(..opened);
+            let mut opened = Buffer::new();
+            let taken = self.records.open(&self.arrived, &mut opened)?;
+            self.arrived.drain(..taken);
+            self.plain.extend_from_slice(&opened);
             if let Some(&cell) = self.plain.first_chunk() {
                 self.plain.drain(..CELL_LEN);
                 return Ok(cell);

@@ -39,11 +39,18 @@ struct Pool {
 
 #[derive(Default)]
 struct Page {
-    cells: Option<Box<[Cell; PAGE_CELLS]>>,
+    /// With room for [`PAGE_CELLS`] or for none. Cells that were never used are not there: nothing is cleared before it is written to.
+    cells: Vec<Cell>,
     /// One bit for each free place; none without storage.
     free: u64,
     /// It is in the list of pages with free places.
     listed: bool,
+}
+
+impl Page {
+    fn has_storage(&self) -> bool {
+        self.cells.capacity() > 0
+    }
 }
 
 const ALL_FREE: u64 = u64::MAX;
@@ -56,8 +63,10 @@ impl Pool {
         let place = page.free.trailing_zeros();
         self.empty -= usize::from(page.free == ALL_FREE);
         page.free &= !(1 << place);
-        if let Some(cells) = &mut page.cells {
-            cells[place as usize % PAGE_CELLS].copy_from_slice(cell);
+        // Of the free places the first is taken, so that those that are not there come in turn.
+        match page.cells.get_mut(place as usize) {
+            Some(old) => old.copy_from_slice(cell),
+            None => page.cells.extend(cell.as_array()),
         }
         index * PAGE_CELLS as u32 + place
     }
@@ -69,7 +78,7 @@ impl Pool {
                 return last;
             }
             page.listed = false;
-            let is_vacant = page.cells.is_none();
+            let is_vacant = !page.has_storage();
             self.open.pop();
             if is_vacant {
                 self.vacant.push(last);
@@ -79,7 +88,7 @@ impl Pool {
             self.pages.push(Page::default());
             (self.pages.len() - 1) as u32
         });
-        let cells = Some(Box::new([[0; CELL_LEN]; PAGE_CELLS]));
+        let cells = Vec::with_capacity(PAGE_CELLS);
         self.pages[index as usize] = Page { cells, free: ALL_FREE, listed: true };
         self.open.push(index);
         self.empty += 1;
@@ -88,7 +97,7 @@ impl Pool {
 
     fn cell(&self, slot: Slot) -> Option<&Cell> {
         let page = self.pages.get(slot as usize / PAGE_CELLS)?;
-        page.cells.as_ref()?.get(slot as usize % PAGE_CELLS)
+        page.cells.get(slot as usize % PAGE_CELLS)
     }
 
     fn release(&mut self, slot: Slot) {
@@ -112,12 +121,12 @@ impl Pool {
     }
 
     fn is_empty(&self) -> bool {
-        self.pages.iter().all(|page| page.cells.is_none() || page.free == ALL_FREE)
+        self.pages.iter().all(|page| !page.has_storage() || page.free == ALL_FREE)
     }
 
     /// Bytes of the pages that cells keep, and of these cells.
     fn kept(&self) -> (usize, usize) {
-        let pages = self.pages.iter().filter(|page| page.cells.is_some() && page.free != ALL_FREE);
+        let pages = self.pages.iter().filter(|page| page.has_storage() && page.free != ALL_FREE);
         let cells = |page: &Page| page.free.count_zeros() as usize;
         pages.fold((0, 0), |(bytes, used), page| {
             (bytes + PAGE_CELLS * CELL_LEN, used + cells(page) * CELL_LEN)
@@ -125,7 +134,7 @@ impl Pool {
     }
 
     fn bytes(&self) -> usize {
-        self.pages.iter().filter(|page| page.cells.is_some()).count() * PAGE_CELLS * CELL_LEN
+        self.pages.iter().filter(|page| page.has_storage()).count() * PAGE_CELLS * CELL_LEN
     }
 }
 

@@ -147,8 +147,8 @@ impl KeyLog for TrafficSecrets {
 mod tests {
     use std::io::Write as _;
 
-    use crate::channel::tls::Tls;
     use crate::channel::tls::tests::{hear, rustls_peer, said};
+    use crate::channel::tls::{Buffer, Tls};
 
     #[test]
     fn what_comes_right_behind_the_handshake_is_left_for_the_records() {
@@ -164,7 +164,7 @@ mod tests {
         let taken = ours.receive(&flight).unwrap();
         assert!(ours.is_done() && taken < flight.len());
         ours.send(&mut wire);
-        let mut plain = Vec::new();
+        let mut plain = Buffer::new();
         let opened = ours.finish().unwrap().open(&flight[taken..], &mut plain).unwrap();
         assert_eq!((taken + opened, &plain[..]), (flight.len(), &b"early"[..]));
     }

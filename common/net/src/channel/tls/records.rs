@@ -11,6 +11,8 @@ use rustls::crypto::tls13::OkmBlock;
 use rustls::{CipherSuite, Tls13CipherSuite};
 use zeroize::Zeroizing;
 
+use super::Buffer;
+
 /// Bytes that one record holds at most.
 pub const RECORD_LEN: usize = 16 * 1024;
 /// What a record adds to them: its header, its type and its tag.
@@ -114,12 +116,11 @@ impl Key {
     }
 
     /// Appends one record of `plain`, which is no more than a record holds.
-    fn seal(&mut self, kind: u8, plain: &[u8], wire: &mut Vec<u8>) -> Result<(), RecordError> {
-        let (start, sealed_len) = (wire.len(), plain.len() + TYPE_LEN + TAG_LEN);
+    fn seal(&mut self, kind: u8, plain: &[u8], wire: &mut Buffer) -> Result<(), RecordError> {
+        let sealed_len = plain.len() + TYPE_LEN + TAG_LEN;
         let (header, nonce) = (header(sealed_len)?, self.nonce()?);
         wire.extend_from_slice(&header);
-        wire.resize(start + HEADER_LEN + sealed_len, 0);
-        let (sealed, rest) = wire[start + HEADER_LEN..].split_at_mut(plain.len());
+        let (sealed, rest) = wire.grow(sealed_len).split_at_mut(plain.len());
         self.key
             .seal_out_of_place_scatter(nonce, Aad::from(header), plain, sealed, &[kind], rest)
             .map_err(|_| RecordError::Library)
@@ -130,13 +131,12 @@ impl Key {
         &mut self,
         header: [u8; HEADER_LEN],
         sealed: &[u8],
-        plain: &mut Vec<u8>,
+        plain: &mut Buffer,
     ) -> Result<(), RecordError> {
         let (sealed, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(RecordError::Length)?;
-        let (start, nonce) = (plain.len(), self.nonce()?);
-        plain.resize(start + sealed.len(), 0);
+        let nonce = self.nonce()?;
         self.key
-            .open_separate_gather(nonce, Aad::from(header), sealed, tag, &mut plain[start..])
+            .open_separate_gather(nonce, Aad::from(header), sealed, tag, plain.grow(sealed.len()))
             .map_err(|_| RecordError::Tag)
     }
 }
@@ -214,7 +214,7 @@ impl Records {
     ///
     /// # Errors
     /// [`RecordError::Library`].
-    pub fn seal(&mut self, plain: &[u8], wire: &mut Vec<u8>) -> Result<(), RecordError> {
+    pub fn seal(&mut self, plain: &[u8], wire: &mut Buffer) -> Result<(), RecordError> {
         for plain in plain.chunks(RECORD_LEN) {
             // One is left for the message that says so.
             if std::mem::take(&mut self.owes_update) || self.sealer.count >= RECORDS_PER_KEY - 1 {
@@ -230,7 +230,7 @@ impl Records {
     ///
     /// # Errors
     /// As [`Records::seal`].
-    pub(in crate::channel) fn seal_goodbye(&mut self, wire: &mut Vec<u8>) -> Result<(), RecordError> {
+    pub(in crate::channel) fn seal_goodbye(&mut self, wire: &mut Buffer) -> Result<(), RecordError> {
         self.sealer.seal(ALERT, &[WARNING, CLOSE_NOTIFY], wire)
     }
 
@@ -239,7 +239,7 @@ impl Records {
     ///
     /// # Errors
     /// [`RecordError`]; only what has been opened before is appended.
-    pub fn open(&mut self, wire: &[u8], plain: &mut Vec<u8>) -> Result<usize, RecordError> {
+    pub fn open(&mut self, wire: &[u8], plain: &mut Buffer) -> Result<usize, RecordError> {
         let mut rest = wire;
         while !self.is_closed
             && let (Some(&header), Some(len)) = (rest.first_chunk::<HEADER_LEN>(), record_len(rest))

@@ -25,23 +25,30 @@ fn pair() -> (Records, Records) {
 }
 
 fn sealed(records: &mut Records, plain: &[u8]) -> Vec<u8> {
-    let mut wire = Vec::new();
+    let mut wire = Buffer::new();
     records.seal(plain, &mut wire).unwrap();
-    wire
+    wire.to_vec()
 }
 
 /// One record of this type, whatever it holds.
 fn record(records: &mut Records, kind: u8, content: &[u8]) -> Vec<u8> {
-    let mut wire = Vec::new();
+    let mut wire = Buffer::new();
     records.sealer.seal(kind, content, &mut wire).unwrap();
-    wire
+    wire.to_vec()
 }
 
 fn opened(records: &mut Records, wire: &[u8]) -> Result<Vec<u8>, RecordError> {
-    let mut plain = Vec::new();
+    let mut plain = Buffer::new();
     let taken = records.open(wire, &mut plain)?;
     assert_eq!(taken, wire.len());
-    Ok(plain)
+    Ok(plain.to_vec())
+}
+
+fn goodbye(records: &mut Records) -> Result<Vec<u8>, RecordError> {
+    let mut wire = Buffer::new();
+    let sealed = records.seal_goodbye(&mut wire);
+    assert_eq!(sealed.is_err(), wire.is_empty());
+    sealed.map(|()| wire.to_vec())
 }
 
 /// RFC 8448 §3: application data and goodbyes of the client and of the server, whose first record was a ticket.
@@ -62,11 +69,10 @@ fn records_are_those_of_the_published_trace() {
         67 c2 95 5d";
     records.opener.count = 1;
     assert_eq!(opened(&mut records, &bytes(by_server)).as_ref(), Ok(&data));
-    let mut goodbye = Vec::new();
-    records.seal_goodbye(&mut goodbye).unwrap();
-    assert_eq!(goodbye, bytes("17 03 03 00 13 c9 87 27 60 65 56 66 b7 4d 7f f1 15 3e fd 6d b6 d0 b0 e3"));
-    let goodbye = bytes("17 03 03 00 13 b5 8f d6 71 66 eb f5 99 d2 47 20 cf be 7e fa 7a 88 64 a9");
-    assert_eq!(opened(&mut records, &goodbye), Ok(vec![]));
+    let ours = bytes("17 03 03 00 13 c9 87 27 60 65 56 66 b7 4d 7f f1 15 3e fd 6d b6 d0 b0 e3");
+    assert_eq!(goodbye(&mut records), Ok(ours));
+    let theirs = bytes("17 03 03 00 13 b5 8f d6 71 66 eb f5 99 d2 47 20 cf be 7e fa 7a 88 64 a9");
+    assert_eq!(opened(&mut records, &theirs), Ok(vec![]));
     assert!(records.is_closed());
 }
 
@@ -107,9 +113,7 @@ fn rustls_reads_what_we_write_and_we_what_it_writes() {
             for (seed, len) in [1, 511, 512, RECORD_LEN, RECORD_LEN + 1, 100_000].into_iter().enumerate() {
                 exchange(&mut ours, &mut peer, len, seed as u8);
             }
-            let mut wire = Vec::new();
-            ours.seal_goodbye(&mut wire).unwrap();
-            peer.read_tls(&mut &wire[..]).unwrap();
+            peer.read_tls(&mut &goodbye(&mut ours).unwrap()[..]).unwrap();
             assert!(peer.process_new_packets().unwrap().peer_has_closed());
             peer.send_close_notify();
             assert!(!ours.is_closed());
@@ -177,13 +181,9 @@ fn a_key_that_is_used_up_seals_and_opens_nothing() {
     one.sealer.count = RECORDS_PER_KEY - 1;
     other.opener.count = RECORDS_PER_KEY - 1;
     // There is room for one, be it the update or the goodbye.
-    let mut wire = Vec::new();
-    one.seal_goodbye(&mut wire).unwrap();
-    assert_eq!(opened(&mut other, &wire), Ok(vec![]));
+    assert_eq!(opened(&mut other, &goodbye(&mut one).unwrap()), Ok(vec![]));
     other.is_closed = false;
-    let mut wire = Vec::new();
-    assert_eq!(one.seal_goodbye(&mut wire), Err(RecordError::Exhausted));
-    assert!(wire.is_empty());
+    assert_eq!(goodbye(&mut one), Err(RecordError::Exhausted));
     one.sealer.count = 0;
     assert_eq!(opened(&mut other, &sealed(&mut one, b"x")), Err(RecordError::Exhausted));
 }
@@ -211,14 +211,14 @@ fn records_may_come_in_parts_of_any_size() {
     for size in [1, 4, 5, 21, 22, 1_000, 16_406, 50_000] {
         let (mut one, mut other) = pair();
         let wire = sealed(&mut one, &plain);
-        let (mut held, mut came) = (Vec::new(), Vec::new());
+        let (mut held, mut came) = (Vec::new(), Buffer::new());
         for part in wire.chunks(size) {
             held.extend_from_slice(part);
             let taken = other.open(&held, &mut came).unwrap();
             held.drain(..taken);
             assert!(held.len() < MAX_RECORD_LEN && record_len(&held).is_none_or(|len| held.len() < len));
         }
-        assert!(held.is_empty() && came == plain, "{size}");
+        assert!(held.is_empty() && *came == plain, "{size}");
     }
 }
 
@@ -232,7 +232,8 @@ fn a_record_that_is_not_what_was_sealed_does_not_open() {
             damaged[at] ^= 1 << bit;
             // Bytes behind, so that a longer record is there too.
             damaged.resize(wire.len() + MAX_RECORD_LEN, 0);
-            let mut came = b"before".to_vec();
+            let mut came = Buffer::new();
+            came.extend_from_slice(b"before");
             let refused = pair().1.open(&damaged, &mut came).unwrap_err();
             let expected = match at {
                 0..3 => &[RecordError::Header][..],
@@ -240,7 +241,7 @@ fn a_record_that_is_not_what_was_sealed_does_not_open() {
                 _ => &[RecordError::Tag],
             };
             assert!(expected.contains(&refused), "byte {at}: {refused}");
-            assert_eq!(came, b"before", "nothing of it is told");
+            assert_eq!(&*came, b"before", "nothing of it is told");
         }
     }
 }
@@ -258,7 +259,7 @@ fn records_cannot_be_repeated_left_out_or_reordered() {
 
 #[test]
 fn lengths_are_bounded() {
-    let refused = |wire: &[u8]| pair().1.open(wire, &mut Vec::new());
+    let refused = |wire: &[u8]| pair().1.open(wire, &mut Buffer::new());
     let header = |len: usize| [&PREFIX[..], &(len as u16).to_be_bytes()].concat();
     assert_eq!(refused(&header(MAX_RECORD_LEN - HEADER_LEN)), Ok(0), "it may come yet");
     assert_eq!(refused(&header(MAX_RECORD_LEN - HEADER_LEN + 1)), Err(RecordError::Length));
@@ -314,9 +315,8 @@ fn only_data_goodbyes_and_updates_are_understood() {
 #[test]
 fn what_comes_behind_a_goodbye_is_not_looked_at() {
     let (mut one, mut other) = pair();
-    let mut wire = sealed(&mut one, b"last");
-    one.seal_goodbye(&mut wire).unwrap();
-    wire.extend_from_slice(b"whatever this is");
+    let last = [sealed(&mut one, b"last"), goodbye(&mut one).unwrap()];
+    let wire = [&last.concat(), &b"whatever this is"[..]].concat();
     assert_eq!(opened(&mut other, &wire), Ok(b"last".to_vec()));
     assert!(other.is_closed());
     assert_eq!(opened(&mut other, b"and this"), Ok(vec![]));
