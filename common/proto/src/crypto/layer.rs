@@ -179,7 +179,8 @@ impl Layer {
         let next =
             self.next().map_err(|fault| if fault == LayerFault::Exhausted { LayerFault::Tag } else { fault });
         let (key, nonce) = next?;
-        key.open_in_place(nonce, Aad::empty(), sealed).map_err(|_| LayerFault::Tag)?;
+        let (text, tag) = sealed.split_at_mut(inner + 1);
+        key.open_in_place_separate_tag(nonce, Aad::empty(), tag, text).map_err(|_| LayerFault::Tag)?;
         let routing = match sealed[inner] {
             0 => Routing::PassOn,
             1 => Routing::Here,
