@@ -3,7 +3,7 @@
 //! 1. The process holds too much, by [`Pressure`]: as much as is above its mark is shed.
 //! 2. What that freed counts as held until the allocator gives it back, which happens once a second at
 //!    most. Until then nobody can tell whether it helped, and only what is held beyond what was held at
-//!    the last shed is shed too.
+//!    the last shed is shed too; if nothing is old enough to be, it is tried again soon.
 //! 3. After that, or once there was enough in between, [`Pressure`] judges again.
 //! 4. The less is left, the sooner it is looked again.
 
@@ -16,6 +16,8 @@ use tunic_proto::limits::Pressure;
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long circuits' ends may take to free their memory before it is given back.
 const SETTLE: Duration = Duration::from_millis(100);
+/// How long it is not tried again when there was nothing to shed: to ask is work for each channel.
+const EMPTY_PAUSE: Duration = Duration::from_millis(100);
 /// Fewer bytes come and go by themselves.
 const NOTICEABLE: u64 = 1 << 20;
 
@@ -31,6 +33,8 @@ struct Due {
     at: Instant,
     /// Bytes held when circuits were last shed.
     held: u64,
+    /// When more may be shed.
+    more: Instant,
 }
 
 /// Whether there is memory, and what to do and when where there is not.
@@ -50,9 +54,9 @@ impl Relief {
     /// It holds so many. Returns how many bytes have to be shed now; unless that is none, [`Relief::handle_shed`] has to follow.
     pub fn handle_resident(&mut self, bytes: u64, now: Instant) -> u64 {
         match self.due {
-            Some(due) if self.is_high() && bytes > self.pressure.max() => {
+            Some(due) if self.is_high() && bytes > self.pressure.relieved() => {
                 let risen = bytes.saturating_sub(due.held);
-                if risen < NOTICEABLE { 0 } else { risen }
+                if risen < NOTICEABLE || now < due.more { 0 } else { risen }
             }
             _ => self.pressure.handle_resident(bytes, now),
         }
@@ -60,14 +64,19 @@ impl Relief {
 
     /// While it held `resident` bytes, circuits that held so many were shed.
     pub fn handle_shed(&mut self, bytes: u64, resident: u64, now: Instant) {
+        let more = if bytes == 0 { now + EMPTY_PAUSE } else { now };
         // What came meanwhile went too: whether it helped is judged by the first.
         if let Some(due) = &mut self.due {
-            due.held = resident;
+            due.more = more;
+            if bytes > 0 {
+                due.held = resident;
+                self.pressure.handle_more_shed(resident);
+            }
             return;
         }
-        self.pressure.handle_shed(bytes, now);
+        self.pressure.handle_shed(bytes);
         let next = self.given_back.map_or(now, |at| at + GIVE_BACK_INTERVAL);
-        self.due = Some(Due { at: next.max(now + SETTLE), held: resident });
+        self.due = Some(Due { at: next.max(now + SETTLE), held: resident, more });
     }
 
     /// Whether the allocator is to give memory back now; then it is taken to have done so.
@@ -140,6 +149,35 @@ mod tests {
         assert_eq!(relief.handle_resident(950 * MIB, start), 0);
         assert!(relief.is_high());
         assert_eq!(relief.handle_resident(1_001 * MIB, start), 101 * MIB);
+    }
+
+    #[test]
+    fn where_nothing_could_be_shed_it_is_tried_again_soon() {
+        let start = start();
+        let mut relief = shed_once(start);
+        assert_eq!(relief.handle_resident(1_150 * MIB, start), 50 * MIB);
+        relief.handle_shed(0, 1_150 * MIB, start);
+        let soon = start + EMPTY_PAUSE;
+        assert_eq!(relief.handle_resident(1_200 * MIB, soon - Duration::from_millis(1)), 0);
+        assert_eq!(relief.handle_resident(1_200 * MIB, soon), 100 * MIB, "all of it");
+        relief.handle_shed(MIB, 1_200 * MIB, soon);
+        assert_eq!(relief.handle_resident(1_210 * MIB, soon), 10 * MIB);
+    }
+
+    #[test]
+    fn whether_it_helped_is_told_by_what_is_left_once_it_is_given_back() {
+        let check = |left: u64, sheds: u64| {
+            let start = start();
+            let mut relief = shed_once(start);
+            // Before that, there may be enough for a moment, and more may come.
+            assert_eq!(relief.handle_resident(999 * MIB, start), 0);
+            assert_eq!(relief.handle_resident(1_150 * MIB, start), 50 * MIB);
+            relief.handle_shed(50 * MIB, 1_150 * MIB, start);
+            assert!(relief.poll_give_back(start + SETTLE));
+            assert_eq!(relief.handle_resident(left * MIB, start + SETTLE), sheds * MIB);
+        };
+        check(1_125, 225);
+        check(1_126, 0);
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Channel {
         };
         // First: whoever sees a cell of the next relay may answer it, and then the way there must be open.
         back.tell(Mail::Joined(back.key));
-        back.inbox.push_cells(cells.iter().map(|cell| (back.key, &cell[..])));
+        back.inbox.push_cells(cells.iter().map(|cell| (back.key, cell)));
         circuit.kind = Kind::Inward { sealer, link: back };
         self.table.note(key);
     }
@@ -401,7 +401,7 @@ pub(super) fn sealed_message(
 /// Tells the client that its circuit could not be extended, and ends it.
 fn extend_failed(mut sealer: HopSealer, back: &Link, reason: DestroyReason) {
     let cell = sealed_message(&mut sealer, back.circ, Code::ExtendFailed, &[reason as u8]);
-    back.inbox.push_cells(cell.iter().map(|cell| (back.key, &cell[..])));
+    back.inbox.push_cells(cell.iter().map(|cell| (back.key, cell)));
     back.tell(Mail::DestroyWhenSent(back.key));
 }
 

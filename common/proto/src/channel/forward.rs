@@ -4,7 +4,7 @@ use super::inbox::{CircKey, Inbox};
 use super::mail::Link;
 use super::table::{Circuit, Endpoint, Kind};
 use super::{Channel, ChannelError, Event, ExtendJob};
-use crate::cell::{self, CELL_LEN, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
+use crate::cell::{self, Cell, Command, HEADER_LEN, PAYLOAD_LEN};
 use crate::circuit::{Arrived, Violation};
 use crate::counters::Incident;
 use crate::crypto::fragment::Extend;
@@ -165,7 +165,7 @@ impl Channel {
         for run in transit.chunk_by(|(one, _), (next, _)| inbox(*one) == inbox(*next)) {
             let Some(link) = run.first().and_then(|(key, _)| self.link(*key)) else { continue };
             let keyed =
-                |(key, at): &(CircKey, usize)| Some((self.link(*key)?.key, &cells[*at..at + CELL_LEN]));
+                |(key, at): &(CircKey, usize)| Some((self.link(*key)?.key, cells[*at..].first_chunk()?));
             link.inbox.push_cells(run.iter().filter_map(keyed));
         }
         transit.clear();

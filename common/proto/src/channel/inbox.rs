@@ -57,7 +57,7 @@ const ALL_FREE: u64 = u64::MAX;
 const _: () = assert!(PAGE_CELLS == u64::BITS as usize);
 
 impl Pool {
-    fn store(&mut self, cell: &[u8]) -> Slot {
+    fn store(&mut self, cell: &Cell) -> Slot {
         let index = self.page_with_room();
         let page = &mut self.pages[index as usize];
         let place = page.free.trailing_zeros();
@@ -66,7 +66,7 @@ impl Pool {
         // Of the free places the first is taken, so that those that are not there come in turn.
         match page.cells.get_mut(place as usize) {
             Some(old) => old.copy_from_slice(cell),
-            None => page.cells.extend(cell.as_array()),
+            None => page.cells.extend_from_slice(std::slice::from_ref(cell)),
         }
         index * PAGE_CELLS as u32 + place
     }
@@ -124,12 +124,12 @@ impl Pool {
         self.pages.iter().all(|page| !page.has_storage() || page.free == ALL_FREE)
     }
 
-    /// Bytes of the pages that cells keep, and of these cells.
+    /// Bytes of the pages that cells keep, as far as they were ever used, and of these cells.
     fn kept(&self) -> (usize, usize) {
         let pages = self.pages.iter().filter(|page| page.has_storage() && page.free != ALL_FREE);
         let cells = |page: &Page| page.free.count_zeros() as usize;
         pages.fold((0, 0), |(bytes, used), page| {
-            (bytes + PAGE_CELLS * CELL_LEN, used + cells(page) * CELL_LEN)
+            (bytes + page.cells.len() * CELL_LEN, used + cells(page) * CELL_LEN)
         })
     }
 
@@ -163,7 +163,7 @@ impl Inbox {
     /// Adds cells to send, each for a circuit of this channel, header included.
     ///
     /// After the channel has closed they are dropped: its circuits are being told.
-    pub(crate) fn push_cells<'a>(&self, cells: impl Iterator<Item = (CircKey, &'a [u8])>) {
+    pub(crate) fn push_cells<'a>(&self, cells: impl Iterator<Item = (CircKey, &'a Cell)>) {
         let waker = {
             let mut state = lock(&self.state);
             if state.closed {
@@ -288,7 +288,7 @@ mod tests {
     fn storage_shrinks_when_it_has_drained() {
         let inbox = Inbox::default();
         let cell = [7; CELL_LEN];
-        inbox.push_cells((0..10_000).map(|_| (KEY, &cell[..])));
+        inbox.push_cells((0..10_000).map(|_| (KEY, &cell)));
         assert!(inbox.stored_bytes() >= 10_000 * CELL_LEN);
         let (mut arrivals, mut mail) = (vec![], vec![]);
         inbox.take(&mut arrivals, &mut mail);
@@ -330,7 +330,7 @@ mod tests {
     fn a_closed_inbox_takes_nothing() {
         let inbox = Inbox::default();
         inbox.close();
-        inbox.push_cells(std::iter::once((KEY, &[0; CELL_LEN][..])));
+        inbox.push_cells(std::iter::once((KEY, &[0; CELL_LEN])));
         assert!(inbox.post(Mail::Destroy(KEY)).is_err());
         assert_eq!(inbox.stored_bytes(), 0);
     }

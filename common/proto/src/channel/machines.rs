@@ -333,7 +333,7 @@ impl Channel {
             circuit.added += 1;
         }
         circuit.is_prompt |= is_agreed;
-        link.inbox.push_cells(cells.iter().map(|cell| (link.key, &cell[..])));
+        link.inbox.push_cells(cells.iter().map(|cell| (link.key, cell)));
         if cells.len() < count {
             link.tell(Mail::NotAdded(link.key, code, count - cells.len()));
         }

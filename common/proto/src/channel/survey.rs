@@ -192,7 +192,7 @@ mod tests {
             channel.table.insert(Circuit::new(CircId(id), Kind::Answering(HopNum::FIRST), window))
         });
         assert!(held(&mut channel, now).is_empty());
-        let cells = (0..64 * 64).map(|n| (if n % 64 == 0 { stuck } else { gone }, &[0; CELL_LEN][..]));
+        let cells = (0..64 * 64).map(|n| (if n % 64 == 0 { stuck } else { gone }, &[0; CELL_LEN]));
         channel.inbox.push_cells(cells);
         channel.handle_inbox(now);
         assert_eq!(held(&mut channel, now), [64 * CELL_LEN, 63 * 64 * CELL_LEN]);

@@ -18,8 +18,6 @@ const HELPED_PARTS: u64 = 8;
 const NOTICEABLE: u64 = 1 << 20;
 /// Nothing is shed for so long after it did not help.
 const PAUSE: Duration = Duration::from_secs(10);
-/// And after there was nothing to shed: something may be old enough then.
-const EMPTY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Something that holds queued data.
 pub trait Holding {
@@ -52,7 +50,7 @@ pub struct Pressure {
     is_high: bool,
     /// Bytes held when it was last said that some have to be shed.
     held: u64,
-    /// How many fewer have to be held for that to have helped; `None` if nothing was shed, or once they were.
+    /// How many fewer have to be held at the next measurement for that to have helped; `None` if nothing was shed.
     hoped: Option<u64>,
     /// When it is tried again.
     paused_until: Option<Instant>,
@@ -69,23 +67,27 @@ impl Pressure {
         self.max
     }
 
+    /// Down to so many is shed.
+    pub fn relieved(&self) -> u64 {
+        self.max / 100 * RELIEVED_PERCENT
+    }
+
     /// It holds so many. Returns how many bytes have to be shed now: what is above nine tenths of the limit, once the limit is
     /// passed. Nothing for a while if what was shed did not help. Unless it is none, [`Pressure::handle_shed`] has to follow.
     pub fn handle_resident(&mut self, bytes: u64, now: Instant) -> u64 {
-        let relieved = self.max / 100 * RELIEVED_PERCENT;
-        // It may have grown again by the time that the limit is passed again.
-        self.hoped.take_if(|hoped| self.held.saturating_sub(bytes) >= *hoped);
+        let relieved = self.relieved();
+        // Also where there is enough now: by the time that there is too much again, it may have grown.
+        if self.hoped.take().is_some_and(|hoped| self.held.saturating_sub(bytes) < hoped) {
+            self.paused_until = Some(now + PAUSE);
+        }
         if bytes <= self.max {
             self.is_high &= bytes > relieved;
             if !self.is_high {
-                (self.hoped, self.paused_until) = (None, None);
+                self.paused_until = None;
             }
             return 0;
         }
         self.is_high = true;
-        if self.hoped.take().is_some() {
-            self.paused_until = Some(now + PAUSE);
-        }
         if self.paused_until.is_some_and(|until| now < until) {
             return 0;
         }
@@ -93,13 +95,14 @@ impl Pressure {
         bytes - relieved
     }
 
-    /// Circuits that held so many bytes were shed.
-    pub fn handle_shed(&mut self, bytes: u64, now: Instant) {
-        if bytes == 0 {
-            self.paused_until = Some(now + EMPTY_PAUSE);
-        } else {
-            self.hoped = Some((bytes / HELPED_PARTS).max(NOTICEABLE));
-        }
+    /// Circuits that held so many bytes were shed. The next measurement tells whether that helped.
+    pub fn handle_shed(&mut self, bytes: u64) {
+        self.hoped = (bytes > 0).then(|| (bytes / HELPED_PARTS).max(NOTICEABLE));
+    }
+
+    /// Before that, more came, so that it holds so many, and that was shed too: it is no sign that shedding does not help.
+    pub fn handle_more_shed(&mut self, held: u64) {
+        self.held = self.held.max(held);
     }
 
     /// Whether new channels and circuits are refused: from when the limit was passed until nine tenths of it are reached.
@@ -178,7 +181,7 @@ mod tests {
         let mut held = |at: Duration, mib: u64, shed: u64| {
             let sheds = pressure.handle_resident(mib * MIB, start + at);
             if sheds > 0 {
-                pressure.handle_shed(shed * MIB, start + at);
+                pressure.handle_shed(shed * MIB);
             }
             (sheds > 0, pressure.is_high())
         };
@@ -196,23 +199,34 @@ mod tests {
         assert_eq!(held(PAUSE, 900, 0), (false, false));
         assert_eq!(held(PAUSE, 1_001, 0), sheds);
         // There was nothing to shed: that says nothing about whether it helps.
-        assert_eq!(held(PAUSE + EMPTY_PAUSE - moment, 1_001, 0), waits);
-        assert_eq!(held(PAUSE + EMPTY_PAUSE, 1_001, 1), sheds);
+        assert_eq!(held(PAUSE, 1_001, 1), sheds);
     }
 
     #[test]
     fn what_helped_may_be_used_up_again() {
-        let check = |helped: u64, expect: u64| {
+        let check = |helped: u64, more: u64, expect: u64| {
             let (now, mut pressure) = (start(), Pressure::new(1_000 * MIB));
             assert_eq!(pressure.handle_resident(1_005 * MIB, now), 105 * MIB);
-            pressure.handle_shed(80 * MIB, now);
-            assert_eq!(
-                (pressure.handle_resident((1_005 - helped) * MIB, now), pressure.is_high()),
-                (0, true)
-            );
+            pressure.handle_shed(80 * MIB);
+            pressure.handle_more_shed((1_005 + more) * MIB);
+            let left = 1_005 + more - helped;
+            assert_eq!((pressure.handle_resident(left * MIB, now), pressure.is_high()), (0, true));
             assert_eq!(pressure.handle_resident(1_020 * MIB, now), expect * MIB);
         };
-        check(10, 120);
-        check(9, 0);
+        check(10, 0, 120);
+        check(9, 0, 0);
+        check(55, 50, 120);
+    }
+
+    #[test]
+    fn what_came_meanwhile_is_no_sign_that_it_does_not_help() {
+        let (now, mut pressure) = (start(), Pressure::new(1_000 * MIB));
+        pressure.handle_resident(1_100 * MIB, now);
+        pressure.handle_shed(80 * MIB);
+        pressure.handle_more_shed(1_200 * MIB);
+        assert_eq!(pressure.handle_resident(1_190 * MIB, now), 290 * MIB);
+        pressure.handle_shed(80 * MIB);
+        pressure.handle_more_shed(1_200 * MIB);
+        assert_eq!(pressure.handle_resident(1_190 * MIB + 1, now), 0);
     }
 }

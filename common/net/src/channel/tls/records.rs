@@ -117,13 +117,15 @@ impl Key {
 
     /// Appends one record of `plain`, which is no more than a record holds.
     fn seal(&mut self, kind: u8, plain: &[u8], wire: &mut Buffer) -> Result<(), RecordError> {
-        let sealed_len = plain.len() + TYPE_LEN + TAG_LEN;
+        let (start, sealed_len) = (wire.len(), plain.len() + TYPE_LEN + TAG_LEN);
         let (header, nonce) = (header(sealed_len)?, self.nonce()?);
         wire.extend_from_slice(&header);
         let (sealed, rest) = wire.grow(sealed_len).split_at_mut(plain.len());
-        self.key
-            .seal_out_of_place_scatter(nonce, Aad::from(header), plain, sealed, &[kind], rest)
-            .map_err(|_| RecordError::Library)
+        let done = self.key.seal_out_of_place_scatter(nonce, Aad::from(header), plain, sealed, &[kind], rest);
+        done.map_err(|_| {
+            wire.truncate(start);
+            RecordError::Library
+        })
     }
 
     /// Appends what the record holds, with its type behind it.

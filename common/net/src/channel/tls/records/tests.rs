@@ -24,28 +24,36 @@ fn pair() -> (Records, Records) {
     (new(1, 2), new(2, 1))
 }
 
+/// A buffer in which other bytes were before.
+fn used() -> Buffer {
+    let mut buffer = Buffer::new();
+    buffer.extend_from_slice(&[0xee; 3 * MAX_RECORD_LEN]);
+    buffer.clear();
+    buffer
+}
+
 fn sealed(records: &mut Records, plain: &[u8]) -> Vec<u8> {
-    let mut wire = Buffer::new();
+    let mut wire = used();
     records.seal(plain, &mut wire).unwrap();
     wire.to_vec()
 }
 
 /// One record of this type, whatever it holds.
 fn record(records: &mut Records, kind: u8, content: &[u8]) -> Vec<u8> {
-    let mut wire = Buffer::new();
+    let mut wire = used();
     records.sealer.seal(kind, content, &mut wire).unwrap();
     wire.to_vec()
 }
 
 fn opened(records: &mut Records, wire: &[u8]) -> Result<Vec<u8>, RecordError> {
-    let mut plain = Buffer::new();
+    let mut plain = used();
     let taken = records.open(wire, &mut plain)?;
     assert_eq!(taken, wire.len());
     Ok(plain.to_vec())
 }
 
 fn goodbye(records: &mut Records) -> Result<Vec<u8>, RecordError> {
-    let mut wire = Buffer::new();
+    let mut wire = used();
     let sealed = records.seal_goodbye(&mut wire);
     assert_eq!(sealed.is_err(), wire.is_empty());
     sealed.map(|()| wire.to_vec())
