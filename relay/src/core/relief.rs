@@ -3,7 +3,7 @@
 //! 1. The process holds too much, by [`Pressure`]: as much as is above its mark is shed.
 //! 2. What that freed counts as held until the allocator gives it back, which happens once a second at
 //!    most. Until then nobody can tell whether it helped, and only what is held beyond what was held at
-//!    the last shed is shed too; if nothing is old enough to be, it is tried again soon.
+//!    the last shed is shed too; if nothing is old enough to be, it is tried again soon, as long as more comes.
 //! 3. After that, or once there was enough in between, [`Pressure`] judges again.
 //! 4. The less is left, the sooner it is looked again.
 
@@ -65,7 +65,7 @@ impl Relief {
     /// While it held `resident` bytes, circuits that held so many were shed.
     pub fn handle_shed(&mut self, bytes: u64, resident: u64, now: Instant) {
         let more = if bytes == 0 { now + EMPTY_PAUSE } else { now };
-        // What came meanwhile went too: whether it helped is judged by the first.
+        // What came meanwhile went too: how much it has to have helped is judged by the first.
         if let Some(due) = &mut self.due {
             due.more = more;
             if bytes > 0 {

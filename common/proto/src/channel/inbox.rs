@@ -124,12 +124,12 @@ impl Pool {
         self.pages.iter().all(|page| !page.has_storage() || page.free == ALL_FREE)
     }
 
-    /// Bytes of the pages that cells keep, as far as they were ever used, and of these cells.
+    /// Bytes of the pages that cells keep, and of these cells.
     fn kept(&self) -> (usize, usize) {
         let pages = self.pages.iter().filter(|page| page.has_storage() && page.free != ALL_FREE);
         let cells = |page: &Page| page.free.count_zeros() as usize;
         pages.fold((0, 0), |(bytes, used), page| {
-            (bytes + page.cells.len() * CELL_LEN, used + cells(page) * CELL_LEN)
+            (bytes + PAGE_CELLS * CELL_LEN, used + cells(page) * CELL_LEN)
         })
     }
 
