@@ -1,17 +1,14 @@
 //! When circuits end because memory runs out, and when the allocator gives back what that freed.
 //!
-//! 1. The process holds too much, by [`Pressure`]: as much as is above its mark is shed.
+//! 1. Once the process holds too much, as much is shed as is above nine tenths of that.
 //! 2. What that freed counts as held until the allocator gives it back, which happens once a second at
-//!    most. Until then nobody can tell whether it helped, and only what is held beyond what was held at
-//!    the last shed is shed too; if nothing is old enough to be, it is tried again soon, as long as more comes.
-//! 3. After that, or once there was enough in between, [`Pressure`] judges again.
-//! 4. The less is left, the sooner it is looked again.
+//!    most. Until then only what comes to it is shed too; if nothing is old enough to be, it is tried again soon, as long as more comes.
+//! 3. The less is left, the sooner it is looked again.
 
-use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use tunic_proto::limits::Pressure;
-
+/// Of what may be held, in percent: down to this much is shed, and below it things are as usual again.
+const RELIEVED_PERCENT: u64 = 90;
 /// The allocator stops whoever allocates while it gives memory back: that happens so often at most.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long circuits' ends may take to free their memory before it is given back.
@@ -21,8 +18,9 @@ const EMPTY_PAUSE: Duration = Duration::from_millis(100);
 /// Fewer bytes come and go by themselves.
 const NOTICEABLE: u64 = 1 << 20;
 
-/// How often it is looked at what the process holds, at the most and at the least.
-const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(100);
+/// How often it is looked at what the process holds.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+const MOST_INTERVAL: Duration = Duration::from_millis(100);
 /// What may arrive meanwhile, bytes per second: a line of 10 Gbit/s.
 const LINE_RATE: u64 = 1_250_000_000;
 
@@ -31,7 +29,7 @@ const LINE_RATE: u64 = 1_250_000_000;
 struct Due {
     /// When it is given back.
     at: Instant,
-    /// Bytes held when circuits were last shed.
+    /// Bytes held when circuits were last shed, or the fewest since.
     held: u64,
     /// When more may be shed.
     more: Instant,
@@ -40,7 +38,8 @@ struct Due {
 /// Whether there is memory, and what to do and when where there is not.
 #[derive(Debug)]
 pub struct Relief {
-    pressure: Pressure,
+    max: u64,
+    is_high: bool,
     given_back: Option<Instant>,
     due: Option<Due>,
 }
@@ -48,35 +47,40 @@ pub struct Relief {
 impl Relief {
     /// The process may hold so many bytes.
     pub fn new(max: u64) -> Relief {
-        Relief { pressure: Pressure::new(max), given_back: None, due: None }
+        Relief { max, is_high: false, given_back: None, due: None }
     }
 
     /// It holds so many. Returns how many bytes have to be shed now; unless that is none, [`Relief::handle_shed`] has to follow.
     pub fn handle_resident(&mut self, bytes: u64, now: Instant) -> u64 {
-        match self.due {
-            Some(due) if self.is_high() && bytes > self.pressure.relieved() => {
-                let risen = bytes.saturating_sub(due.held);
+        let relieved = self.max / 100 * RELIEVED_PERCENT;
+        let is_over = bytes > self.max;
+        self.is_high = is_over || self.is_high && bytes > relieved;
+        let surplus = match &mut self.due {
+            None => bytes.saturating_sub(relieved),
+            Some(due) => {
+                due.held = due.held.min(bytes);
+                let risen = bytes - due.held;
                 if risen < NOTICEABLE || now < due.more { 0 } else { risen }
             }
-            _ => self.pressure.handle_resident(bytes, now),
-        }
+        };
+        if is_over { surplus } else { 0 }
     }
 
     /// While it held `resident` bytes, circuits that held so many were shed.
     pub fn handle_shed(&mut self, bytes: u64, resident: u64, now: Instant) {
         let more = if bytes == 0 { now + EMPTY_PAUSE } else { now };
-        // What came meanwhile went too: how much it has to have helped is judged by the first.
-        if let Some(due) = &mut self.due {
-            due.more = more;
-            if bytes > 0 {
-                due.held = resident;
-                self.pressure.handle_more_shed(resident);
+        match &mut self.due {
+            Some(due) => {
+                due.more = more;
+                if bytes > 0 {
+                    due.held = resident;
+                }
             }
-            return;
+            None => {
+                let next = self.given_back.map_or(now, |at| at + GIVE_BACK_INTERVAL);
+                self.due = Some(Due { at: next.max(now + SETTLE), held: resident, more });
+            }
         }
-        self.pressure.handle_shed(bytes);
-        let next = self.given_back.map_or(now, |at| at + GIVE_BACK_INTERVAL);
-        self.due = Some(Due { at: next.max(now + SETTLE), held: resident, more });
     }
 
     /// Whether the allocator is to give memory back now; then it is taken to have done so.
@@ -90,14 +94,13 @@ impl Relief {
 
     /// How long it may take until it is looked again, when it holds so many: before there can be too many, or not long after.
     pub fn interval(&self, bytes: u64) -> Duration {
-        let room = self.pressure.max().saturating_sub(bytes);
-        let (least, most) = INTERVALS.into_inner();
-        Duration::from_millis(room / (LINE_RATE / 1_000)).clamp(least, most)
+        let room = self.max.saturating_sub(bytes);
+        Duration::from_millis(room / (LINE_RATE / 1_000)).clamp(LEAST_INTERVAL, MOST_INTERVAL)
     }
 
-    /// Whether new channels and circuits are refused.
+    /// Whether new channels and circuits are refused: from when there was too much until a tenth is free again.
     pub fn is_high(&self) -> bool {
-        self.pressure.is_high()
+        self.is_high
     }
 }
 
@@ -128,7 +131,7 @@ mod tests {
         assert!(relief.poll_give_back(start + SETTLE));
         assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL), "nothing was shed since");
         let again = start + SETTLE * 2;
-        assert_eq!(relief.handle_resident(1_010 * MIB, again), 110 * MIB, "it helped");
+        assert_eq!(relief.handle_resident(1_010 * MIB, again), 110 * MIB);
         relief.handle_shed(110 * MIB, 1_010 * MIB, again);
         assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL));
         assert!(relief.poll_give_back(start + SETTLE + GIVE_BACK_INTERVAL));
@@ -144,10 +147,16 @@ mod tests {
         assert_eq!(relief.handle_resident(1_150 * MIB, start), 0);
         assert_eq!(relief.handle_resident(1_151 * MIB - 1, start), 0);
         assert!(relief.is_high());
-        // And that it is not less by then is no proof that it did not help.
         assert!(relief.poll_give_back(start + SETTLE));
-        assert_eq!(relief.handle_resident(950 * MIB, start), 0);
-        assert!(relief.is_high());
+        assert_eq!(relief.handle_resident(1_001 * MIB, start), 101 * MIB);
+    }
+
+    #[test]
+    fn what_was_used_up_anew_before_it_is_given_back_is_shed_too() {
+        let start = start();
+        let mut relief = shed_once(start);
+        assert_eq!(relief.handle_resident(900 * MIB, start), 0);
+        assert_eq!(relief.handle_resident(950 * MIB, start), 0, "it is not too much");
         assert_eq!(relief.handle_resident(1_001 * MIB, start), 101 * MIB);
     }
 
@@ -165,31 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn whether_it_helped_is_told_by_what_is_left_once_it_is_given_back() {
-        let check = |left: u64, sheds: u64| {
-            let start = start();
-            let mut relief = shed_once(start);
-            // Before that, there may be enough for a moment, and more may come.
-            assert_eq!(relief.handle_resident(999 * MIB, start), 0);
-            assert_eq!(relief.handle_resident(1_150 * MIB, start), 50 * MIB);
-            relief.handle_shed(50 * MIB, 1_150 * MIB, start);
-            assert!(relief.poll_give_back(start + SETTLE));
-            assert_eq!(relief.handle_resident(left * MIB, start + SETTLE), sheds * MIB);
-        };
-        check(1_125, 225);
-        check(1_126, 0);
-    }
-
-    #[test]
-    fn enough_is_enough_before_it_is_given_back_too() {
-        let start = start();
-        let mut relief = shed_once(start);
-        assert_eq!((relief.handle_resident(900 * MIB, start), relief.is_high()), (0, false));
-        assert_eq!(
-            (relief.handle_resident(1_001 * MIB, start), relief.is_high()),
-            (101 * MIB, true),
-            "it is used up anew"
-        );
+    fn new_ones_are_refused_until_a_tenth_is_free() {
+        let (now, mut relief) = (start(), Relief::new(1_000));
+        let mut held = |bytes| (relief.handle_resident(bytes, now), relief.is_high());
+        assert_eq!(held(1_000), (0, false));
+        assert_eq!(held(1_001), (101, true));
+        assert_eq!(held(901), (0, true));
+        assert_eq!(held(900), (0, false));
+        assert_eq!(held(950), (0, false));
     }
 
     #[test]

@@ -22,25 +22,27 @@ pub struct Shed {
 
 impl Node {
     /// Ends as many circuits as hold so many bytes together, those with the oldest data first; none whose data is younger
-    /// than [`tunic_proto::limits::MIN_AGE`]. The memory is free once their channels have got round to it.
+    /// than [`tunic_proto::limits::MIN_AGE`], and none at all if the others hold too little of that for it to help. The memory is free
+    /// once their channels have got round to it.
     pub async fn shed(&self, bytes: usize) -> Shed {
         let (answers, mut answered) = mpsc::unbounded_channel();
         for inbox in self.0.ledger.inboxes() {
             let answers = answers.clone();
-            inbox.survey(Box::new(move |held| {
-                let _ = answers.send(held);
+            inbox.survey(Box::new(move |survey| {
+                let _ = answers.send(survey);
             }));
         }
         drop(answers);
-        let mut all = Vec::new();
+        let (mut oldest, mut held) = (Vec::new(), 0);
         let gather = async {
-            while let Some(held) = answered.recv().await {
-                all.extend(held);
+            while let Some(survey) = answered.recv().await {
+                oldest.extend(survey.oldest);
+                held += survey.bytes;
             }
         };
         let _ = timeout(SURVEY_TIMEOUT, gather).await;
         let mut shed = Shed::default();
-        for held in oldest_first(all, bytes) {
+        for held in oldest_first(oldest, held, bytes) {
             held.shed();
             shed.circuits += 1;
             shed.bytes += held.bytes();

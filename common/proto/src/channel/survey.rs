@@ -10,11 +10,8 @@ use super::table::{Circuit, Kind};
 use super::{Channel, ChannelError};
 use crate::cell::CELL_LEN;
 use crate::counters::Incident;
-use crate::limits::Holding;
+use crate::limits::{Holding, MAX_SHED, MIN_AGE};
 use crate::message::DestroyReason;
-
-/// Circuits that one channel names at a time: those with the oldest data.
-const MAX_NAMED: usize = 1_024;
 
 /// A circuit that holds data.
 pub struct Held {
@@ -41,11 +38,20 @@ impl Holding for Held {
     }
 }
 
+/// What the circuits of a channel hold whose data is old enough for them to go ([`MIN_AGE`]).
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Those with the oldest data, [`MAX_SHED`] at the most.
+    pub oldest: Vec<Held>,
+    /// Bytes that all of them hold, also those that are not named.
+    pub bytes: usize,
+}
+
 /// Where a channel's answer goes; dropped once it was given, or when there is nobody to give it.
-pub type Answer = Box<dyn FnOnce(Vec<Held>) + Send>;
+pub type Answer = Box<dyn FnOnce(Survey) + Send>;
 
 impl Inbox {
-    /// Asks which circuits hold data, and how old it is. A channel that has closed holds none.
+    /// Asks which circuits hold data for long. A channel that has closed holds none.
     pub fn survey(&self, answer: Answer) {
         let _ = self.post(Mail::Survey(answer));
     }
@@ -115,17 +121,17 @@ impl Channel {
         self.inbox.rest();
         let now_ms = self.stopwatch.at_ms(now);
         let storage = Storage::of(&self.inbox);
-        let mut held: Vec<Held> = Vec::new();
+        let mut survey = Survey::default();
         for key in self.table.keys() {
-            if let Some((age, bytes)) =
-                self.table.get(key).and_then(|circuit| circuit.held(now, now_ms, storage))
-            {
-                held.push(Held { inbox: self.inbox.clone(), key, age, bytes });
+            let held = self.table.get(key).and_then(|circuit| circuit.held(now, now_ms, storage));
+            if let Some((age, bytes)) = held.filter(|(age, _)| *age >= MIN_AGE) {
+                survey.oldest.push(Held { inbox: self.inbox.clone(), key, age, bytes });
+                survey.bytes += bytes;
             }
         }
-        held.sort_by_key(|held| std::cmp::Reverse(held.age));
-        held.truncate(MAX_NAMED);
-        answer(held);
+        survey.oldest.sort_by_key(|held| std::cmp::Reverse(held.age));
+        survey.oldest.truncate(MAX_SHED);
+        answer(survey);
     }
 
     pub(super) fn shed(&mut self, key: CircKey) {
@@ -179,25 +185,48 @@ mod tests {
     use crate::ids::{CircId, HopNum};
 
     fn held(channel: &mut Channel, now: Instant) -> Vec<usize> {
+        let survey = survey(channel, now);
+        let bytes: Vec<_> = survey.oldest.iter().map(Holding::bytes).collect();
+        assert_eq!(bytes.iter().sum::<usize>(), survey.bytes);
+        bytes
+    }
+
+    fn survey(channel: &mut Channel, now: Instant) -> Survey {
         let (answer, answers) = std::sync::mpsc::channel();
-        channel.answer_survey(now, Box::new(move |held| answer.send(held).unwrap()));
-        answers.recv().unwrap().iter().map(Holding::bytes).collect()
+        channel.answer_survey(now, Box::new(move |survey| answer.send(survey).unwrap()));
+        answers.recv().unwrap()
+    }
+
+    fn circuit(channel: &mut Channel, id: u32) -> CircKey {
+        let window = RecvWindow::unreserved(&channel.config.budget, &channel.rtt);
+        channel.table.insert(Circuit::new(CircId(id), Kind::Answering(HopNum::FIRST), window))
     }
 
     #[test]
     fn a_cell_that_is_left_alone_counts_as_the_page_that_it_keeps() {
         let (mut channel, now) = (channel(10), Instant::now());
-        let [stuck, gone] = [1, 2].map(|id| {
-            let window = RecvWindow::unreserved(&channel.config.budget, &channel.rtt);
-            channel.table.insert(Circuit::new(CircId(id), Kind::Answering(HopNum::FIRST), window))
-        });
+        let [stuck, gone] = [1, 2].map(|id| circuit(&mut channel, id));
         assert!(held(&mut channel, now).is_empty());
         let cells = (0..64 * 64).map(|n| (if n % 64 == 0 { stuck } else { gone }, &[0; CELL_LEN]));
         channel.inbox.push_cells(cells);
         channel.handle_inbox(now);
+        let now = now + MIN_AGE;
         assert_eq!(held(&mut channel, now), [64 * CELL_LEN, 63 * 64 * CELL_LEN]);
         channel.end_circuit(gone, DestroyReason::None);
         channel.free_garbage();
         assert_eq!(held(&mut channel, now), [64 * 64 * CELL_LEN]);
+    }
+
+    #[test]
+    fn who_moves_on_stays_and_who_is_not_named_counts() {
+        let (mut channel, now) = (channel(10), Instant::now());
+        let keys: Vec<_> = (1..=MAX_SHED as u32 + 1).map(|id| circuit(&mut channel, id)).collect();
+        channel.inbox.push_cells(keys.iter().map(|key| (*key, &[0; CELL_LEN])));
+        channel.handle_inbox(now);
+        let young = survey(&mut channel, now + MIN_AGE - Duration::from_millis(1));
+        assert_eq!((young.oldest.len(), young.bytes), (0, 0));
+        let old = survey(&mut channel, now + MIN_AGE);
+        let page = old.oldest[0].bytes;
+        assert_eq!((old.oldest.len(), old.bytes), (MAX_SHED, (MAX_SHED + 1) * page));
     }
 }
