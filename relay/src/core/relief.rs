@@ -1,20 +1,26 @@
 //! When circuits end because memory runs out, and when the allocator gives back what that freed.
 //!
-//! 1. Once the process holds too much, as much is shed as is above nine tenths of that.
+//! 1. Once the process holds more than nine tenths of what it may, circuits are shed that hold as much together as a tenth of that is free again.
+//!    The less is left, the younger the data may be for which a circuit goes.
 //! 2. What that freed counts as held until the allocator gives it back, which happens once a second at
-//!    most. Until then only what comes to it is shed too; if nothing is old enough to be, it is tried again soon, as long as more comes.
+//!    most. Meanwhile it is used again by what comes: only if the process holds more than before, that is used up, and as much
+//!    is shed once more.
 //! 3. The less is left, the sooner it is looked again.
 
 use std::time::{Duration, Instant};
 
-/// Of what may be held, in percent: down to this much is shed, and below it things are as usual again.
+use tunic_proto::limits::MIN_AGE;
+
+/// Of what may be held, in percent: from here on it is too much, for more arrives while circuits end.
+const HIGH_PERCENT: u64 = 90;
+/// Of that, in percent: down to this much is shed, and below it things are as usual again.
 const RELIEVED_PERCENT: u64 = 90;
+/// However little is left, who moves on stays.
+const LEAST_AGE: Duration = Duration::from_millis(100);
 /// The allocator stops whoever allocates while it gives memory back: that happens so often at most.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long circuits' ends may take to free their memory before it is given back.
-const SETTLE: Duration = Duration::from_millis(100);
-/// How long it is not tried again when there was nothing to shed: to ask is work for each channel.
-const EMPTY_PAUSE: Duration = Duration::from_millis(100);
+/// How long circuits' ends may take to free their memory. So long none are asked for again, nor is it given back.
+const SETTLE: Duration = Duration::from_millis(30);
 /// Fewer bytes come and go by themselves.
 const NOTICEABLE: u64 = 1 << 20;
 
@@ -29,16 +35,28 @@ const LINE_RATE: u64 = 1_250_000_000;
 struct Due {
     /// When it is given back.
     at: Instant,
-    /// Bytes held when circuits were last shed, or the fewest since.
+    /// When it is free.
+    settled: Instant,
+    /// Bytes held until then, at the most.
     held: u64,
-    /// When more may be shed.
-    more: Instant,
+}
+
+/// What has to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Surplus {
+    /// So many bytes.
+    pub bytes: u64,
+    /// Only of circuits whose oldest data is as old.
+    pub min_age: Duration,
 }
 
 /// Whether there is memory, and what to do and when where there is not.
 #[derive(Debug)]
 pub struct Relief {
+    /// What may be held.
     max: u64,
+    /// From where on it is too much.
+    high: u64,
     is_high: bool,
     given_back: Option<Instant>,
     due: Option<Due>,
@@ -47,40 +65,37 @@ pub struct Relief {
 impl Relief {
     /// The process may hold so many bytes.
     pub fn new(max: u64) -> Relief {
-        Relief { max, is_high: false, given_back: None, due: None }
+        Relief { max, high: max / 100 * HIGH_PERCENT, is_high: false, given_back: None, due: None }
     }
 
-    /// It holds so many. Returns how many bytes have to be shed now; unless that is none, [`Relief::handle_shed`] has to follow.
-    pub fn handle_resident(&mut self, bytes: u64, now: Instant) -> u64 {
-        let relieved = self.max / 100 * RELIEVED_PERCENT;
-        let is_over = bytes > self.max;
+    /// It holds so many. Returns what has to be shed now, if anything; then [`Relief::handle_shed`] has to follow.
+    pub fn handle_resident(&mut self, bytes: u64, now: Instant) -> Option<Surplus> {
+        let relieved = self.high / 100 * RELIEVED_PERCENT;
+        let is_over = bytes > self.high;
         self.is_high = is_over || self.is_high && bytes > relieved;
-        let surplus = match &mut self.due {
-            None => bytes.saturating_sub(relieved),
-            Some(due) => {
-                due.held = due.held.min(bytes);
-                let risen = bytes - due.held;
-                if risen < NOTICEABLE || now < due.more { 0 } else { risen }
+        if let Some(due) = &mut self.due {
+            if now < due.settled {
+                due.held = due.held.max(bytes);
             }
-        };
-        if is_over { surplus } else { 0 }
-    }
-
-    /// While it held `resident` bytes, circuits that held so many were shed.
-    pub fn handle_shed(&mut self, bytes: u64, resident: u64, now: Instant) {
-        let more = if bytes == 0 { now + EMPTY_PAUSE } else { now };
-        match &mut self.due {
-            Some(due) => {
-                due.more = more;
-                if bytes > 0 {
-                    due.held = resident;
-                }
-            }
-            None => {
-                let next = self.given_back.map_or(now, |at| at + GIVE_BACK_INTERVAL);
-                self.due = Some(Due { at: next.max(now + SETTLE), held: resident, more });
+            if bytes < due.held + NOTICEABLE {
+                return None;
             }
         }
+        is_over.then(|| Surplus { bytes: bytes - relieved, min_age: self.min_age(bytes) })
+    }
+
+    /// All of [`MIN_AGE`] where it begins to be too much, and less the less is left.
+    fn min_age(&self, bytes: u64) -> Duration {
+        let left = self.max.saturating_sub(bytes) as f64 / (self.max - self.high).max(1) as f64;
+        MIN_AGE.mul_f64(left.min(1.0)).max(LEAST_AGE)
+    }
+
+    /// Circuits were shed while it held so many bytes, or there were none that may be.
+    pub fn handle_shed(&mut self, resident: u64, any: bool, now: Instant) {
+        let settled = if any { now + SETTLE } else { now };
+        let next = self.given_back.map_or(now, |at| at + GIVE_BACK_INTERVAL);
+        let at = self.due.map_or(next.max(now + SETTLE), |due| due.at);
+        self.due = Some(Due { at, settled, held: resident });
     }
 
     /// Whether the allocator is to give memory back now; then it is taken to have done so.
@@ -94,7 +109,7 @@ impl Relief {
 
     /// How long it may take until it is looked again, when it holds so many: before there can be too many, or not long after.
     pub fn interval(&self, bytes: u64) -> Duration {
-        let room = self.max.saturating_sub(bytes);
+        let room = self.high.saturating_sub(bytes);
         Duration::from_millis(room / (LINE_RATE / 1_000)).clamp(LEAST_INTERVAL, MOST_INTERVAL)
     }
 
@@ -110,11 +125,20 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// At 1,100 of 1,000 MiB, it shed 200.
+    /// Too much is more than 1,000 MiB of these.
+    fn relief() -> Relief {
+        Relief { high: 1_000 * MIB, ..Relief::new(1_200 * MIB) }
+    }
+
+    fn sheds(relief: &mut Relief, mib: u64, now: Instant) -> u64 {
+        relief.handle_resident(mib * MIB, now).map_or(0, |surplus| surplus.bytes / MIB)
+    }
+
+    /// At 1,100 MiB, it shed 200.
     fn shed_once(now: Instant) -> Relief {
-        let mut relief = Relief::new(1_000 * MIB);
-        assert_eq!(relief.handle_resident(1_100 * MIB, now), 200 * MIB);
-        relief.handle_shed(200 * MIB, 1_100 * MIB, now);
+        let mut relief = relief();
+        assert_eq!(sheds(&mut relief, 1_100, now), 200);
+        relief.handle_shed(1_100 * MIB, true, now);
         relief
     }
 
@@ -131,52 +155,45 @@ mod tests {
         assert!(relief.poll_give_back(start + SETTLE));
         assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL), "nothing was shed since");
         let again = start + SETTLE * 2;
-        assert_eq!(relief.handle_resident(1_010 * MIB, again), 110 * MIB);
-        relief.handle_shed(110 * MIB, 1_010 * MIB, again);
+        assert_eq!(sheds(&mut relief, 1_010, again), 110);
+        relief.handle_shed(1_010 * MIB, true, again);
         assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL));
-        assert!(relief.poll_give_back(start + SETTLE + GIVE_BACK_INTERVAL));
+        let more = again + SETTLE;
+        assert_eq!(sheds(&mut relief, 1_011, more), 111);
+        relief.handle_shed(1_011 * MIB, true, more);
+        assert!(relief.poll_give_back(start + SETTLE + GIVE_BACK_INTERVAL), "more does not put it off");
     }
 
     #[test]
-    fn before_it_is_given_back_only_what_came_since_is_shed() {
+    fn until_it_is_given_back_more_is_shed_once_what_was_freed_is_used_up() {
         let start = start();
         let mut relief = shed_once(start);
-        assert_eq!(relief.handle_resident(1_100 * MIB, start), 0);
-        assert_eq!(relief.handle_resident(1_150 * MIB, start), 50 * MIB);
-        relief.handle_shed(50 * MIB, 1_150 * MIB, start);
-        assert_eq!(relief.handle_resident(1_150 * MIB, start), 0);
-        assert_eq!(relief.handle_resident(1_151 * MIB - 1, start), 0);
-        assert!(relief.is_high());
-        assert!(relief.poll_give_back(start + SETTLE));
-        assert_eq!(relief.handle_resident(1_001 * MIB, start), 101 * MIB);
+        // Before anything is free, more may come.
+        assert_eq!(sheds(&mut relief, 1_150, start + SETTLE - Duration::from_millis(1)), 0);
+        let settled = start + SETTLE;
+        assert_eq!(sheds(&mut relief, 1_100, settled), 0);
+        assert_eq!(sheds(&mut relief, 1_150, settled), 0);
+        assert_eq!(sheds(&mut relief, 1_151, settled), 251);
+        relief.handle_shed(1_151 * MIB, true, settled);
+        assert_eq!(sheds(&mut relief, 1_151, settled + SETTLE), 0);
+        assert!(relief.poll_give_back(settled + SETTLE));
+        assert_eq!(sheds(&mut relief, 1_001, settled + SETTLE), 101);
     }
 
     #[test]
-    fn what_was_used_up_anew_before_it_is_given_back_is_shed_too() {
-        let start = start();
-        let mut relief = shed_once(start);
-        assert_eq!(relief.handle_resident(900 * MIB, start), 0);
-        assert_eq!(relief.handle_resident(950 * MIB, start), 0, "it is not too much");
-        assert_eq!(relief.handle_resident(1_001 * MIB, start), 101 * MIB);
-    }
-
-    #[test]
-    fn where_nothing_could_be_shed_it_is_tried_again_soon() {
-        let start = start();
-        let mut relief = shed_once(start);
-        assert_eq!(relief.handle_resident(1_150 * MIB, start), 50 * MIB);
-        relief.handle_shed(0, 1_150 * MIB, start);
-        let soon = start + EMPTY_PAUSE;
-        assert_eq!(relief.handle_resident(1_200 * MIB, soon - Duration::from_millis(1)), 0);
-        assert_eq!(relief.handle_resident(1_200 * MIB, soon), 100 * MIB, "all of it");
-        relief.handle_shed(MIB, 1_200 * MIB, soon);
-        assert_eq!(relief.handle_resident(1_210 * MIB, soon), 10 * MIB);
+    fn where_nothing_could_be_shed_it_is_tried_again_when_more_has_come() {
+        let (now, mut relief) = (start(), relief());
+        assert_eq!(sheds(&mut relief, 1_100, now), 200);
+        relief.handle_shed(1_100 * MIB, false, now);
+        assert_eq!(sheds(&mut relief, 1_100, now), 0);
+        assert_eq!(sheds(&mut relief, 1_101, now), 201);
+        assert!(relief.poll_give_back(now + SETTLE), "the allocator may hold some");
     }
 
     #[test]
     fn new_ones_are_refused_until_a_tenth_is_free() {
-        let (now, mut relief) = (start(), Relief::new(1_000));
-        let mut held = |bytes| (relief.handle_resident(bytes, now), relief.is_high());
+        let (now, mut relief) = (start(), relief());
+        let mut held = |mib| (sheds(&mut relief, mib, now), relief.is_high());
         assert_eq!(held(1_000), (0, false));
         assert_eq!(held(1_001), (101, true));
         assert_eq!(held(901), (0, true));
@@ -185,8 +202,17 @@ mod tests {
     }
 
     #[test]
+    fn the_less_is_left_the_younger_the_data_of_who_goes() {
+        let min_age_ms = |mib| relief().handle_resident(mib * MIB, start()).unwrap().min_age.as_millis();
+        assert_eq!(
+            [1_001, 1_050, 1_100, 1_170, 1_200, 9_999].map(min_age_ms),
+            [995, 750, 500, 150, 100, 100]
+        );
+    }
+
+    #[test]
     fn it_is_looked_the_sooner_the_less_is_left() {
-        let relief = Relief::new(1_000_000_000);
+        let relief = Relief { high: 1_000_000_000, ..relief() };
         let ms = |bytes: u64| relief.interval(bytes).as_millis();
         assert_eq!((ms(0), ms(875_000_000)), (100, 100));
         assert_eq!(ms(937_500_000), 50);

@@ -14,10 +14,7 @@ use tunic_net::metrics::resident_bytes;
 use super::clock;
 use crate::config::Config;
 use crate::core::memory::{control_groups, default_max, group_limit};
-use crate::core::relief::Relief;
-
-/// Of what the process may hold, in percent: from here on it is too much, for more arrives while circuits end.
-const HIGH_PERCENT: u64 = 90;
+use crate::core::relief::{Relief, Surplus};
 
 /// What the process may hold: what the operator says, or a share of the memory that there is.
 pub(super) fn max(config: &Config) -> u64 {
@@ -42,7 +39,7 @@ fn machine() -> u64 {
 
 /// Looks after the memory of the process until dropped.
 pub(super) async fn watch(node: Node, max: u64) {
-    let (mut relief, mut was_high) = (Relief::new(max / 100 * HIGH_PERCENT), false);
+    let (mut relief, mut was_high) = (Relief::new(max), false);
     let mut resident = 0;
     loop {
         tokio::time::sleep(relief.interval(resident)).await;
@@ -51,11 +48,11 @@ pub(super) async fn watch(node: Node, max: u64) {
         }
         let Some(bytes) = resident_bytes() else { continue };
         resident = bytes;
-        let sheds = relief.handle_resident(resident, clock());
+        let surplus = relief.handle_resident(resident, clock());
         node.admission().set_memory_short(relief.is_high());
-        if sheds > 0 {
-            let shed = node.shed(usize::try_from(sheds).unwrap_or(usize::MAX)).await;
-            relief.handle_shed(shed.bytes as u64, resident, clock());
+        if let Some(Surplus { bytes, min_age }) = surplus {
+            let shed = node.shed(usize::try_from(bytes).unwrap_or(usize::MAX), min_age).await;
+            relief.handle_shed(resident, shed.circuits > 0, clock());
             tracing::debug!("memory: {} circuits with {} bytes ended", shed.circuits, shed.bytes);
         }
         if relief.is_high() != was_high {

@@ -22,15 +22,16 @@ pub struct Shed {
 
 impl Node {
     /// Ends as many circuits as hold so many bytes together, those with the oldest data first; none whose data is younger
-    /// than [`tunic_proto::limits::MIN_AGE`], and none at all if the others hold too little of that for it to help. The memory is free
-    /// once their channels have got round to it.
-    pub async fn shed(&self, bytes: usize) -> Shed {
+    /// than this, and none at all if the others hold too little of that for it to help. The memory is free once their channels have
+    /// got round to it.
+    pub async fn shed(&self, bytes: usize, min_age: Duration) -> Shed {
         let (answers, mut answered) = mpsc::unbounded_channel();
         for inbox in self.0.ledger.inboxes() {
             let answers = answers.clone();
-            inbox.survey(Box::new(move |survey| {
+            let answer = Box::new(move |survey| {
                 let _ = answers.send(survey);
-            }));
+            });
+            inbox.survey(min_age, answer);
         }
         drop(answers);
         let (mut oldest, mut held) = (Vec::new(), 0);

@@ -233,7 +233,7 @@ impl Channel {
             Mail::Passed(key, cells) => self.passed(now, key, cells),
             Mail::Destroy(key) => self.end_circuit(key, DestroyReason::None),
             Mail::DestroyWhenSent(key) => self.end_when_sent(key),
-            Mail::Survey(answer) => self.answer_survey(now, answer),
+            Mail::Survey(min_age, answer) => self.answer_survey(now, min_age, answer),
             Mail::Shed(key) => self.shed(key),
         }
     }
@@ -448,7 +448,7 @@ pub(super) fn bounce(mail: Mail) {
         | Mail::NotAdded(..)
         | Mail::Destroy(_)
         | Mail::DestroyWhenSent(_)
-        | Mail::Survey(_)
+        | Mail::Survey(..)
         | Mail::Shed(_) => {}
     }
 }

@@ -2,6 +2,7 @@
 //! carry the other side of its circuits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::inbox::{CircKey, Inbox};
 use super::survey::Answer;
@@ -70,8 +71,8 @@ pub(crate) enum Mail {
     Passed(CircKey, u32),
     /// The other side of the circuit has ended.
     Destroy(CircKey),
-    /// Say which circuits hold data.
-    Survey(Answer),
+    /// Say which circuits hold data that is as old.
+    Survey(Duration, Answer),
     /// Memory ran out, and this circuit has to go.
     Shed(CircKey),
     /// The other side has ended after what it sent last.

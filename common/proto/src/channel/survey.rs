@@ -10,7 +10,7 @@ use super::table::{Circuit, Kind};
 use super::{Channel, ChannelError};
 use crate::cell::CELL_LEN;
 use crate::counters::Incident;
-use crate::limits::{Holding, MAX_SHED, MIN_AGE};
+use crate::limits::{Holding, MAX_SHED};
 use crate::message::DestroyReason;
 
 /// A circuit that holds data.
@@ -38,7 +38,7 @@ impl Holding for Held {
     }
 }
 
-/// What the circuits of a channel hold whose data is old enough for them to go ([`MIN_AGE`]).
+/// What the circuits of a channel hold whose data is old enough for them to go.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// Those with the oldest data, [`MAX_SHED`] at the most.
@@ -51,9 +51,9 @@ pub struct Survey {
 pub type Answer = Box<dyn FnOnce(Survey) + Send>;
 
 impl Inbox {
-    /// Asks which circuits hold data for long. A channel that has closed holds none.
-    pub fn survey(&self, answer: Answer) {
-        let _ = self.post(Mail::Survey(answer));
+    /// Asks which circuits hold data that is as old. A channel that has closed holds none.
+    pub fn survey(&self, min_age: Duration, answer: Answer) {
+        let _ = self.post(Mail::Survey(min_age, answer));
     }
 }
 
@@ -116,7 +116,7 @@ impl Circuit {
 }
 
 impl Channel {
-    pub(super) fn answer_survey(&mut self, now: Instant, answer: Answer) {
+    pub(super) fn answer_survey(&mut self, now: Instant, min_age: Duration, answer: Answer) {
         // Memory is short: what is empty goes before anybody's circuit.
         self.inbox.rest();
         let now_ms = self.stopwatch.at_ms(now);
@@ -124,7 +124,7 @@ impl Channel {
         let mut survey = Survey::default();
         for key in self.table.keys() {
             let held = self.table.get(key).and_then(|circuit| circuit.held(now, now_ms, storage));
-            if let Some((age, bytes)) = held.filter(|(age, _)| *age >= MIN_AGE) {
+            if let Some((age, bytes)) = held.filter(|(age, _)| *age >= min_age) {
                 survey.oldest.push(Held { inbox: self.inbox.clone(), key, age, bytes });
                 survey.bytes += bytes;
             }
@@ -183,6 +183,7 @@ mod tests {
     use super::*;
     use crate::flow::RecvWindow;
     use crate::ids::{CircId, HopNum};
+    use crate::limits::MIN_AGE;
 
     fn held(channel: &mut Channel, now: Instant) -> Vec<usize> {
         let survey = survey(channel, now);
@@ -193,7 +194,7 @@ mod tests {
 
     fn survey(channel: &mut Channel, now: Instant) -> Survey {
         let (answer, answers) = std::sync::mpsc::channel();
-        channel.answer_survey(now, Box::new(move |survey| answer.send(survey).unwrap()));
+        channel.answer_survey(now, MIN_AGE, Box::new(move |survey| answer.send(survey).unwrap()));
         answers.recv().unwrap()
     }
 

@@ -2,18 +2,19 @@
 //! within moments; what stays queued is what nobody takes.
 //!
 //! What fills the memory may be something else, which no circuit's end gives back. So none ends unless those that may go hold
-//! a fair part of what is too much, and whoever moves on stays ([`MIN_AGE`]).
+//! a fair part of what is too much, and whoever moves on stays.
 
 use std::time::Duration;
 
-/// A circuit whose oldest data is younger stays: it moves on, and its end would free nothing that is not free soon.
+/// A circuit whose oldest data is younger stays, while there is time: it moves on, and its end would free nothing that is not
+/// free soon.
 pub const MIN_AGE: Duration = Duration::from_secs(1);
 /// At most so many circuits end at a time; then it is measured whether that was enough.
 pub const MAX_SHED: usize = 1_024;
 /// Shedding helps if what may go holds one part of so many of what is too much.
 const HELPING_PARTS: usize = 8;
 
-/// Something that holds queued data for longer than [`MIN_AGE`].
+/// Something that holds queued data.
 pub trait Holding {
     /// How long its oldest data has been there.
     fn age(&self) -> Duration;
