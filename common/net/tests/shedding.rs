@@ -16,10 +16,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tunic_net::channel::{BuildError, Channel, Circuit, CircuitStream, Peer, Rest};
 use tunic_proto::counters::Incident;
-use tunic_proto::limits::MIN_AGE;
 use tunic_proto::message::{DestroyReason, Target};
 
 const CIRCUITS: usize = 25;
+const AGE: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -123,11 +123,11 @@ async fn the_circuit_with_the_oldest_queued_data_goes_first_and_who_reads_goes_o
     let (node, idle) = (&relays[0].node, relays[0].node.budget().used_cells());
     until("both are flooded", || first.flooded() == CIRCUITS && second.flooded() == CIRCUITS).await;
 
-    let mut shed = node.shed(1, MIN_AGE).await;
+    let mut shed = node.shed(1, AGE).await;
     let begun = Instant::now();
     while shed.circuits == 0 && begun.elapsed() < PATIENCE {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        shed = node.shed(1, MIN_AGE).await;
+        shed = node.shed(1, AGE).await;
     }
     assert_eq!(shed.circuits, 1, "{shed:?}");
     until("the oldest has ended", || first.flooded() == CIRCUITS - 1).await;
@@ -136,7 +136,7 @@ async fn the_circuit_with_the_oldest_queued_data_goes_first_and_who_reads_goes_o
     let mut ended = 1;
     while node.budget().used_cells() >= idle / 2 && begun.elapsed() < PATIENCE {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        ended += node.shed(64 << 10, MIN_AGE).await.circuits;
+        ended += node.shed(64 << 10, AGE).await.circuits;
     }
     assert!(node.budget().used_cells() < idle / 2, "their memory is not free: {ended} circuits ended");
     until("those that were shed have ended", || first.flooded() + second.flooded() == 2 * CIRCUITS - ended)
@@ -156,7 +156,7 @@ async fn a_circuit_whose_target_does_not_read_is_let_go() {
     let writes = tokio::spawn(async move { while stream.write_all(&[7; 4_096]).await.is_ok() {} });
     let (_target, _) = listener.accept().await.unwrap();
     let begun = Instant::now();
-    while relay.node.shed(1, MIN_AGE).await.circuits == 0 && begun.elapsed() < PATIENCE {
+    while relay.node.shed(1, AGE).await.circuits == 0 && begun.elapsed() < PATIENCE {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     until("whoever writes is told", || writes.is_finished()).await;

@@ -3,26 +3,29 @@
 //! 1. Once the process holds more than nine tenths of what it may, circuits are shed that hold as much together as a tenth of that is free again.
 //!    The less is left, the younger the data may be for which a circuit goes.
 //! 2. What that freed counts as held until the allocator gives it back, which happens once a second at
-//!    most. Meanwhile it is used again by what comes: only if the process holds more than before, that is used up, and as much
+//!    most. Meanwhile it is used again by what comes: only if the process holds noticeably more than before, that is used up, and as much
 //!    is shed once more.
 //! 3. The less is left, the sooner it is looked again.
 
 use std::time::{Duration, Instant};
 
-use tunic_proto::limits::MIN_AGE;
-
 /// Of what may be held, in percent: from here on it is too much, for more arrives while circuits end.
 const HIGH_PERCENT: u64 = 90;
 /// Of that, in percent: down to this much is shed, and below it things are as usual again.
 const RELIEVED_PERCENT: u64 = 90;
-/// However little is left, who moves on stays.
-const LEAST_AGE: Duration = Duration::from_millis(100);
+/// A circuit whose oldest data is younger stays: it moves on, and its end would free nothing that is not free soon. So it is
+/// where it begins to be too much,
+const MOST_AGE: Duration = Duration::from_secs(1);
+/// and so where nothing is left.
+const LEAST_AGE: Duration = Duration::from_millis(250);
 /// The allocator stops whoever allocates while it gives memory back: that happens so often at most.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long circuits' ends may take to free their memory. So long none are asked for again, nor is it given back.
 const SETTLE: Duration = Duration::from_millis(30);
-/// Fewer bytes come and go by themselves.
+/// Fewer bytes come and go by themselves,
 const NOTICEABLE: u64 = 1 << 20;
+/// and one part of so many of what is too much.
+const NOTICEABLE_PARTS: u64 = 16;
 
 /// How often it is looked at what the process holds.
 const LEAST_INTERVAL: Duration = Duration::from_millis(10);
@@ -37,8 +40,10 @@ struct Due {
     at: Instant,
     /// When it is free.
     settled: Instant,
-    /// Bytes held until then, at the most.
+    /// Bytes held then.
     held: u64,
+    /// What came before that was free, and is no more than it, uses it up.
+    most: u64,
 }
 
 /// What has to go.
@@ -71,31 +76,32 @@ impl Relief {
     /// It holds so many. Returns what has to be shed now, if anything; then [`Relief::handle_shed`] has to follow.
     pub fn handle_resident(&mut self, bytes: u64, now: Instant) -> Option<Surplus> {
         let relieved = self.high / 100 * RELIEVED_PERCENT;
-        let is_over = bytes > self.high;
-        self.is_high = is_over || self.is_high && bytes > relieved;
+        self.is_high = bytes > self.high || self.is_high && bytes > relieved;
+        let surplus = Surplus { bytes: bytes.saturating_sub(relieved), min_age: self.min_age(bytes) };
         if let Some(due) = &mut self.due {
             if now < due.settled {
-                due.held = due.held.max(bytes);
+                due.held = due.held.max(bytes).min(due.most);
+                return None;
             }
-            if bytes < due.held + NOTICEABLE {
+            due.held = due.held.min(bytes);
+            if bytes - due.held < NOTICEABLE.max(surplus.bytes / NOTICEABLE_PARTS) {
                 return None;
             }
         }
-        is_over.then(|| Surplus { bytes: bytes - relieved, min_age: self.min_age(bytes) })
+        (bytes > self.high).then_some(surplus)
     }
 
-    /// All of [`MIN_AGE`] where it begins to be too much, and less the less is left.
     fn min_age(&self, bytes: u64) -> Duration {
         let left = self.max.saturating_sub(bytes) as f64 / (self.max - self.high).max(1) as f64;
-        MIN_AGE.mul_f64(left.min(1.0)).max(LEAST_AGE)
+        MOST_AGE.mul_f64(left.min(1.0)).max(LEAST_AGE)
     }
 
-    /// Circuits were shed while it held so many bytes, or there were none that may be.
-    pub fn handle_shed(&mut self, resident: u64, any: bool, now: Instant) {
-        let settled = if any { now + SETTLE } else { now };
+    /// While it held `resident` bytes, circuits that held so many were shed.
+    pub fn handle_shed(&mut self, bytes: u64, resident: u64, now: Instant) {
+        let settled = if bytes > 0 { now + SETTLE } else { now };
         let next = self.given_back.map_or(now, |at| at + GIVE_BACK_INTERVAL);
-        let at = self.due.map_or(next.max(now + SETTLE), |due| due.at);
-        self.due = Some(Due { at, settled, held: resident });
+        let at = self.due.map_or(next, |due| due.at).max(settled);
+        self.due = Some(Due { at, settled, held: resident, most: resident.saturating_add(bytes) });
     }
 
     /// Whether the allocator is to give memory back now; then it is taken to have done so.
@@ -125,7 +131,9 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// Too much is more than 1,000 MiB of these.
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    /// Of 1,200 MiB, with 1,000 where it begins to be too much.
     fn relief() -> Relief {
         Relief { high: 1_000 * MIB, ..Relief::new(1_200 * MIB) }
     }
@@ -138,7 +146,7 @@ mod tests {
     fn shed_once(now: Instant) -> Relief {
         let mut relief = relief();
         assert_eq!(sheds(&mut relief, 1_100, now), 200);
-        relief.handle_shed(1_100 * MIB, true, now);
+        relief.handle_shed(200 * MIB, 1_100 * MIB, now);
         relief
     }
 
@@ -148,20 +156,20 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_given_back_once_a_second_at_most() {
+    fn what_was_shed_is_given_back_when_it_is_free_and_once_a_second_at_most() {
         let start = start();
         let mut relief = shed_once(start);
         assert!(!relief.poll_give_back(start));
         assert!(relief.poll_give_back(start + SETTLE));
         assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL), "nothing was shed since");
-        let again = start + SETTLE * 2;
+        let (again, next) = (start + SETTLE * 2, start + SETTLE + GIVE_BACK_INTERVAL);
         assert_eq!(sheds(&mut relief, 1_010, again), 110);
-        relief.handle_shed(1_010 * MIB, true, again);
-        assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL));
-        let more = again + SETTLE;
-        assert_eq!(sheds(&mut relief, 1_011, more), 111);
-        relief.handle_shed(1_011 * MIB, true, more);
-        assert!(relief.poll_give_back(start + SETTLE + GIVE_BACK_INTERVAL), "more does not put it off");
+        relief.handle_shed(110 * MIB, 1_010 * MIB, again);
+        assert!(!relief.poll_give_back(next - MOMENT));
+        assert_eq!(sheds(&mut relief, 1_110, next - MOMENT), 210);
+        relief.handle_shed(210 * MIB, 1_110 * MIB, next - MOMENT);
+        assert!(!relief.poll_give_back(next), "it is not free yet");
+        assert!(relief.poll_give_back(next - MOMENT + SETTLE));
     }
 
     #[test]
@@ -169,25 +177,52 @@ mod tests {
         let start = start();
         let mut relief = shed_once(start);
         // Before anything is free, more may come.
-        assert_eq!(sheds(&mut relief, 1_150, start + SETTLE - Duration::from_millis(1)), 0);
         let settled = start + SETTLE;
-        assert_eq!(sheds(&mut relief, 1_100, settled), 0);
+        assert_eq!(sheds(&mut relief, 1_150, settled - MOMENT), 0);
         assert_eq!(sheds(&mut relief, 1_150, settled), 0);
-        assert_eq!(sheds(&mut relief, 1_151, settled), 251);
-        relief.handle_shed(1_151 * MIB, true, settled);
-        assert_eq!(sheds(&mut relief, 1_151, settled + SETTLE), 0);
+        assert_eq!(sheds(&mut relief, 1_166, settled), 0, "a sixteenth comes and goes");
+        assert_eq!(sheds(&mut relief, 1_167, settled), 267);
+        relief.handle_shed(267 * MIB, 1_167 * MIB, settled);
+        assert_eq!(sheds(&mut relief, 1_167, settled + SETTLE), 0);
         assert!(relief.poll_give_back(settled + SETTLE));
         assert_eq!(sheds(&mut relief, 1_001, settled + SETTLE), 101);
     }
 
     #[test]
+    fn what_came_meanwhile_is_excused_as_far_as_something_was_freed() {
+        let (start, mut relief) = (start(), relief());
+        assert_eq!(sheds(&mut relief, 1_100, start), 200);
+        relief.handle_shed(20 * MIB, 1_100 * MIB, start);
+        assert_eq!(sheds(&mut relief, 1_150, start + SETTLE - MOMENT), 0);
+        assert_eq!(sheds(&mut relief, 1_150, start + SETTLE), 250);
+    }
+
+    #[test]
+    fn what_the_process_gave_back_by_itself_is_used_up_anew() {
+        let start = start();
+        let mut relief = shed_once(start);
+        let settled = start + SETTLE;
+        assert_eq!(sheds(&mut relief, 850, settled), 0);
+        assert!(!relief.is_high());
+        assert_eq!(sheds(&mut relief, 1_001, settled), 101);
+    }
+
+    #[test]
     fn where_nothing_could_be_shed_it_is_tried_again_when_more_has_come() {
-        let (now, mut relief) = (start(), relief());
-        assert_eq!(sheds(&mut relief, 1_100, now), 200);
-        relief.handle_shed(1_100 * MIB, false, now);
-        assert_eq!(sheds(&mut relief, 1_100, now), 0);
-        assert_eq!(sheds(&mut relief, 1_101, now), 201);
-        assert!(relief.poll_give_back(now + SETTLE), "the allocator may hold some");
+        let (start, mut relief) = (start(), relief());
+        assert_eq!(sheds(&mut relief, 1_100, start), 200);
+        assert!(!relief.poll_give_back(start));
+        relief.handle_shed(0, 1_100 * MIB, start);
+        assert_eq!(sheds(&mut relief, 1_113, start), 0);
+        assert_eq!(sheds(&mut relief, 1_115, start), 215);
+        assert!(relief.poll_give_back(start), "the allocator may hold some");
+    }
+
+    #[test]
+    fn a_tenth_is_kept_for_what_arrives_meanwhile() {
+        let mut relief = Relief::new(1_000 * MIB);
+        assert_eq!(sheds(&mut relief, 900, start()), 0);
+        assert_eq!(sheds(&mut relief, 901, start()), 91);
     }
 
     #[test]
@@ -205,8 +240,8 @@ mod tests {
     fn the_less_is_left_the_younger_the_data_of_who_goes() {
         let min_age_ms = |mib| relief().handle_resident(mib * MIB, start()).unwrap().min_age.as_millis();
         assert_eq!(
-            [1_001, 1_050, 1_100, 1_170, 1_200, 9_999].map(min_age_ms),
-            [995, 750, 500, 150, 100, 100]
+            [1_001, 1_050, 1_100, 1_150, 1_200, 9_999].map(min_age_ms),
+            [995, 750, 500, 250, 250, 250]
         );
     }
 

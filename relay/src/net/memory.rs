@@ -1,7 +1,7 @@
 //! Holds the process to the memory that it may have, measured as what the system counts for it: its resident set.
 //!
-//! 1. Near the limit, circuits end, those with the oldest queued data first, until a tenth is free again or that does not
-//!    help; the allocator gives back what became free.
+//! 1. Near the limit, circuits end, those with the oldest queued data first, until a tenth is free again, unless something else
+//!    holds it; the allocator gives back what became free.
 //! 2. Meanwhile new channels and circuits are refused.
 
 use std::fs;
@@ -52,7 +52,7 @@ pub(super) async fn watch(node: Node, max: u64) {
         node.admission().set_memory_short(relief.is_high());
         if let Some(Surplus { bytes, min_age }) = surplus {
             let shed = node.shed(usize::try_from(bytes).unwrap_or(usize::MAX), min_age).await;
-            relief.handle_shed(resident, shed.circuits > 0, clock());
+            relief.handle_shed(shed.bytes as u64, resident, clock());
             tracing::debug!("memory: {} circuits with {} bytes ended", shed.circuits, shed.bytes);
         }
         if relief.is_high() != was_high {

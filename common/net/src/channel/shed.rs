@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tunic_proto::limits::{Holding, oldest_first};
+use tunic_proto::limits::{Holding, oldest_first, would_help};
 
 use super::Node;
 
 /// How long the channels may take to say what they hold; who is later keeps it until the next time.
-const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
+const SURVEY_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What was let go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,28 +22,30 @@ pub struct Shed {
 
 impl Node {
     /// Ends as many circuits as hold so many bytes together, those with the oldest data first; none whose data is younger
-    /// than this, and none at all if the others hold too little of that for it to help. The memory is free once their channels have
+    /// than this, and none at all if the others hold too little for it to help. The memory is free once their channels have
     /// got round to it.
     pub async fn shed(&self, bytes: usize, min_age: Duration) -> Shed {
         let (answers, mut answered) = mpsc::unbounded_channel();
         for inbox in self.0.ledger.inboxes() {
             let answers = answers.clone();
-            let answer = Box::new(move |survey| {
-                let _ = answers.send(survey);
+            let answer = Box::new(move |held| {
+                let _ = answers.send(held);
             });
             inbox.survey(min_age, answer);
         }
         drop(answers);
-        let (mut oldest, mut held) = (Vec::new(), 0);
+        let mut all = Vec::new();
         let gather = async {
-            while let Some(survey) = answered.recv().await {
-                oldest.extend(survey.oldest);
-                held += survey.bytes;
+            while let Some(held) = answered.recv().await {
+                all.extend(held);
             }
         };
-        let _ = timeout(SURVEY_TIMEOUT, gather).await;
+        let is_whole = timeout(SURVEY_TIMEOUT, gather).await.is_ok();
+        if is_whole && !would_help(&all, bytes) {
+            return Shed::default();
+        }
         let mut shed = Shed::default();
-        for held in oldest_first(oldest, held, bytes) {
+        for held in oldest_first(all, bytes) {
             held.shed();
             shed.circuits += 1;
             shed.bytes += held.bytes();

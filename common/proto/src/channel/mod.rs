@@ -38,7 +38,7 @@ pub use handshake::{PeerInfo, Role};
 pub use inbox::{CircKey, Inbox};
 pub(crate) use mail::Mail;
 pub use stats::{Census, ChannelStats, CircuitState, Totals};
-pub use survey::{Held, Survey};
+pub use survey::Held;
 
 use crate::cell::{self, CELL_LEN, Cell, CellError, Command};
 use crate::circuit::Violation;

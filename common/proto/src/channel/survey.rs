@@ -10,7 +10,7 @@ use super::table::{Circuit, Kind};
 use super::{Channel, ChannelError};
 use crate::cell::CELL_LEN;
 use crate::counters::Incident;
-use crate::limits::{Holding, MAX_SHED};
+use crate::limits::Holding;
 use crate::message::DestroyReason;
 
 /// A circuit that holds data.
@@ -38,17 +38,8 @@ impl Holding for Held {
     }
 }
 
-/// What the circuits of a channel hold whose data is old enough for them to go.
-#[derive(Debug, Default)]
-pub struct Survey {
-    /// Those with the oldest data, [`MAX_SHED`] at the most.
-    pub oldest: Vec<Held>,
-    /// Bytes that all of them hold, also those that are not named.
-    pub bytes: usize,
-}
-
 /// Where a channel's answer goes; dropped once it was given, or when there is nobody to give it.
-pub type Answer = Box<dyn FnOnce(Survey) + Send>;
+pub type Answer = Box<dyn FnOnce(Vec<Held>) + Send>;
 
 impl Inbox {
     /// Asks which circuits hold data that is as old. A channel that has closed holds none.
@@ -121,17 +112,14 @@ impl Channel {
         self.inbox.rest();
         let now_ms = self.stopwatch.at_ms(now);
         let storage = Storage::of(&self.inbox);
-        let mut survey = Survey::default();
+        let mut all = Vec::new();
         for key in self.table.keys() {
             let held = self.table.get(key).and_then(|circuit| circuit.held(now, now_ms, storage));
             if let Some((age, bytes)) = held.filter(|(age, _)| *age >= min_age) {
-                survey.oldest.push(Held { inbox: self.inbox.clone(), key, age, bytes });
-                survey.bytes += bytes;
+                all.push(Held { inbox: self.inbox.clone(), key, age, bytes });
             }
         }
-        survey.oldest.sort_by_key(|held| std::cmp::Reverse(held.age));
-        survey.oldest.truncate(MAX_SHED);
-        answer(survey);
+        answer(all);
     }
 
     pub(super) fn shed(&mut self, key: CircKey) {
@@ -183,19 +171,14 @@ mod tests {
     use super::*;
     use crate::flow::RecvWindow;
     use crate::ids::{CircId, HopNum};
-    use crate::limits::MIN_AGE;
 
+    const AGE: Duration = Duration::from_millis(300);
+
+    /// What circuits hold whose data is as old.
     fn held(channel: &mut Channel, now: Instant) -> Vec<usize> {
-        let survey = survey(channel, now);
-        let bytes: Vec<_> = survey.oldest.iter().map(Holding::bytes).collect();
-        assert_eq!(bytes.iter().sum::<usize>(), survey.bytes);
-        bytes
-    }
-
-    fn survey(channel: &mut Channel, now: Instant) -> Survey {
         let (answer, answers) = std::sync::mpsc::channel();
-        channel.answer_survey(now, MIN_AGE, Box::new(move |survey| answer.send(survey).unwrap()));
-        answers.recv().unwrap()
+        channel.answer_survey(now, AGE, Box::new(move |held| answer.send(held).unwrap()));
+        answers.recv().unwrap().iter().map(Holding::bytes).collect()
     }
 
     fn circuit(channel: &mut Channel, id: u32) -> CircKey {
@@ -211,7 +194,7 @@ mod tests {
         let cells = (0..64 * 64).map(|n| (if n % 64 == 0 { stuck } else { gone }, &[0; CELL_LEN]));
         channel.inbox.push_cells(cells);
         channel.handle_inbox(now);
-        let now = now + MIN_AGE;
+        let now = now + AGE;
         assert_eq!(held(&mut channel, now), [64 * CELL_LEN, 63 * 64 * CELL_LEN]);
         channel.end_circuit(gone, DestroyReason::None);
         channel.free_garbage();
@@ -219,15 +202,17 @@ mod tests {
     }
 
     #[test]
-    fn who_moves_on_stays_and_who_is_not_named_counts() {
+    fn who_moves_on_stays() {
         let (mut channel, now) = (channel(10), Instant::now());
-        let keys: Vec<_> = (1..=MAX_SHED as u32 + 1).map(|id| circuit(&mut channel, id)).collect();
-        channel.inbox.push_cells(keys.iter().map(|key| (*key, &[0; CELL_LEN])));
-        channel.handle_inbox(now);
-        let young = survey(&mut channel, now + MIN_AGE - Duration::from_millis(1));
-        assert_eq!((young.oldest.len(), young.bytes), (0, 0));
-        let old = survey(&mut channel, now + MIN_AGE);
-        let page = old.oldest[0].bytes;
-        assert_eq!((old.oldest.len(), old.bytes), (MAX_SHED, (MAX_SHED + 1) * page));
+        let [stuck, slow] = [1, 2].map(|id| circuit(&mut channel, id));
+        let mut push = |key, at| {
+            channel.inbox.push_cells(std::iter::once((key, &[0; CELL_LEN])));
+            channel.handle_inbox(at);
+        };
+        push(stuck, now);
+        push(slow, now + Duration::from_millis(1));
+        assert!(held(&mut channel, now + AGE - Duration::from_millis(1)).is_empty());
+        assert_eq!(held(&mut channel, now + AGE).len(), 1);
+        assert_eq!(held(&mut channel, now + AGE + Duration::from_millis(1)).len(), 2);
     }
 }

@@ -7,7 +7,7 @@
 //!    too many, the oldest of whoever has the most waiting is given up.
 //! 3. [`StreamRates`] holds each circuit to a rate of new streams.
 //! 4. [`Bucket`] holds all of them together to a rate of bytes.
-//! 5. [`oldest_first`] says what goes when memory runs out.
+//! 5. [`oldest_first`] says what goes when memory runs out, and [`would_help`] whether that helps.
 //! 6. [`Params`] says how much of each, from the consensus or from the operator.
 //!
 //! Time comes in as an argument, and nothing here knows what it protects.
@@ -29,5 +29,5 @@ pub use latency::Latency;
 pub use network::Networks;
 pub use params::{Overrides, Params};
 pub use rate::{Pace, Rate};
-pub use shed::{Holding, MAX_SHED, MIN_AGE, oldest_first};
+pub use shed::{Holding, oldest_first, would_help};
 pub use streams::StreamRates;
