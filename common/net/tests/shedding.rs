@@ -132,6 +132,7 @@ async fn the_circuit_with_the_oldest_queued_data_goes_first_and_who_reads_goes_o
     assert_eq!(shed.circuits, 1, "{shed:?}");
     until("the oldest has ended", || first.flooded() == CIRCUITS - 1).await;
     assert_eq!(second.flooded(), CIRCUITS);
+    assert_eq!(node.shed(1 << 30, AGE).await.circuits, 0, "something else holds that");
 
     let mut ended = 1;
     while node.budget().used_cells() >= idle / 2 && begun.elapsed() < PATIENCE {

@@ -33,7 +33,7 @@ const MOST_INTERVAL: Duration = Duration::from_millis(100);
 /// What may arrive meanwhile, bytes per second: a line of 10 Gbit/s.
 const LINE_RATE: u64 = 1_250_000_000;
 
-/// What was shed, and is not given back yet.
+/// What was shed, or could not be, and is not given back yet.
 #[derive(Debug, Clone, Copy)]
 struct Due {
     /// When it is given back.
@@ -44,6 +44,10 @@ struct Due {
     held: u64,
     /// What came before that was free, and is no more than it, uses it up.
     most: u64,
+    /// Bytes that were too much and not shed, because nothing more was old enough,
+    left: u64,
+    /// and when it may be.
+    older: Instant,
 }
 
 /// What has to go.
@@ -77,18 +81,20 @@ impl Relief {
     pub fn handle_resident(&mut self, bytes: u64, now: Instant) -> Option<Surplus> {
         let relieved = self.high / 100 * RELIEVED_PERCENT;
         self.is_high = bytes > self.high || self.is_high && bytes > relieved;
-        let surplus = Surplus { bytes: bytes.saturating_sub(relieved), min_age: self.min_age(bytes) };
+        let mut surplus = Surplus { bytes: bytes.saturating_sub(relieved), min_age: self.min_age(bytes) };
         if let Some(due) = &mut self.due {
             if now < due.settled {
                 due.held = due.held.max(bytes).min(due.most);
                 return None;
             }
-            due.held = due.held.min(bytes);
-            if bytes - due.held < NOTICEABLE.max(surplus.bytes / NOTICEABLE_PARTS) {
-                return None;
+            if bytes <= self.high {
+                due.held = due.held.min(bytes);
+            }
+            if bytes.saturating_sub(due.held) < NOTICEABLE.max(surplus.bytes / NOTICEABLE_PARTS) {
+                surplus.bytes = if now < due.older { 0 } else { surplus.bytes.min(due.left) };
             }
         }
-        (bytes > self.high).then_some(surplus)
+        (bytes > self.high && surplus.bytes > 0).then_some(surplus)
     }
 
     fn min_age(&self, bytes: u64) -> Duration {
@@ -96,12 +102,13 @@ impl Relief {
         MOST_AGE.mul_f64(left.min(1.0)).max(LEAST_AGE)
     }
 
-    /// While it held `resident` bytes, circuits that held so many were shed.
-    pub fn handle_shed(&mut self, bytes: u64, resident: u64, now: Instant) {
+    /// While it held `resident` bytes, of the `asked` ones circuits were shed that held so many.
+    pub fn handle_shed(&mut self, asked: u64, bytes: u64, resident: u64, now: Instant) {
         let settled = if bytes > 0 { now + SETTLE } else { now };
         let next = self.given_back.map_or(now, |at| at + GIVE_BACK_INTERVAL);
         let at = self.due.map_or(next, |due| due.at).max(settled);
-        self.due = Some(Due { at, settled, held: resident, most: resident.saturating_add(bytes) });
+        let (most, left) = (resident.saturating_add(bytes), asked.saturating_sub(bytes));
+        self.due = Some(Due { at, settled, held: resident, most, left, older: now + LEAST_AGE });
     }
 
     /// Whether the allocator is to give memory back now; then it is taken to have done so.
@@ -146,7 +153,7 @@ mod tests {
     fn shed_once(now: Instant) -> Relief {
         let mut relief = relief();
         assert_eq!(sheds(&mut relief, 1_100, now), 200);
-        relief.handle_shed(200 * MIB, 1_100 * MIB, now);
+        relief.handle_shed(200 * MIB, 200 * MIB, 1_100 * MIB, now);
         relief
     }
 
@@ -164,10 +171,10 @@ mod tests {
         assert!(!relief.poll_give_back(start + GIVE_BACK_INTERVAL), "nothing was shed since");
         let (again, next) = (start + SETTLE * 2, start + SETTLE + GIVE_BACK_INTERVAL);
         assert_eq!(sheds(&mut relief, 1_010, again), 110);
-        relief.handle_shed(110 * MIB, 1_010 * MIB, again);
+        relief.handle_shed(110 * MIB, 110 * MIB, 1_010 * MIB, again);
         assert!(!relief.poll_give_back(next - MOMENT));
         assert_eq!(sheds(&mut relief, 1_110, next - MOMENT), 210);
-        relief.handle_shed(210 * MIB, 1_110 * MIB, next - MOMENT);
+        relief.handle_shed(210 * MIB, 210 * MIB, 1_110 * MIB, next - MOMENT);
         assert!(!relief.poll_give_back(next), "it is not free yet");
         assert!(relief.poll_give_back(next - MOMENT + SETTLE));
     }
@@ -182,7 +189,7 @@ mod tests {
         assert_eq!(sheds(&mut relief, 1_150, settled), 0);
         assert_eq!(sheds(&mut relief, 1_166, settled), 0, "a sixteenth comes and goes");
         assert_eq!(sheds(&mut relief, 1_167, settled), 267);
-        relief.handle_shed(267 * MIB, 1_167 * MIB, settled);
+        relief.handle_shed(267 * MIB, 267 * MIB, 1_167 * MIB, settled);
         assert_eq!(sheds(&mut relief, 1_167, settled + SETTLE), 0);
         assert!(relief.poll_give_back(settled + SETTLE));
         assert_eq!(sheds(&mut relief, 1_001, settled + SETTLE), 101);
@@ -192,7 +199,7 @@ mod tests {
     fn what_came_meanwhile_is_excused_as_far_as_something_was_freed() {
         let (start, mut relief) = (start(), relief());
         assert_eq!(sheds(&mut relief, 1_100, start), 200);
-        relief.handle_shed(20 * MIB, 1_100 * MIB, start);
+        relief.handle_shed(200 * MIB, 20 * MIB, 1_100 * MIB, start);
         assert_eq!(sheds(&mut relief, 1_150, start + SETTLE - MOMENT), 0);
         assert_eq!(sheds(&mut relief, 1_150, start + SETTLE), 250);
     }
@@ -202,6 +209,8 @@ mod tests {
         let start = start();
         let mut relief = shed_once(start);
         let settled = start + SETTLE;
+        assert_eq!(sheds(&mut relief, 1_040, settled), 0);
+        assert_eq!(sheds(&mut relief, 1_060, settled), 0, "what was freed may still serve");
         assert_eq!(sheds(&mut relief, 850, settled), 0);
         assert!(!relief.is_high());
         assert_eq!(sheds(&mut relief, 1_001, settled), 101);
@@ -211,11 +220,32 @@ mod tests {
     fn where_nothing_could_be_shed_it_is_tried_again_when_more_has_come() {
         let (start, mut relief) = (start(), relief());
         assert_eq!(sheds(&mut relief, 1_100, start), 200);
-        assert!(!relief.poll_give_back(start));
-        relief.handle_shed(0, 1_100 * MIB, start);
+        relief.handle_shed(200 * MIB, 0, 1_100 * MIB, start);
         assert_eq!(sheds(&mut relief, 1_113, start), 0);
         assert_eq!(sheds(&mut relief, 1_115, start), 215);
         assert!(relief.poll_give_back(start), "the allocator may hold some");
+    }
+
+    #[test]
+    fn what_was_too_young_goes_when_it_is_older() {
+        let (start, mut relief) = (start(), relief());
+        assert_eq!(sheds(&mut relief, 1_100, start), 200);
+        relief.handle_shed(200 * MIB, 50 * MIB, 1_100 * MIB, start);
+        assert_eq!(sheds(&mut relief, 1_100, start + LEAST_AGE - MOMENT), 0);
+        assert_eq!(sheds(&mut relief, 1_100, start + LEAST_AGE), 150);
+        assert_eq!(sheds(&mut relief, 1_010, start + LEAST_AGE), 110, "no more than is too much");
+        relief.handle_shed(150 * MIB, 150 * MIB, 1_100 * MIB, start + LEAST_AGE);
+        assert_eq!(sheds(&mut relief, 1_100, start + LEAST_AGE * 2), 0);
+    }
+
+    #[test]
+    fn a_little_comes_and_goes() {
+        let now = start();
+        let mut relief = Relief::new(20 * MIB);
+        assert_eq!(sheds(&mut relief, 19, now), 2);
+        relief.handle_shed(2 * MIB, 0, 19 * MIB, now);
+        assert_eq!(relief.handle_resident(20 * MIB - 1, now), None);
+        assert_eq!(sheds(&mut relief, 20, now), 3);
     }
 
     #[test]

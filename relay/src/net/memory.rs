@@ -52,7 +52,7 @@ pub(super) async fn watch(node: Node, max: u64) {
         node.admission().set_memory_short(relief.is_high());
         if let Some(Surplus { bytes, min_age }) = surplus {
             let shed = node.shed(usize::try_from(bytes).unwrap_or(usize::MAX), min_age).await;
-            relief.handle_shed(shed.bytes as u64, resident, clock());
+            relief.handle_shed(bytes, shed.bytes as u64, resident, clock());
             tracing::debug!("memory: {} circuits with {} bytes ended", shed.circuits, shed.bytes);
         }
         if relief.is_high() != was_high {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tunic_proto::channel::Held;
 use tunic_proto::limits::{Holding, oldest_first, would_help};
 
 use super::Node;
@@ -22,9 +23,28 @@ pub struct Shed {
 
 impl Node {
     /// Ends as many circuits as hold so many bytes together, those with the oldest data first; none whose data is younger
-    /// than this, and none at all if the others hold too little for it to help. The memory is free once their channels have
-    /// got round to it.
+    /// than this, and none at all if the others hold too little for it to help, as far as their channels answer in time. Returns once
+    /// these have ended them, or after a while.
     pub async fn shed(&self, bytes: usize, min_age: Duration) -> Shed {
+        let (all, is_whole) = self.survey(min_age).await;
+        let mut shed = Shed::default();
+        if is_whole && !would_help(&all, bytes) {
+            return shed;
+        }
+        for held in oldest_first(all, bytes) {
+            held.shed();
+            shed.circuits += 1;
+            shed.bytes += held.bytes();
+        }
+        if shed.circuits > 0 {
+            // Whoever answers has done what was asked before.
+            self.survey(Duration::MAX).await;
+        }
+        shed
+    }
+
+    /// The circuits that hold data that is as old, and whether all channels have answered.
+    async fn survey(&self, min_age: Duration) -> (Vec<Held>, bool) {
         let (answers, mut answered) = mpsc::unbounded_channel();
         for inbox in self.0.ledger.inboxes() {
             let answers = answers.clone();
@@ -41,15 +61,6 @@ impl Node {
             }
         };
         let is_whole = timeout(SURVEY_TIMEOUT, gather).await.is_ok();
-        if is_whole && !would_help(&all, bytes) {
-            return Shed::default();
-        }
-        let mut shed = Shed::default();
-        for held in oldest_first(all, bytes) {
-            held.shed();
-            shed.circuits += 1;
-            shed.bytes += held.bytes();
-        }
-        shed
+        (all, is_whole)
     }
 }

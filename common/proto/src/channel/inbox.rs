@@ -24,6 +24,9 @@ const PAGE_CELLS: usize = 64;
 /// Empty pages that stay allocated for what comes next, until the channel rests: 256 KiB.
 const KEPT_PAGES: usize = 8;
 
+/// Places that are freed before others have their turn with the lock.
+const FREED_AT_ONCE: usize = 4_096;
+
 /// Storage for queued cells. Grows with what is queued (which credit bounds) and gives each page back when it is empty, so that
 /// what stays queued keeps no more than its own pages.
 #[derive(Default)]
@@ -213,9 +216,10 @@ impl Inbox {
 
     /// Frees the places of cells of circuits that are gone.
     pub(crate) fn free(&self, garbage: &mut Vec<Slot>) {
-        if !garbage.is_empty() {
+        while !garbage.is_empty() {
+            let rest = garbage.len().saturating_sub(FREED_AT_ONCE);
             let mut state = lock(&self.state);
-            garbage.drain(..).for_each(|slot| state.pool.release(slot));
+            garbage.drain(rest..).for_each(|slot| state.pool.release(slot));
         }
     }
 
