@@ -53,6 +53,8 @@ pub(crate) struct State {
     outgoing_at: usize,
     /// The application said something since [`State::rest`] was called last.
     has_spoken: bool,
+    /// The application found no room, and has said nothing since.
+    held_back: bool,
     /// What `outgoing` may hold; `None` before the channel knows the stream.
     pub(crate) send_buffer: Option<Reservation>,
     finished: bool,
@@ -94,6 +96,7 @@ impl StreamShared {
             outgoing: Vec::new(),
             outgoing_at: 0,
             has_spoken: false,
+            held_back: false,
             send_buffer: None,
             finished: false,
             ended: None,
@@ -224,6 +227,7 @@ impl State {
         }
         self.outgoing.extend_from_slice(data);
         self.has_spoken = true;
+        self.held_back = false;
     }
 
     fn send_limit(&self) -> usize {
@@ -258,8 +262,8 @@ impl State {
         if self.unsent() == 0 {
             buffers::give(std::mem::take(&mut self.outgoing));
             self.outgoing_at = 0;
-            // The application waits for room, and everything is sent: more room lets it keep up.
-            if self.writer.is_some()
+            // Everything is sent before the application, woken or not, is back: more room lets it keep up.
+            if self.held_back
                 && self.send_limit() < SEND_BUFFER_LEN
                 && let Some(buffer) = &mut self.send_buffer
             {

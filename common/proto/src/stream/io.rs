@@ -136,7 +136,10 @@ impl StreamIo {
             return Poll::Ready(Err(StreamEnded(state.ended.unwrap_or(EndReason::Done))));
         }
         match state.send_limit().saturating_sub(state.unsent()) {
-            0 => park(&mut state.writer, cx),
+            0 => {
+                state.held_back = true;
+                park(&mut state.writer, cx)
+            }
             room => Poll::Ready(Ok(room)),
         }
     }
