@@ -8,7 +8,7 @@ use std::cell::RefCell;
 /// Buffers that a thread keeps.
 const KEPT: usize = 16;
 /// Larger buffers are not kept, in bytes.
-const MAX_CAPACITY: usize = 128 * 1024;
+const MAX_CAPACITY: usize = 256 * 1024;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };

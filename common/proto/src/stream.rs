@@ -22,7 +22,7 @@ pub use io::{StreamEnded, StreamIo};
 pub use meter::{StreamMeter, StreamTotals};
 
 /// Bytes that an application can hand over before it has to wait, once its channel has shown that it sends as fast.
-pub const SEND_BUFFER_LEN: usize = 64 * 1024;
+pub const SEND_BUFFER_LEN: usize = 128 * 1024;
 /// The same at first, in cells' worth of memory.
 pub const INITIAL_SEND_CELLS: u32 = 16;
 /// Smallest data room of any hop, by which received bytes are counted back into cells.
