@@ -1,7 +1,8 @@
 //! Byte buffers that go round: filled by a channel, emptied by an application, filled again.
 //!
 //! A busy stream moves a full buffer every few hundred microseconds, and fresh ones would be page faults; an idle stream
-//! holds none. Each thread keeps a few.
+//! holds none. Each thread keeps a few. Whoever may hold a buffer for long gets none that is much larger than what is in it, so that
+//! bytes that nobody reads take no more memory than they are counted for, but for a small factor.
 
 use std::cell::RefCell;
 
@@ -9,14 +10,38 @@ use std::cell::RefCell;
 const KEPT: usize = 16;
 /// Larger buffers are not kept, in bytes.
 const MAX_CAPACITY: usize = 256 * 1024;
+/// A buffer that is so many times as large as what is in it is much larger.
+const SPACIOUS: usize = 4;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty buffer, with capacity if one was kept.
+/// An empty buffer of any capacity, for what comes at once. Then it is to be [`fitted`].
 pub fn take() -> Vec<u8> {
     POOL.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// A buffer with these bytes.
+pub fn filled(bytes: &[u8]) -> Vec<u8> {
+    let kept = POOL.with_borrow_mut(|pool| pool.pop_if(|kept| fits(kept.capacity(), bytes.len())));
+    let mut buffer = kept.unwrap_or_default();
+    buffer.extend_from_slice(bytes);
+    buffer
+}
+
+/// The same bytes in a buffer that may be held.
+pub fn fitted(buffer: Vec<u8>) -> Vec<u8> {
+    if fits(buffer.capacity(), buffer.len()) {
+        return buffer;
+    }
+    let fitting = buffer.as_slice().to_vec();
+    give(buffer);
+    fitting
+}
+
+fn fits(capacity: usize, len: usize) -> bool {
+    capacity <= SPACIOUS * len
 }
 
 /// Gives back a buffer that is no longer needed; its bytes are forgotten.
@@ -45,5 +70,23 @@ mod tests {
         assert_eq!(take().capacity(), 0);
         (0..100).for_each(|_| give(vec![7]));
         assert_eq!((0..100).filter(|_| take().capacity() > 0).count(), KEPT);
+    }
+
+    #[test]
+    fn who_may_hold_a_buffer_gets_none_that_is_much_larger_than_what_is_in_it() {
+        let large = || Vec::with_capacity(10_000);
+        give(large());
+        let small = filled(&[7; 100]);
+        assert!(small == [7; 100] && small.capacity() <= 400);
+        assert_eq!(take().capacity(), 10_000, "it was left for others");
+
+        let mut buffer = large();
+        buffer.extend_from_slice(&[7; 2_500]);
+        assert_eq!(fitted(buffer).capacity(), 10_000);
+        let mut buffer = large();
+        buffer.extend_from_slice(&[7; 2_499]);
+        let fitting = fitted(buffer);
+        assert!(fitting == [7; 2_499] && fitting.capacity() < 10_000);
+        assert_eq!(take().capacity(), 10_000, "it went back");
     }
 }

@@ -147,7 +147,7 @@ impl StreamShared {
         state.total.received += bytes.len() as u64;
         let was_done = state.received.is_empty() && state.taken_cells == 0;
         if state.received.is_empty() {
-            state.received = bytes;
+            state.received = buffers::fitted(bytes);
         } else {
             state.received.extend_from_slice(&bytes);
             buffers::give(bytes);
@@ -218,14 +218,15 @@ impl State {
     }
 
     fn append(&mut self, data: &[u8]) {
-        if self.outgoing.capacity() == 0 {
-            self.outgoing = buffers::take();
+        if self.outgoing.is_empty() {
+            self.outgoing = buffers::filled(data);
+        } else {
+            if self.outgoing_at >= self.send_limit() {
+                let at = std::mem::take(&mut self.outgoing_at);
+                self.outgoing.drain(..at);
+            }
+            self.outgoing.extend_from_slice(data);
         }
-        if self.outgoing_at >= SEND_BUFFER_LEN {
-            let at = std::mem::take(&mut self.outgoing_at);
-            self.outgoing.drain(..at);
-        }
-        self.outgoing.extend_from_slice(data);
         self.has_spoken = true;
         self.held_back = false;
     }

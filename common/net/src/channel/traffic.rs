@@ -3,8 +3,8 @@
 //! What counts is what goes over sockets: those of open channels, TLS's records included, and those of an exit's streams and
 //! datagrams. A byte that a relay passes on counts once in each direction.
 //!
-//! 1. Before it reads or writes, whoever has a socket takes up to 64 KiB from the direction's [`Gate`], and gives back
-//!    what it did not use. Without a limit there is nothing to take.
+//! 1. Before it reads or writes, whoever has a socket takes as much as it has room for from the direction's [`Gate`], and gives
+//!    back what it did not use. Without a limit there is nothing to take.
 //! 2. Where the limit is reached, they wait in one line and take turns, each with a few milliseconds' worth.
 
 use std::pin::Pin;

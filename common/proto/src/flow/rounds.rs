@@ -59,6 +59,10 @@ const HUNGRY_ROUNDS: u8 = 2;
 const SETTLING_ROUNDS: u8 = 3;
 /// Rounds that a dip takes: its first round still has what was sent before.
 const DIP_ROUNDS: u8 = 2;
+/// A grant is this part of the window at least: on short paths a larger one, because windows are many times the path there, and each
+/// grant is a wake-up and two system calls for a few dozen cells.
+const PARTS: u32 = 8;
+const NEAR_PARTS: u32 = 4;
 /// A grant of a hop need not be larger than this, or than so many cells if they are more: what it lets through comes in one burst.
 const BURST: Duration = Duration::from_micros(4_500);
 const BURST_CELLS: u64 = 64;
@@ -81,6 +85,8 @@ pub(super) struct Rounds {
     quickest: Option<Trip>,
     /// Cells per second, by the last round that showed something.
     rate: u64,
+    /// The shortest round trip of the path, by the last one that was measured.
+    shortest: Duration,
     phase: Phase,
     /// When the first round in which its sender was held up was over.
     began: Option<Instant>,
@@ -157,17 +163,22 @@ impl Rounds {
             held_up: false,
             quickest: None,
             rate: 0,
+            shortest: Duration::MAX,
             phase: Phase::Starting,
             began: None,
             dip: 0,
         }
     }
 
-    /// Cells that are worth a grant of their own, however large the window is.
-    pub(super) fn burst(&self) -> u32 {
+    /// Cells that are worth a grant of their own where the window is so large.
+    pub(super) fn least_grant(&self, window: u32) -> u32 {
+        let part = window / if self.is_near(self.shortest) { NEAR_PARTS } else { PARTS };
         match self.span {
-            Span::Hop => (self.rate * BURST.as_micros() as u64 / 1_000_000).clamp(BURST_CELLS, MOST) as u32,
-            Span::EndToEnd => MAX_WINDOW_CELLS,
+            Span::Hop => {
+                let burst = self.rate * BURST.as_micros() as u64 / 1_000_000;
+                part.min(burst.clamp(BURST_CELLS, MOST) as u32)
+            }
+            Span::EndToEnd => part,
         }
     }
 
@@ -197,6 +208,7 @@ impl Rounds {
         let sample = self.samples.pop_front_if(|sample| sample.first <= number)?;
         let trip = Trip { took: now.saturating_duration_since(sample.began), window: sample.window };
         let shortest = path.update(now, trip.took);
+        self.shortest = shortest;
         let quickest = self.quickest.filter(|quickest| quickest.took <= trip.took).unwrap_or(trip);
         self.quickest = Some(quickest);
         let (since, first) = *self.round.get_or_insert((sample.began, 0));
@@ -271,13 +283,17 @@ impl Rounds {
         shown.queued() > wait && shown.cells_in(shown.queued()) > START_QUEUE
     }
 
+    /// Whether a path with this shortest round trip is likely to be within a machine.
+    fn is_near(&self, shortest: Duration) -> bool {
+        match self.span {
+            Span::Hop => shortest < NEAR,
+            Span::EndToEnd => shortest < NEAR * HOPS,
+        }
+    }
+
     /// How long cells may wait in queues at this rate.
     fn wait(&self, shown: Shown) -> Duration {
-        let near = match self.span {
-            Span::Hop => NEAR,
-            Span::EndToEnd => NEAR * HOPS,
-        };
-        let (turn, part) = if shown.shortest < near {
+        let (turn, part) = if self.is_near(shown.shortest) {
             (NEAR_TURN, NEAR_PART)
         } else {
             (TURN, shown.shortest.div_duration_f64(LONG).min(1.0).sqrt())
@@ -315,5 +331,25 @@ mod tests {
         assert_eq!(wait(22_000, 2), (4, 24));
         assert_eq!(wait(22_000, 1), (20, 22));
         assert_eq!(wait(u64::MAX, 1), (10, 12));
+    }
+
+    #[test]
+    fn a_grant_is_a_larger_part_of_the_window_on_a_short_path() {
+        let grant = |span, ms, rate| {
+            let shortest = Duration::from_millis(ms);
+            Rounds { shortest, rate, ..Rounds::new(span) }.least_grant(1_600)
+        };
+        assert_eq!(
+            (grant(Span::Hop, 2, u64::from(u32::MAX)), grant(Span::Hop, 1, u64::from(u32::MAX))),
+            (200, 400)
+        );
+        assert_eq!(
+            (grant(Span::Hop, 2, 20_000), grant(Span::Hop, 1, 20_000)),
+            (90, 90),
+            "4.5 ms of the rate"
+        );
+        assert_eq!((grant(Span::Hop, 2, 1_000), grant(Span::Hop, 1, 1_000)), (64, 64));
+        assert_eq!((grant(Span::EndToEnd, 6, 1_000), grant(Span::EndToEnd, 5, 1_000)), (200, 400));
+        assert_eq!(Rounds::new(Span::Hop).least_grant(64), 8, "before the path is known");
     }
 }

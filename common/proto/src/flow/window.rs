@@ -8,8 +8,7 @@ use super::{Budget, CreditError, IDLE_CELLS, INITIAL_CELLS, OPEN_CELLS};
 
 /// Fewer cells are not worth a grant.
 const LEAST_GRANT: u32 = INITIAL_CELLS / 4;
-/// A grant is this part of the window at least, and where grants are to be few, that.
-const USUAL_PARTS: u32 = 8;
+/// Where grants are to be few, each is this part of the window at least.
 const LARGE_PARTS: u32 = 2;
 /// With more than this part of the window in its queue a receiver is the limit, and the window does not grow; with more than that, it
 /// shrinks to what passes.
@@ -32,8 +31,8 @@ pub struct RecvWindow {
     arrived: u64,
     /// What the window should be, by [`Rounds`].
     goal: u32,
-    /// One grant is at least this part of the window.
-    parts: u32,
+    /// Grants are to be few.
+    seldom: bool,
     rounds: Rounds,
     /// Of the budget. Zero: what arrives is dropped.
     reserved: u32,
@@ -54,7 +53,7 @@ impl RecvWindow {
             owed: 0,
             arrived: 0,
             goal: INITIAL_CELLS,
-            parts: USUAL_PARTS,
+            seldom: false,
             rounds: Rounds::new(path.span()),
             reserved: 0,
             idle: match path.span() {
@@ -131,7 +130,7 @@ impl RecvWindow {
 
     /// Fewer and larger grants from now on, for cells that come at a steady rate.
     pub fn grant_seldom(&mut self) {
-        self.parts = LARGE_PARTS;
+        self.seldom = true;
     }
 
     /// For a stream whose answer may be long: grants what makes it [`OPEN_CELLS`] at once, so that the beginning of the answer need not
@@ -149,8 +148,7 @@ impl RecvWindow {
         Some(more)
     }
 
-    /// What to grant now: nothing until an eighth of the window is owed, or half of it, so that grants stay few; or on a hop's link
-    /// so much that it is a burst.
+    /// What to grant now: nothing until so much is owed that grants stay few, by [`Rounds::least_grant`] or half of the window.
     ///
     /// Brings the window nearer to what it should be. It grows only where hardly anything queues: otherwise the reader is the
     /// limit, and more window would only store more. It shrinks by granting less, half as much at least,
@@ -178,8 +176,9 @@ impl RecvWindow {
     }
 
     fn least_grant(&self) -> u32 {
-        let part = self.window / self.parts;
-        LEAST_GRANT.max(if self.parts == USUAL_PARTS { part.min(self.rounds.burst()) } else { part })
+        let cells =
+            if self.seldom { self.window / LARGE_PARTS } else { self.rounds.least_grant(self.window) };
+        cells.max(LEAST_GRANT)
     }
 
     fn shrink(&mut self, cells: u32) {

@@ -3,9 +3,10 @@
 use std::task::{Context, Poll, Waker};
 
 use super::*;
+use crate::cell::CELL_LEN;
 use crate::channel::Inbox;
 use crate::message::Target;
-use crate::stream::StreamIo;
+use crate::stream::{SEND_BUFFER_LEN, StreamIo};
 
 const ID: StreamId = StreamId(1);
 const KEY: CircKey = CircKey { index: 1, generation: 1 };
@@ -205,4 +206,39 @@ fn what_an_answer_begins_with_may_come_at_once() {
     assert_eq!(begun(64 << 20, &site), [Code::Begin, Code::Window]);
     assert_eq!(begun(64 << 20, &Begin::Directory), [Code::BeginDir]);
     assert_eq!(begun(128 << 10, &site), [Code::Begin], "little is left");
+}
+
+/// Fills all the room that the application has.
+fn fill(io: &StreamIo) -> Option<usize> {
+    match io.poll_write(&mut Context::from_waker(Waker::noop()), &[7; 2 * SEND_BUFFER_LEN]) {
+        Poll::Ready(written) => Some(written.unwrap()),
+        Poll::Pending => None,
+    }
+}
+
+/// What goes out now, as often as there is credit for it.
+fn all_sent(streams: &mut Streams) {
+    streams.notified(Instant::now(), ID);
+    while !sent(streams).is_empty() {
+        streams.handle(Instant::now(), ID, StreamMessage::Window(100)).unwrap();
+    }
+}
+
+#[test]
+fn an_application_gets_more_room_once_everything_is_sent_before_it_is_back() {
+    let (mut streams, io) = client();
+    let first = INITIAL_SEND_CELLS as usize * CELL_LEN;
+    for _ in 0..3 {
+        assert_eq!(fill(&io), Some(first), "it never waited for room");
+        all_sent(&mut streams);
+    }
+    let rooms = std::iter::repeat_with(|| {
+        let room = fill(&io).unwrap();
+        assert_eq!(fill(&io), None, "it waits");
+        all_sent(&mut streams);
+        room
+    });
+    let rooms: Vec<usize> = rooms.take(6).collect();
+    assert_eq!(rooms, [1, 2, 4, 8, 16, 16].map(|times| times * first));
+    assert_eq!(rooms[5], SEND_BUFFER_LEN);
 }
