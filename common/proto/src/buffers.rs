@@ -6,9 +6,13 @@
 
 use std::cell::RefCell;
 
-/// Buffers that a thread keeps.
+/// Buffers that a thread keeps,
 const KEPT: usize = 16;
-/// Larger buffers are not kept, in bytes.
+/// and their bytes.
+const KEPT_BYTES: usize = 2 * 1024 * 1024;
+/// Smaller buffers are not kept, in bytes, for they would take the place of others;
+const MIN_CAPACITY: usize = 4 * 1024;
+/// and larger ones neither.
 const MAX_CAPACITY: usize = 256 * 1024;
 /// A buffer that is so many times as large as what is in it is much larger.
 const SPACIOUS: usize = 4;
@@ -24,7 +28,11 @@ pub fn take() -> Vec<u8> {
 
 /// A buffer with these bytes.
 pub fn filled(bytes: &[u8]) -> Vec<u8> {
-    let kept = POOL.with_borrow_mut(|pool| pool.pop_if(|kept| fits(kept.capacity(), bytes.len())));
+    let fitting = bytes.len()..=SPACIOUS * bytes.len();
+    let kept = POOL.with_borrow_mut(|pool| {
+        let place = pool.iter().rposition(|kept| fitting.contains(&kept.capacity()))?;
+        Some(pool.swap_remove(place))
+    });
     let mut buffer = kept.unwrap_or_default();
     buffer.extend_from_slice(bytes);
     buffer
@@ -32,7 +40,7 @@ pub fn filled(bytes: &[u8]) -> Vec<u8> {
 
 /// The same bytes in a buffer that may be held.
 pub fn fitted(buffer: Vec<u8>) -> Vec<u8> {
-    if fits(buffer.capacity(), buffer.len()) {
+    if buffer.capacity() <= SPACIOUS * buffer.len() {
         return buffer;
     }
     let fitting = buffer.as_slice().to_vec();
@@ -40,18 +48,15 @@ pub fn fitted(buffer: Vec<u8>) -> Vec<u8> {
     fitting
 }
 
-fn fits(capacity: usize, len: usize) -> bool {
-    capacity <= SPACIOUS * len
-}
-
 /// Gives back a buffer that is no longer needed; its bytes are forgotten.
 pub fn give(mut buffer: Vec<u8>) {
-    if buffer.capacity() == 0 || buffer.capacity() > MAX_CAPACITY {
+    if !(MIN_CAPACITY..=MAX_CAPACITY).contains(&buffer.capacity()) {
         return;
     }
     buffer.clear();
     POOL.with_borrow_mut(|pool| {
-        if pool.len() < KEPT {
+        let bytes = pool.iter().map(Vec::capacity).sum::<usize>() + buffer.capacity();
+        if pool.len() < KEPT && bytes <= KEPT_BYTES {
             pool.push(buffer);
         }
     });
@@ -63,30 +68,36 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back_empty_and_no_thread_keeps_many() {
-        give(vec![7; 1_000]);
+        give(vec![7; MIN_CAPACITY]);
         let again = take();
-        assert!(again.is_empty() && again.capacity() >= 1_000);
+        assert!(again.is_empty() && again.capacity() >= MIN_CAPACITY);
         give(vec![7; MAX_CAPACITY + 1]);
+        give(vec![7; MIN_CAPACITY - 1]);
         assert_eq!(take().capacity(), 0);
-        (0..100).for_each(|_| give(vec![7]));
+        (0..100).for_each(|_| give(vec![7; MIN_CAPACITY]));
         assert_eq!((0..100).filter(|_| take().capacity() > 0).count(), KEPT);
+        (0..100).for_each(|_| give(Vec::with_capacity(MAX_CAPACITY)));
+        assert_eq!((0..100).map(|_| take().capacity()).sum::<usize>(), KEPT_BYTES);
     }
 
     #[test]
     fn who_may_hold_a_buffer_gets_none_that_is_much_larger_than_what_is_in_it() {
-        let large = || Vec::with_capacity(10_000);
+        let large = || Vec::with_capacity(40_000);
+        give(Vec::with_capacity(10_000));
         give(large());
-        let small = filled(&[7; 100]);
-        assert!(small == [7; 100] && small.capacity() <= 400);
-        assert_eq!(take().capacity(), 10_000, "it was left for others");
+        let filled_with = |len| filled(&vec![7; len]).capacity();
+        assert!(filled_with(2_499) < 10_000, "both are much too large");
+        assert_eq!(filled_with(2_500), 10_000);
+        assert!(filled_with(40_001) > 40_000);
+        assert_eq!(take().capacity(), 40_000, "it was left for others");
 
         let mut buffer = large();
-        buffer.extend_from_slice(&[7; 2_500]);
-        assert_eq!(fitted(buffer).capacity(), 10_000);
+        buffer.resize(10_000, 7);
+        assert_eq!(fitted(buffer).capacity(), 40_000);
         let mut buffer = large();
-        buffer.extend_from_slice(&[7; 2_499]);
+        buffer.resize(9_999, 7);
         let fitting = fitted(buffer);
-        assert!(fitting == [7; 2_499] && fitting.capacity() < 10_000);
-        assert_eq!(take().capacity(), 10_000, "it went back");
+        assert!(fitting == [7; 9_999] && fitting.capacity() < 40_000);
+        assert_eq!(take().capacity(), 40_000, "it went back");
     }
 }

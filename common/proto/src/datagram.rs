@@ -15,7 +15,10 @@ pub const MAX_PAYLOAD: usize = 65_000;
 const MAX_FRAME: usize = 2 + MAX_HEADER + MAX_PAYLOAD;
 /// The longest address: port, type, length, name.
 const MAX_HEADER: usize = 2 + 1 + 1 + 255;
-const _: () = assert!(MAX_FRAME <= SEND_BUFFER_LEN && MAX_FRAME <= u16::MAX as usize);
+/// Bytes of frames that may wait to be sent: more would only make them late.
+const MAX_WAITING: usize = 64 * 1024;
+const _: () =
+    assert!(MAX_FRAME <= MAX_WAITING && MAX_WAITING <= SEND_BUFFER_LEN && MAX_FRAME <= u16::MAX as usize);
 
 /// One datagram, and where it goes or comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +153,7 @@ impl DatagramIo {
     /// [`StreamEnded`] once the association has ended.
     pub fn try_send(&self, datagram: &Datagram) -> Result<bool, StreamEnded> {
         let Some(frame) = datagram.encode() else { return Ok(false) };
-        self.io.try_write_whole(&frame)
+        self.io.try_write_whole(&frame, MAX_WAITING)
     }
 
     /// Ends the association.

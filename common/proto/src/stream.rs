@@ -17,9 +17,11 @@ use crate::sync::lock;
 
 mod io;
 mod meter;
+mod queue;
 
 pub use io::{StreamEnded, StreamIo};
 pub use meter::{StreamMeter, StreamTotals};
+use queue::ByteQueue;
 
 /// Bytes that an application can hand over before it has to wait, once its channel has shown that it sends as fast.
 pub const SEND_BUFFER_LEN: usize = 128 * 1024;
@@ -40,8 +42,7 @@ pub(crate) struct State {
     pub(crate) place: Option<(CircKey, StreamId)>,
     phase: Phase,
     accepted: bool,
-    received: Vec<u8>,
-    received_at: usize,
+    received: ByteQueue,
     received_cells: u32,
     /// Cells that [`StreamIo::poll_take`] gave out last: they count as stored until it is called again.
     taken_cells: u32,
@@ -49,8 +50,7 @@ pub(crate) struct State {
     received_eof: bool,
     /// Bytes since the beginning, each way.
     total: StreamTotals,
-    outgoing: Vec<u8>,
-    outgoing_at: usize,
+    outgoing: ByteQueue,
     /// The application said something since [`State::rest`] was called last.
     has_spoken: bool,
     /// The application found no room, and has said nothing since.
@@ -86,15 +86,13 @@ impl StreamShared {
             place: None,
             phase: Phase::Opening,
             accepted: false,
-            received: Vec::new(),
-            received_at: 0,
+            received: ByteQueue::default(),
             received_cells: 0,
             taken_cells: 0,
             freed_cells: 0,
             received_eof: false,
             total: StreamTotals::default(),
-            outgoing: Vec::new(),
-            outgoing_at: 0,
+            outgoing: ByteQueue::default(),
             has_spoken: false,
             held_back: false,
             send_buffer: None,
@@ -146,12 +144,7 @@ impl StreamShared {
         }
         state.total.received += bytes.len() as u64;
         let was_done = state.received.is_empty() && state.taken_cells == 0;
-        if state.received.is_empty() {
-            state.received = buffers::fitted(bytes);
-        } else {
-            state.received.extend_from_slice(&bytes);
-            buffers::give(bytes);
-        }
+        state.received.push_buffer(bytes);
         state.received_cells += cells;
         let waker = state.reader.take();
         drop(state);
@@ -189,8 +182,7 @@ impl StreamShared {
         }
         state.place = None;
         state.send_buffer = None;
-        state.outgoing = Vec::new();
-        state.outgoing_at = 0;
+        state.outgoing = ByteQueue::default();
         let (reader, writer) = (state.reader.take(), state.writer.take());
         drop(state);
         wake(reader);
@@ -200,33 +192,25 @@ impl StreamShared {
 
 impl State {
     pub(crate) fn has_output(&self) -> bool {
-        self.outgoing_at < self.outgoing.len() || self.finished
+        !self.outgoing.is_empty() || self.finished
     }
 
-    /// The next bytes to send, at most `limit`, and whether more are waiting behind them.
-    pub(crate) fn next_chunk(&mut self, limit: usize) -> (&[u8], bool) {
-        let at = self.outgoing_at;
-        let end = self.outgoing.len().min(at + limit);
-        self.outgoing_at = end;
-        self.total.sent += (end - at) as u64;
-        (&self.outgoing[at..end], end < self.outgoing.len())
+    /// Gives out the next bytes to send, at most `limit`, with whether more are waiting behind them.
+    pub(crate) fn send_chunk(&mut self, limit: usize, emit: impl FnOnce(&[u8], bool)) {
+        let waiting = self.outgoing.front();
+        let count = waiting.len().min(limit);
+        emit(&waiting[..count], count < waiting.len());
+        self.outgoing.skip(count);
+        self.total.sent += count as u64;
     }
 
     /// Bytes not sent yet.
     pub(crate) fn unsent(&self) -> usize {
-        self.outgoing.len() - self.outgoing_at
+        self.outgoing.len()
     }
 
     fn append(&mut self, data: &[u8]) {
-        if self.outgoing.is_empty() {
-            self.outgoing = buffers::filled(data);
-        } else {
-            if self.outgoing_at >= self.send_limit() {
-                let at = std::mem::take(&mut self.outgoing_at);
-                self.outgoing.drain(..at);
-            }
-            self.outgoing.extend_from_slice(data);
-        }
+        self.outgoing.push(data);
         self.has_spoken = true;
         self.held_back = false;
     }
@@ -235,11 +219,11 @@ impl State {
         self.send_buffer.as_ref().map_or(INITIAL_SEND_CELLS as usize * CELL_LEN, Reservation::bytes)
     }
 
-    /// Bytes that the application has not taken or holds still (at most: those are counted in cells), and bytes that have not gone
-    /// out.
+    /// Bytes that the application has not taken or holds still (at most: those are counted in cells), and the memory of those that have
+    /// not gone out: their peer decides when it is only a few of many.
     pub(crate) fn stored(&self) -> (usize, usize) {
         let taken = self.taken_cells as usize * LARGEST_MESSAGE;
-        (self.received.len() - self.received_at + taken, self.unsent())
+        (self.received.len() + taken, self.outgoing.capacity())
     }
 
     /// To be called now and then: where nothing was said since the last time, the room for it is what it was at first.
@@ -258,25 +242,23 @@ impl State {
         self.finished && self.ended.is_none() && self.unsent() == 0
     }
 
-    /// After a run of [`State::next_chunk`]: frees what was sent and returns the writer to wake.
+    /// After a run of [`State::send_chunk`]: returns the writer to wake.
     pub(crate) fn after_chunks(&mut self) -> Option<Waker> {
-        if self.unsent() == 0 {
-            buffers::give(std::mem::take(&mut self.outgoing));
-            self.outgoing_at = 0;
-            // Everything is sent before the application, woken or not, is back: more room lets it keep up.
-            if self.held_back
-                && self.send_limit() < SEND_BUFFER_LEN
-                && let Some(buffer) = &mut self.send_buffer
-            {
-                buffer.double();
-            }
+        // Everything is sent before the application, woken or not, is back: more room lets it keep up.
+        if self.unsent() == 0
+            && std::mem::take(&mut self.held_back)
+            && !self.finished
+            && self.send_limit() < SEND_BUFFER_LEN
+            && let Some(buffer) = &mut self.send_buffer
+        {
+            buffer.double();
         }
         if self.unsent() < self.send_limit() / 2 { self.writer.take() } else { None }
     }
 
     /// Counts bytes that the application took back into cells.
     fn free_cells(&mut self) {
-        let left = (self.received.len() - self.received_at).div_ceil(LARGEST_MESSAGE) as u32;
+        let left = self.received.len().div_ceil(LARGEST_MESSAGE) as u32;
         let freed = self.received_cells.saturating_sub(left);
         self.received_cells -= freed;
         self.freed_cells += freed;

@@ -4,7 +4,7 @@
 //!    The less is left, the younger the data may be for which a circuit goes.
 //! 2. What that freed counts as held until the allocator gives it back, which happens once a second at
 //!    most. Meanwhile it is used again by what comes: only if the process holds noticeably more than before, that is used up, and as much
-//!    is shed once more.
+//!    is shed once more. What was too young to be shed is asked for again once it is older.
 //! 3. The less is left, the sooner it is looked again.
 
 use std::time::{Duration, Instant};

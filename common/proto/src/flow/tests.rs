@@ -252,3 +252,21 @@ proptest::proptest! {
         proptest::prop_assert_eq!(receive_one(&mut window, now, false), Err(CreditError));
     }
 }
+
+#[test]
+fn a_hop_grants_less_often_on_a_path_that_is_within_a_machine() {
+    let least_grant = |round_trip: Duration| {
+        let (budget, begin) = (Budget::new(1 << 20), Instant::now());
+        let (mut window, mut path) = (hop(&budget).unwrap(), PathRtt::hop(None));
+        let mut take = |now: Instant, cells: u32, held_up: bool| {
+            (1..=cells).for_each(|n| window.received(now, held_up && n == cells, &mut path).unwrap());
+            window.consumed(cells);
+            (window.poll_grant(now), window.window_cells())
+        };
+        assert_eq!(take(begin, 64, true), (Some(128), 128));
+        // The first of these cells needed the grant, and shows the round trip.
+        (1..).find(|_| take(begin + round_trip, 1, false).0.is_some()).unwrap()
+    };
+    assert_eq!(least_grant(Duration::from_millis(2)), 16);
+    assert_eq!(least_grant(Duration::from_millis(1)), 32);
+}

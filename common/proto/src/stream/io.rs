@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
-use super::{Phase, SEND_BUFFER_LEN, State, StreamMeter, StreamShared, StreamTotals};
-use crate::buffers;
+use super::queue::ByteQueue;
+use super::{Phase, State, StreamMeter, StreamShared, StreamTotals};
 use crate::channel::CircKey;
 use crate::flow::{INITIAL_CELLS, Reservation};
 use crate::message::{ConnectedAddr, EndReason};
@@ -63,7 +63,7 @@ impl StreamIo {
     }
 
     /// Takes everything that arrived; `Ok(None)` is the end of the stream. Call it again when the bytes are used: only then
-    /// their place is granted to the peer again. [`buffers::give`] the buffer back.
+    /// their place is granted to the peer again. [`give`](crate::buffers::give) the buffer back.
     ///
     /// # Errors
     /// [`StreamEnded`] if the stream broke off before its end.
@@ -75,9 +75,7 @@ impl StreamIo {
             self.tell_freed(state);
             return end;
         }
-        let at = std::mem::take(&mut state.received_at);
-        let mut taken = std::mem::take(&mut state.received);
-        taken.drain(..at);
+        let taken = state.received.take();
         state.taken_cells = std::mem::take(&mut state.received_cells);
         self.tell_freed(state);
         Poll::Ready(Ok(Some(taken)))
@@ -92,14 +90,10 @@ impl StreamIo {
         if state.received.is_empty() {
             return Self::poll_end(&mut state, cx).map_ok(|()| 0);
         }
-        let unread = &state.received[state.received_at..];
+        let unread = state.received.front();
         let length = buffer.len().min(unread.len());
         buffer[..length].copy_from_slice(&unread[..length]);
-        state.received_at += length;
-        if state.received_at == state.received.len() {
-            buffers::give(std::mem::take(&mut state.received));
-            state.received_at = 0;
-        }
+        state.received.skip(length);
         state.free_cells();
         self.tell_freed(state);
         Poll::Ready(Ok(length))
@@ -156,19 +150,21 @@ impl StreamIo {
         Poll::Ready(Ok(room))
     }
 
-    /// Takes all of these bytes, or none if there is no room, and never waits. False: they were not taken. Gets more memory
-    /// where that makes room, [`SEND_BUFFER_LEN`] at most.
+    /// Takes all of these bytes, or none if there is no room or more than `most` would wait then, and never waits. False: they were not
+    /// taken. Gets more memory where that makes room.
     ///
     /// # Errors
     /// As [`StreamIo::poll_write`].
-    pub fn try_write_whole(&self, data: &[u8]) -> Result<bool, StreamEnded> {
+    pub fn try_write_whole(&self, data: &[u8], most: usize) -> Result<bool, StreamEnded> {
         let mut state = self.0.lock();
+        let is_much = state.unsent() + data.len() > most;
         loop {
             // Nobody waits for room, so there is nobody to wake.
             match Self::room(&mut state, &mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Err(ended)) => return Err(ended),
+                _ if is_much => return Ok(false),
                 Poll::Ready(Ok(room)) if room >= data.len() => break,
-                _ if state.send_limit() < SEND_BUFFER_LEN
+                _ if state.send_limit() < most
                     && state.send_buffer.as_mut().is_some_and(Reservation::double) => {}
                 _ => return Ok(false),
             }
@@ -192,10 +188,8 @@ impl StreamIo {
         let mut state = self.0.lock();
         if state.ended.is_none() {
             state.ended = Some(reason);
-            state.received = Vec::new();
-            state.received_at = 0;
-            state.outgoing = Vec::new();
-            state.outgoing_at = 0;
+            state.received = ByteQueue::default();
+            state.outgoing = ByteQueue::default();
             state.freed_cells += std::mem::take(&mut state.received_cells);
             state.freed_cells += std::mem::take(&mut state.taken_cells);
             self.0.notify(state);

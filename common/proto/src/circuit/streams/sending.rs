@@ -101,8 +101,9 @@ impl Streams {
         let mut state = stream.io.lock();
         while count < limit && state.unsent() > 0 && stream.credit.cells() > 0 {
             let last = stream.credit.cells() == 1;
-            let (chunk, more) = state.next_chunk(room);
-            emit(if last && more { Code::DataBlocked } else { Code::Data }, id, chunk);
+            state.send_chunk(room, |chunk, more| {
+                emit(if last && more { Code::DataBlocked } else { Code::Data }, id, chunk);
+            });
             stream.credit.spend(1);
             count += 1;
         }

@@ -88,7 +88,7 @@ fn the_room_for_what_is_sent_is_given_back_when_nothing_is() {
     let budget = Budget::new(1 << 20);
     let (mut streams, io) = relay(&budget);
     let idle = budget.used_cells();
-    assert!(io.try_write_whole(&[7; 40_000]).unwrap());
+    assert!(io.try_write_whole(&[7; 40_000], SEND_BUFFER_LEN).unwrap());
     assert!(budget.used_cells() > idle);
     streams.rest();
     assert!(budget.used_cells() > idle, "it is in use");
@@ -173,7 +173,7 @@ fn any_other_end_is_none() {
 fn what_was_thrown_away_was_not_sent() {
     let (mut streams, io) = relay(&Budget::new(1 << 20));
     streams.handle(Instant::now(), ID, StreamMessage::Eof).unwrap();
-    assert!(io.try_write_whole(&[7; 40_000]).unwrap());
+    assert!(io.try_write_whole(&[7; 40_000], SEND_BUFFER_LEN).unwrap());
     io.finish();
     streams.notified(Instant::now(), ID);
     assert_eq!(sent(&mut streams).len(), 64, "as much as there is credit for");
