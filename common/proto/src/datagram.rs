@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::task::{Context, Poll, ready};
 
+use crate::buffers::ByteQueue;
 use crate::message::{ConnectedAddr, EndReason, Target};
 use crate::stream::{SEND_BUFFER_LEN, StreamEnded, StreamIo};
 
@@ -62,15 +63,13 @@ pub struct Malformed;
 /// Puts frames together out of a stream's bytes. Holds less than one frame more than what was last put in.
 #[derive(Debug, Default)]
 pub struct Reassembly {
-    bytes: Vec<u8>,
-    at: usize,
+    bytes: ByteQueue,
 }
 
 impl Reassembly {
     /// Takes bytes in pieces of any size. Call [`Reassembly::poll`] until it has none.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.bytes.drain(..std::mem::take(&mut self.at));
-        self.bytes.extend_from_slice(bytes);
+    pub fn push(&mut self, bytes: Vec<u8>) {
+        self.bytes.push_buffer(bytes);
     }
 
     /// The next whole datagram.
@@ -78,15 +77,14 @@ impl Reassembly {
     /// # Errors
     /// [`Malformed`]: the stream is of no use any more.
     pub fn poll(&mut self) -> Result<Option<Datagram>, Malformed> {
-        let unread = &self.bytes[self.at..];
-        let Some((length, rest)) = unread.split_first_chunk() else { return Ok(None) };
+        let Some((length, rest)) = self.bytes.front().split_first_chunk() else { return Ok(None) };
         let length = usize::from(u16::from_be_bytes(*length));
         if length > MAX_FRAME - 2 {
             return Err(Malformed);
         }
         let Some(frame) = rest.get(..length) else { return Ok(None) };
         let datagram = Datagram::decode(frame).ok_or(Malformed)?;
-        self.at += 2 + length;
+        self.bytes.skip(2 + length);
         Ok(Some(datagram))
     }
 }
@@ -141,7 +139,7 @@ impl DatagramIo {
                 }
             }
             match ready!(self.io.poll_take(cx))? {
-                Some(bytes) => self.reassembly.push(&bytes),
+                Some(bytes) => self.reassembly.push(bytes),
                 None => return Poll::Ready(Err(DatagramsEnded::Finished)),
             }
         }
@@ -182,7 +180,7 @@ mod tests {
         let mut reassembly = Reassembly::default();
         let mut got = Vec::new();
         for piece in bytes.chunks(size) {
-            reassembly.push(piece);
+            reassembly.push(piece.to_vec());
             while let Some(datagram) = reassembly.poll().unwrap() {
                 got.push(datagram);
             }
@@ -210,7 +208,7 @@ mod tests {
     fn too_long_a_payload_is_no_datagram() {
         assert_eq!(datagram("a", MAX_PAYLOAD + 1).encode(), None);
         let mut reassembly = Reassembly::default();
-        reassembly.push(&[0xff, 0xff]);
+        reassembly.push(vec![0xff, 0xff]);
         assert_eq!(reassembly.poll(), Err(Malformed));
     }
 
@@ -220,7 +218,7 @@ mod tests {
             [&[0, 0][..], &[0, 2, 0, 53], &[0, 5, 0, 53, 4, 1, 2], &[0, 4, 0, 53, 9, 1], &[0, 4, 0, 53, 3, 0]]
         {
             let mut reassembly = Reassembly::default();
-            reassembly.push(frame);
+            reassembly.push(frame.to_vec());
             assert_eq!(reassembly.poll(), Err(Malformed), "{frame:?}");
         }
     }
@@ -230,7 +228,7 @@ mod tests {
         fn no_bytes_do_harm(bytes in proptest::collection::vec(any::<u8>(), 0..2_000), cut in 1usize..300) {
             let mut reassembly = Reassembly::default();
             for piece in bytes.chunks(cut) {
-                reassembly.push(piece);
+                reassembly.push(piece.to_vec());
                 while let Ok(Some(_)) = reassembly.poll() {}
                 prop_assert!(reassembly.bytes.len() <= bytes.len());
             }

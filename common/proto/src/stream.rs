@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 
-use crate::buffers;
+use crate::buffers::{self, ByteQueue};
 use crate::cell::CELL_LEN;
 use crate::channel::{CircKey, Inbox, Mail};
 use crate::flow::Reservation;
@@ -17,11 +17,9 @@ use crate::sync::lock;
 
 mod io;
 mod meter;
-mod queue;
 
 pub use io::{StreamEnded, StreamIo};
 pub use meter::{StreamMeter, StreamTotals};
-use queue::ByteQueue;
 
 /// Bytes that an application can hand over before it has to wait, once its channel has shown that it sends as fast.
 pub const SEND_BUFFER_LEN: usize = 128 * 1024;
@@ -53,7 +51,7 @@ pub(crate) struct State {
     outgoing: ByteQueue,
     /// The application said something since [`State::rest`] was called last.
     has_spoken: bool,
-    /// The application found no room, and has said nothing since.
+    /// The application found no room, and has said nothing and not got more since.
     held_back: bool,
     /// What `outgoing` may hold; `None` before the channel knows the stream.
     pub(crate) send_buffer: Option<Reservation>,
@@ -215,12 +213,25 @@ impl State {
         self.held_back = false;
     }
 
+    fn check_open(&self) -> Result<(), StreamEnded> {
+        match (self.phase, self.ended) {
+            (Phase::Ended(reason), _) | (_, Some(reason)) => Err(StreamEnded(reason)),
+            _ if self.finished => Err(StreamEnded(EndReason::Done)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes that there is room for.
+    fn room(&self) -> usize {
+        self.send_limit().saturating_sub(self.unsent())
+    }
+
     fn send_limit(&self) -> usize {
         self.send_buffer.as_ref().map_or(INITIAL_SEND_CELLS as usize * CELL_LEN, Reservation::bytes)
     }
 
     /// Bytes that the application has not taken or holds still (at most: those are counted in cells), and the memory of those that have
-    /// not gone out: their peer decides when it is only a few of many.
+    /// not gone out, because the peer can leave a few of many there.
     pub(crate) fn stored(&self) -> (usize, usize) {
         let taken = self.taken_cells as usize * LARGEST_MESSAGE;
         (self.received.len() + taken, self.outgoing.capacity())

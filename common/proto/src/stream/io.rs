@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
-use super::queue::ByteQueue;
 use super::{Phase, State, StreamMeter, StreamShared, StreamTotals};
+use crate::buffers::ByteQueue;
 use crate::channel::CircKey;
 use crate::flow::{INITIAL_CELLS, Reservation};
 use crate::message::{ConnectedAddr, EndReason};
@@ -123,13 +123,8 @@ impl StreamIo {
     }
 
     fn room(state: &mut State, cx: &mut Context<'_>) -> Poll<Result<usize, StreamEnded>> {
-        if let Phase::Ended(reason) = state.phase {
-            return Poll::Ready(Err(StreamEnded(reason)));
-        }
-        if state.finished || state.ended.is_some() {
-            return Poll::Ready(Err(StreamEnded(state.ended.unwrap_or(EndReason::Done))));
-        }
-        match state.send_limit().saturating_sub(state.unsent()) {
+        state.check_open()?;
+        match state.room() {
             0 => {
                 state.held_back = true;
                 park(&mut state.writer, cx)
@@ -157,16 +152,13 @@ impl StreamIo {
     /// As [`StreamIo::poll_write`].
     pub fn try_write_whole(&self, data: &[u8], most: usize) -> Result<bool, StreamEnded> {
         let mut state = self.0.lock();
-        let is_much = state.unsent() + data.len() > most;
-        loop {
-            // Nobody waits for room, so there is nobody to wake.
-            match Self::room(&mut state, &mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Err(ended)) => return Err(ended),
-                _ if is_much => return Ok(false),
-                Poll::Ready(Ok(room)) if room >= data.len() => break,
-                _ if state.send_limit() < most
-                    && state.send_buffer.as_mut().is_some_and(Reservation::double) => {}
-                _ => return Ok(false),
+        state.check_open()?;
+        if state.unsent() + data.len() > most {
+            return Ok(false);
+        }
+        while state.room() < data.len() {
+            if !state.send_buffer.as_mut().is_some_and(Reservation::double) {
+                return Ok(false);
             }
         }
         state.append(data);

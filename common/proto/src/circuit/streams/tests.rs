@@ -242,3 +242,17 @@ fn an_application_gets_more_room_once_everything_is_sent_before_it_is_back() {
     assert_eq!(rooms, [1, 2, 4, 8, 16, 16].map(|times| times * first));
     assert_eq!(rooms[5], SEND_BUFFER_LEN);
 }
+
+#[test]
+fn what_waits_to_be_sent_is_bounded_and_counts_as_held() {
+    let (mut streams, io) = client();
+    assert!(!io.try_write_whole(&[7; 10_001], 10_000).unwrap());
+    assert!(io.try_write_whole(&[7; 9_000], 10_000).unwrap());
+    assert!(!io.try_write_whole(&[7; 1_001], 10_000).unwrap());
+    streams.notified(Instant::now(), ID);
+    let held = streams.held(Instant::now()).unwrap().1;
+    assert!((9_000..=72_000).contains(&held), "{held} bytes");
+    all_sent(&mut streams);
+    assert_eq!(streams.held(Instant::now()), None);
+    assert!(io.try_write_whole(&[7; 1_001], 10_000).unwrap());
+}

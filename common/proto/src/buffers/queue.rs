@@ -1,33 +1,38 @@
 //! Bytes that wait, in the order in which they came.
 
-use crate::buffers;
+use std::fmt;
 
-/// Holds no memory while it is empty, and while it is not, at most four times the most that was in it since then: what was taken
-/// from its front stays until it is as much as what is left.
+use super::{MIN_CAPACITY, filled, fitted, give};
+
+/// Its memory is at most so many times what is in it.
+const SPACIOUS: usize = 8;
+
+/// Bytes that whoever puts them in and takes them out may leave there for long: while it is empty it holds no memory, and otherwise at
+/// most 4 KiB or eight times what is in it. What was taken from its front stays for a while, so that not every byte is moved each time.
 #[derive(Default)]
-pub(super) struct ByteQueue {
+pub(crate) struct ByteQueue {
     bytes: Vec<u8>,
     /// How many of them were taken.
     at: usize,
 }
 
 impl ByteQueue {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len() - self.at
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Bytes of memory.
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    pub(super) fn push(&mut self, more: &[u8]) {
+    pub(crate) fn push(&mut self, more: &[u8]) {
         if self.is_empty() {
-            self.bytes = buffers::filled(more);
+            self.bytes = filled(more);
             return;
         }
         if self.at >= self.len() {
@@ -37,33 +42,43 @@ impl ByteQueue {
     }
 
     /// The same, without a copy where it can be.
-    pub(super) fn push_buffer(&mut self, more: Vec<u8>) {
+    pub(crate) fn push_buffer(&mut self, more: Vec<u8>) {
         if self.is_empty() {
-            self.bytes = buffers::fitted(more);
+            self.bytes = fitted(more);
         } else {
             self.push(&more);
-            buffers::give(more);
+            give(more);
         }
     }
 
     /// All that is there, from the front.
-    pub(super) fn front(&self) -> &[u8] {
+    pub(crate) fn front(&self) -> &[u8] {
         &self.bytes[self.at..]
     }
 
     /// Takes so many bytes from the front; there have to be as many.
-    pub(super) fn skip(&mut self, count: usize) {
+    pub(crate) fn skip(&mut self, count: usize) {
         self.at += count;
         if self.is_empty() {
-            buffers::give(self.take());
+            give(self.take());
+        } else if self.capacity() > MIN_CAPACITY.max(SPACIOUS * self.len()) {
+            let left = filled(self.front());
+            give(std::mem::replace(&mut self.bytes, left));
+            self.at = 0;
         }
     }
 
     /// Takes everything.
-    pub(super) fn take(&mut self) -> Vec<u8> {
+    pub(crate) fn take(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.drain(..std::mem::take(&mut self.at));
         bytes
+    }
+}
+
+impl fmt::Debug for ByteQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByteQueue").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -98,5 +113,16 @@ mod tests {
         }
         assert_eq!(queue.len(), 50_000);
         assert!(queue.capacity() <= 200_000, "{} bytes", queue.capacity());
+    }
+
+    #[test]
+    fn a_few_bytes_that_are_left_of_many_keep_little() {
+        let mut queue = ByteQueue::default();
+        queue.push(&[7; 100_000]);
+        for left in [50_000, 20_000, 10_000, 3_000, 600, 1] {
+            queue.skip(queue.len() - left);
+            assert_eq!(queue.front(), vec![7; left]);
+            assert!(queue.capacity() <= MIN_CAPACITY.max(8 * left), "{} bytes for {left}", queue.capacity());
+        }
     }
 }
