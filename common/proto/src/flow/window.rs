@@ -148,7 +148,7 @@ impl RecvWindow {
         Some(more)
     }
 
-    /// What to grant now: nothing until so much is owed that grants stay few, by [`Rounds::least_grant`] or half of the window.
+    /// What to grant now: nothing until so much is owed that grants stay few: a part of the window, or on a hop's link a burst.
     ///
     /// Brings the window nearer to what it should be. It grows only where hardly anything queues: otherwise the reader is the
     /// limit, and more window would only store more. It shrinks by granting less, half as much at least,
