@@ -4,7 +4,7 @@
 //! over cells, small ones share a cell. A datagram that finds no room in the sender's queue is dropped; nobody waits.
 
 use std::net::IpAddr;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use crate::buffers::ByteQueue;
 use crate::message::{ConnectedAddr, EndReason, Target};
@@ -138,7 +138,11 @@ impl DatagramIo {
                     return Poll::Ready(Err(malformed.into()));
                 }
             }
-            match ready!(self.io.poll_take(cx))? {
+            let Poll::Ready(taken) = self.io.poll_take(cx) else {
+                self.reassembly.bytes.rest();
+                return Poll::Pending;
+            };
+            match taken? {
                 Some(bytes) => self.reassembly.push(bytes),
                 None => return Poll::Ready(Err(DatagramsEnded::Finished)),
             }

@@ -237,8 +237,11 @@ impl State {
         (self.received.len() + taken, self.outgoing.capacity())
     }
 
-    /// To be called now and then: where nothing was said since the last time, the room for it is what it was at first.
+    /// To be called now and then: few bytes that are left of many move to less memory, and where nothing was said since the last time, the
+    /// room for it is what it was at first.
     pub(crate) fn rest(&mut self) {
+        self.received.rest();
+        self.outgoing.rest();
         let has_spoken = std::mem::take(&mut self.has_spoken);
         if !has_spoken
             && self.unsent() == 0

@@ -4,11 +4,12 @@ use std::fmt;
 
 use super::{MIN_CAPACITY, filled, fitted, give};
 
-/// Its memory is at most so many times what is in it.
+/// Once it rests, its memory is at most so many times what is in it.
 const SPACIOUS: usize = 8;
 
-/// Bytes that whoever puts them in and takes them out may leave there for long: while it is empty it holds no memory, and otherwise at
-/// most 4 KiB or eight times what is in it. What was taken from its front stays for a while, so that not every byte is moved each time.
+/// Holds no memory while it is empty, and while it is not, at most four times the most that was in it since then: what was taken
+/// from its front stays until it is as much as what is left. Once it [rests](ByteQueue::rest), it holds at most 4 KiB or eight times what
+/// is in it.
 #[derive(Default)]
 pub(crate) struct ByteQueue {
     bytes: Vec<u8>,
@@ -61,7 +62,12 @@ impl ByteQueue {
         self.at += count;
         if self.is_empty() {
             give(self.take());
-        } else if self.capacity() > MIN_CAPACITY.max(SPACIOUS * self.len()) {
+        }
+    }
+
+    /// To be called when nothing has moved for a while: few bytes that are left of many move to less memory.
+    pub(crate) fn rest(&mut self) {
+        if self.capacity() > MIN_CAPACITY.max(SPACIOUS * self.len()) {
             let left = filled(self.front());
             give(std::mem::replace(&mut self.bytes, left));
             self.at = 0;
@@ -116,11 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn a_few_bytes_that_are_left_of_many_keep_little() {
+    fn few_bytes_that_are_left_of_many_keep_little() {
         let mut queue = ByteQueue::default();
         queue.push(&[7; 100_000]);
         for left in [50_000, 20_000, 10_000, 3_000, 600, 1] {
             queue.skip(queue.len() - left);
+            queue.rest();
             assert_eq!(queue.front(), vec![7; left]);
             assert!(queue.capacity() <= MIN_CAPACITY.max(8 * left), "{} bytes for {left}", queue.capacity());
         }
