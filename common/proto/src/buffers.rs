@@ -25,17 +25,17 @@ thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty buffer of any capacity, for what comes at once. Then it is to be [`fitted`].
-pub fn take() -> Vec<u8> {
+/// An empty buffer of any capacity, for what comes at once. Then it goes into a [`ByteQueue`].
+pub(crate) fn take() -> Vec<u8> {
     POOL.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
 /// A buffer with these bytes.
-pub fn filled(bytes: &[u8]) -> Vec<u8> {
+fn filled(bytes: &[u8]) -> Vec<u8> {
     let fitting = bytes.len()..=SPACIOUS * bytes.len();
     let kept = POOL.with_borrow_mut(|pool| {
         let place = pool.iter().rposition(|kept| fitting.contains(&kept.capacity()))?;
-        Some(pool.swap_remove(place))
+        Some(pool.remove(place))
     });
     let mut buffer = kept.unwrap_or_default();
     buffer.extend_from_slice(bytes);
@@ -43,11 +43,11 @@ pub fn filled(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The same bytes in a buffer that may be held.
-pub fn fitted(buffer: Vec<u8>) -> Vec<u8> {
+fn fitted(buffer: Vec<u8>) -> Vec<u8> {
     if buffer.capacity() <= SPACIOUS * buffer.len() {
         return buffer;
     }
-    let fitting = buffer.as_slice().to_vec();
+    let fitting = filled(&buffer);
     give(buffer);
     fitting
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use crate::buffers::ByteQueue;
 use crate::message::{ConnectedAddr, EndReason, Target};
-use crate::stream::{SEND_BUFFER_LEN, StreamEnded, StreamIo};
+use crate::stream::{StreamEnded, StreamIo};
 
 /// Longest payload of a datagram in bytes. UDP over IPv4 has room for 65,507; no program in use sends such.
 pub const MAX_PAYLOAD: usize = 65_000;
@@ -18,8 +18,7 @@ const MAX_FRAME: usize = 2 + MAX_HEADER + MAX_PAYLOAD;
 const MAX_HEADER: usize = 2 + 1 + 1 + 255;
 /// Bytes of frames that may wait to be sent: more would only make them late.
 const MAX_WAITING: usize = 64 * 1024;
-const _: () =
-    assert!(MAX_FRAME <= MAX_WAITING && MAX_WAITING <= SEND_BUFFER_LEN && MAX_FRAME <= u16::MAX as usize);
+const _: () = assert!(MAX_FRAME <= MAX_WAITING && MAX_FRAME <= u16::MAX as usize);
 
 /// One datagram, and where it goes or comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

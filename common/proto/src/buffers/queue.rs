@@ -5,7 +5,7 @@ use std::fmt;
 use super::{MIN_CAPACITY, filled, fitted, give};
 
 /// Once it rests, its memory is at most so many times what is in it.
-const SPACIOUS: usize = 8;
+const RESTING: usize = 8;
 
 /// Holds no memory while it is empty, and while it is not, at most four times the most that was in it since then: what was taken
 /// from its front stays until it is as much as what is left. Once it [rests](ByteQueue::rest), it holds at most 4 KiB or eight times what
@@ -65,9 +65,9 @@ impl ByteQueue {
         }
     }
 
-    /// To be called when nothing has moved for a while: few bytes that are left of many move to less memory.
+    /// To be called now and then: few bytes that are left of many move to less memory.
     pub(crate) fn rest(&mut self) {
-        if self.capacity() > MIN_CAPACITY.max(SPACIOUS * self.len()) {
+        if self.capacity() > MIN_CAPACITY.max(RESTING * self.len()) {
             let left = filled(self.front());
             give(std::mem::replace(&mut self.bytes, left));
             self.at = 0;

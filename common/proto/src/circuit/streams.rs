@@ -320,7 +320,7 @@ impl Streams {
         }
     }
 
-    /// How long the oldest data has been here that an application does not take or that does not go out, and the bytes of all; `None`
+    /// How long the oldest data has been here that an application does not take or that does not go out, and the bytes of all (outward those of its memory); `None`
     /// if there is none.
     pub(crate) fn held(&self, now: Instant) -> Option<(Duration, usize)> {
         let mut oldest: Option<(Instant, usize)> = None;
