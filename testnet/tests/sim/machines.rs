@@ -71,7 +71,7 @@ fn a_client_asks_the_guard_of_each_circuit_for_its_machine() {
     let (long, short) = (world.build(end, &relays), world.build(end, &relays[..1]));
     for (circuit, is_padded) in [(&short, false), (&long, true)] {
         let before = world.padding(client);
-        let load = world.transfer(circuit, source(50_000), 0).unwrap();
+        let load = world.transfer(circuit, source(200_000), 0).unwrap();
         complete(&mut world, &[load]);
         let after = world.padding(client);
         assert_eq!(after.machine_received > before.machine_received, is_padded);
