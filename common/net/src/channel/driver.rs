@@ -29,8 +29,10 @@ const READ_LEN: usize = 64 * 1024;
 const WRITE_CELLS: usize = 128;
 /// Bytes on the wire of one write.
 const WRITE_LEN: usize = wire_len(WRITE_CELLS * CELL_LEN);
-/// Rounds before other tasks have their turn.
-const ROUNDS: usize = 16;
+/// Writes of one round: what comes is read in between, however much there is to send.
+const WRITES: usize = 2;
+/// Rounds before other tasks have their turn, a millisecond or so.
+const ROUNDS: usize = 4;
 
 /// Why a channel ended.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +159,7 @@ impl Driver {
     /// Sends what is left, TLS's goodbye last.
     pub(super) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DriverError>> {
         if !self.said_goodbye {
-            BUFFERS.with_borrow_mut(|buffers| self.write(cx, buffers))?;
+            while BUFFERS.with_borrow_mut(|buffers| self.write(cx, buffers))? {}
             if self.core.has_output() || !self.unsent.is_empty() {
                 return Poll::Pending;
             }
@@ -251,14 +253,14 @@ impl Driver {
         Ok(())
     }
 
-    /// Writes until there is nothing left or the socket takes no more; whether anything moved.
+    /// Writes until there is nothing left, the socket takes no more, or others have to have their turn; whether anything moved.
     fn write(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Result<bool, DriverError> {
         let Buffers { out, sealed, .. } = buffers;
         let mut moved = !self.unsent.is_empty();
         if self.poll_unsent(cx)?.is_pending() {
             return Ok(false);
         }
-        loop {
+        for _ in 0..WRITES {
             if !self.core.has_output() {
                 self.writes.forget();
                 return Ok(moved);
@@ -279,6 +281,7 @@ impl Driver {
                 return Ok(moved);
             }
         }
+        Ok(true)
     }
 
     /// Writes what the socket has not taken before.
