@@ -5,12 +5,13 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use support::{Relay, client, echo, echo_server, relays};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
-use tunic_net::channel::{Node, NodeConfig};
+use tunic_net::channel::{Circuit, Node, NodeConfig};
 use tunic_proto::counters::Incident;
 use tunic_proto::limits::Overrides;
 use tunic_proto::message::{DestroyReason, EndReason, Target};
@@ -131,4 +132,24 @@ async fn a_client_has_so_many_circuits_and_a_circuit_so_many_new_streams() {
     assert_eq!(relays[0].node.counters().get(Incident::StreamRate), refused);
     begin(1).connected().await.expect("other circuits have a rate of their own");
     assert!(relays[0].node.handshake_latency().counts().iter().sum::<u64>() >= 8);
+}
+
+#[tokio::test]
+async fn streams_that_begin_at_once_are_started_a_few_at_a_time() {
+    const CIRCUITS: usize = 8;
+    const EACH: usize = 25;
+    let (relays, server) = (relays(1).await, echo_server().await);
+    let channel = client().connect(&relays[0].peer).await.unwrap();
+    let mut circuits = Vec::new();
+    for _ in 0..CIRCUITS {
+        circuits.push(channel.create_circuit(vec![relays[0].hop.clone()]).await.unwrap());
+    }
+    let begin = |circuit: &Circuit| circuit.begin(Target::Addr(server)).unwrap();
+    let mut streams: Vec<_> = circuits.iter().cycle().take(CIRCUITS * EACH).map(begin).collect();
+    for stream in &mut streams {
+        stream.connected().await.unwrap();
+    }
+    let most = relays[0].backlog.most.load(Relaxed);
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert!((1..=8 * cores).contains(&most), "{most} streams stood between the channel and its next turn");
 }

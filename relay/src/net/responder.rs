@@ -86,8 +86,10 @@ impl Responder for RelayResponder {
         let (connector, counters) = (Arc::clone(&self.connector), Arc::clone(&self.counters));
         tokio::spawn(async move {
             let connected = tokio::select! {
-                connected = connector.connect(lookup) => connected,
+                biased;
+                // It may have ended before its turn came.
                 () = stream.closed() => return,
+                connected = connector.connect(lookup) => connected,
             };
             match connected {
                 Ok((tcp, addr)) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tunic_proto::channel::HandshakeJob;
 use tunic_proto::counters::Incident;
-use tunic_proto::limits::{Door, HandshakeQueue, Params, Refusal, Source, Ticket};
+use tunic_proto::limits::{Door, Params, Refusal, Source, Ticket, TurnQueue};
 use tunic_proto::message::DestroyReason;
 
 use super::link::{Closed, EndId};
@@ -16,7 +16,7 @@ use super::world::{Happening, World};
 pub(super) struct Guard {
     params: Params,
     door: Door,
-    queue: HandshakeQueue<HandshakeJob>,
+    queue: TurnQueue<HandshakeJob>,
     /// What one handshake costs.
     cost: Duration,
     working: bool,
@@ -38,7 +38,7 @@ impl World {
         self.nodes[node.0].guard = Some(Guard {
             params,
             door: Door::new(params, 0),
-            queue: HandshakeQueue::default(),
+            queue: TurnQueue::default(),
             cost: handshake_cost,
             working: false,
         });
@@ -90,7 +90,8 @@ impl World {
             return job.answer(Err(DestroyReason::Resources));
         }
         let limit = guard.params.handshakes_waiting as usize;
-        if let Some(given_up) = guard.queue.push(now, source, job, limit) {
+        guard.queue.push(now, source, job);
+        if let Some(given_up) = guard.queue.give_up_beyond(limit) {
             node.counters.count(Incident::HandshakeLoad);
             given_up.answer(Err(DestroyReason::Resources));
         }

@@ -1,55 +1,36 @@
 //! The circuit handshakes that others ask this node for, computed beside the cell path.
 //!
-//! 1. A request that its address may make waits in one queue, in which neighbours take turns.
-//! 2. As many workers as there are cores take from it, and end when it is empty.
-//! 3. One that has waited too long, or for which there is no room, is refused for load: its client asks elsewhere.
+//! 1. A request that its address may make waits for its neighbour's turn and a worker.
+//! 2. One that has waited too long, or for which there is no room, is refused for load: its client asks elsewhere.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tunic_proto::channel::HandshakeJob;
 use tunic_proto::counters::Incident;
 use tunic_proto::crypto::handshake::{HopKeys, REPLY_LEN, respond};
-use tunic_proto::limits::{HandshakeQueue, Latency};
+use tunic_proto::limits::Latency;
 use tunic_proto::message::DestroyReason;
 
 use super::limits::Guest;
 use super::node::{NodeInner, lock};
+use super::waiting::Waiting;
 use crate::{clock, processor};
 
-/// What waits, and who works on it.
 pub(super) struct Handshakes {
-    state: Mutex<State>,
-    max_workers: usize,
+    waiting: Waiting<HandshakeJob>,
     /// How long those that were answered had waited.
     pub(super) latency: Latency,
 }
 
-#[derive(Default)]
-struct State {
-    queue: HandshakeQueue<HandshakeJob>,
-    workers: usize,
-}
-
 impl Handshakes {
     pub(super) fn new() -> Handshakes {
-        let max_workers = std::thread::available_parallelism().map_or(1, Into::into);
-        Handshakes { state: Mutex::default(), max_workers, latency: Latency::default() }
+        Handshakes { waiting: Waiting::new(), latency: Latency::default() }
     }
 
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
-        lock(&self.state).queue.len()
-    }
-
-    /// The next one; without one, the worker that asks has to end.
-    fn next(&self) -> Option<(HandshakeJob, Duration)> {
-        let mut state = lock(&self.state);
-        let next = state.queue.pop(clock::now());
-        if next.is_none() {
-            state.workers -= 1;
-        }
-        next
+        self.waiting.len()
     }
 }
 
@@ -70,15 +51,8 @@ impl NodeInner {
             self.counters.count(refusal.incident());
             return job.answer(Err(DestroyReason::Resources));
         }
-        let limit = params.handshakes_waiting as usize;
-        let (given_up, starts) = {
-            let mut state = lock(&self.handshakes.state);
-            let given_up = state.queue.push(clock::now(), guest.source(), job, limit);
-            let starts = state.workers < self.handshakes.max_workers;
-            state.workers += usize::from(starts);
-            (given_up, starts)
-        };
-        if let Some(job) = given_up {
+        let starts = self.handshakes.waiting.push(guest.source(), job);
+        if let Some(job) = self.handshakes.waiting.give_up_beyond(params.handshakes_waiting as usize) {
             self.refuse_for_load(job);
         }
         if starts {
@@ -87,7 +61,7 @@ impl NodeInner {
     }
 
     async fn work(self: Arc<Self>) {
-        while let Some((job, waited)) = self.handshakes.next() {
+        while let Some((job, waited)) = self.handshakes.waiting.next() {
             let limit = Duration::from_millis(self.limits.params().handshake_wait_ms.into());
             if waited > limit {
                 self.refuse_for_load(job);

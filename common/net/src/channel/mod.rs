@@ -4,6 +4,7 @@
 //! a relay answers what reaches it through its [`Responder`]. The rules are in `tunic_proto`; here are sockets and TLS.
 
 mod admission;
+mod begins;
 mod circuit;
 mod datagrams;
 mod drain;
@@ -20,6 +21,7 @@ mod shed;
 mod stream;
 mod tls;
 mod traffic;
+mod waiting;
 mod way;
 
 use std::net::SocketAddr;

@@ -18,19 +18,19 @@ use tunic_proto::flow::Budget;
 use tunic_proto::ids::RelayId;
 use tunic_proto::keys::Signer;
 use tunic_proto::limits::Latency;
-use tunic_proto::message::{Begin, DestroyReason, EndReason, Target};
+use tunic_proto::message::DestroyReason;
 use tunic_proto::padding::PaddingRole;
-use tunic_proto::stream::StreamIo;
 
 use super::admission::Admission;
+use super::begins::Begins;
 use super::drain::Drain;
 use super::handshakes::Handshakes;
 use super::ledger::{ChannelFigures, Ledger};
-use super::limits::{Guest, Limits};
+use super::limits::Limits;
 use super::tls::Tls;
 use super::traffic::Traffic;
 use super::way::Slot;
-use super::{Caller, Channel, ConnectError, IncomingStream, NodeConfig, Peer, Responder};
+use super::{Caller, Channel, ConnectError, NodeConfig, Peer, Responder};
 use crate::clock;
 
 /// Channels at a time that others opened, unless set otherwise.
@@ -61,6 +61,7 @@ pub(super) struct NodeInner {
     pub(super) replays: Mutex<ReplayCache>,
     pub(super) limits: Arc<Limits>,
     pub(super) handshakes: Handshakes,
+    pub(super) begins: Begins,
     pub(super) traffic: Arc<Traffic>,
     pub(super) admission: Admission,
     free_extends: Arc<Semaphore>,
@@ -90,6 +91,7 @@ impl Node {
             replays: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
             limits: Arc::new(Limits::new(MAX_INCOMING, MAX_OUTGOING)),
             handshakes: Handshakes::new(),
+            begins: Begins::new(),
             traffic: Arc::default(),
             admission: Admission::default(),
             free_extends: Arc::new(Semaphore::new(MAX_PENDING_EXTENDS)),
@@ -256,33 +258,6 @@ impl NodeInner {
                 Err(_) => Err(DestroyReason::ConnectFailed),
             });
         });
-    }
-
-    pub(super) fn begin(&self, begin: Begin, io: StreamIo, guest: &mut Guest) {
-        let Some(responder) = &self.responder else { return };
-        let before = guest.caller;
-        let admitted = guest.admit_stream(io.circuit(), &self.limits.params());
-        let mut stream = IncomingStream::new(io, before, self.traffic.clone());
-        match admitted {
-            Ok(place) => stream.hold(place),
-            Err(refusal) => {
-                self.counters.count(refusal);
-                return stream.reject(EndReason::Resources);
-            }
-        }
-        match begin {
-            Begin::Connect(target) => {
-                let after = match &target {
-                    Target::Addr(address) => address.to_string(),
-                    Target::Name(name, port) => format!("{name}:{port}"),
-                };
-                debug!(target: "tunic::path", %before, after, "stream leaves");
-                responder.begin(target, stream);
-            }
-            Begin::Directory => responder.begin_dir(stream),
-            Begin::Resolve(query) => responder.resolve(query, stream),
-            Begin::Datagrams => responder.begin_udp(stream),
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,10 +21,18 @@ const BUDGET: usize = 64 << 20;
 
 type Directory = Arc<Mutex<HashMap<RelayId, SocketAddr>>>;
 
+/// Streams that a relay has been handed and whose task has not run yet.
+#[derive(Default)]
+pub struct Backlog {
+    pub now: AtomicUsize,
+    pub most: AtomicUsize,
+}
+
 /// Connects wherever it is asked to.
 struct Exit {
     directory: Directory,
     onion: OnionSecret,
+    backlog: Arc<Backlog>,
 }
 
 impl Responder for Exit {
@@ -32,7 +41,10 @@ impl Responder for Exit {
     }
 
     fn begin(&self, target: Target, stream: IncomingStream) {
+        let backlog = self.backlog.clone();
+        backlog.most.fetch_max(backlog.now.fetch_add(1, Relaxed) + 1, Relaxed);
         tokio::spawn(async move {
+            backlog.now.fetch_sub(1, Relaxed);
             let Target::Addr(address) = target else { return stream.reject(EndReason::NameNotFound) };
             match TcpStream::connect(address).await {
                 Ok(tcp) => splice(stream.accept(Some(address.ip())), tcp).await.unwrap_or_default(),
@@ -54,6 +66,7 @@ pub struct Relay {
     pub node: Node,
     pub hop: HopSpec,
     pub peer: Peer,
+    pub backlog: Arc<Backlog>,
 }
 
 async fn relay(directory: &Directory) -> Relay {
@@ -62,7 +75,9 @@ async fn relay(directory: &Directory) -> Relay {
     let signer = Arc::new(identity.certify(unix_now().plus(Duration::from_secs(3_600)), &mut rng));
     let onion = OnionSecret::generate(&mut rng);
     let hop = HopSpec { id: signer.id(), onion_key: onion.public() };
-    let responder: Arc<dyn Responder> = Arc::new(Exit { directory: directory.clone(), onion });
+    let backlog = Arc::<Backlog>::default();
+    let responder: Arc<dyn Responder> =
+        Arc::new(Exit { directory: directory.clone(), onion, backlog: backlog.clone() });
     let config = NodeConfig { signer: Some(signer), responder: Some(responder), memory_budget: BUDGET };
     let node = Node::new(config).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -70,7 +85,7 @@ async fn relay(directory: &Directory) -> Relay {
     directory.lock().unwrap().insert(hop.id, address);
     let serving = node.clone();
     tokio::spawn(async move { serving.serve(listener).await });
-    Relay { node, peer: Peer { id: hop.id, addresses: vec![address] }, hop }
+    Relay { node, peer: Peer { id: hop.id, addresses: vec![address] }, hop, backlog }
 }
 
 pub async fn relays(count: usize) -> Vec<Relay> {

@@ -3,7 +3,7 @@
 //!
 //! 1. [`Door`] decides whether a connection from an address may become a channel, and whether a circuit that is asked for
 //!    there may be answered. It counts by address and by subnet, in a table whose size is fixed.
-//! 2. [`HandshakeQueue`] orders the circuit handshakes that wait for a core: neighbours take turns, and where there are
+//! 2. [`TurnQueue`] orders what waits for a core, circuit handshakes and streams: neighbours take turns, and where there are
 //!    too many, the oldest of whoever has the most waiting is given up.
 //! 3. [`StreamRates`] holds each circuit to a rate of new streams.
 //! 4. [`Bucket`] holds all of them together to a rate of bytes.
@@ -14,20 +14,20 @@
 
 mod bucket;
 mod door;
-mod handshakes;
 mod latency;
 mod network;
 mod params;
 mod rate;
 mod shed;
 mod streams;
+mod turns;
 
 pub use bucket::{Bucket, Throughput};
 pub use door::{Door, MAX_NETWORKS, Refusal, Ticket};
-pub use handshakes::{HandshakeQueue, Source};
 pub use latency::Latency;
 pub use network::Networks;
 pub use params::{Overrides, Params};
 pub use rate::{Pace, Rate};
 pub use shed::{Holding, oldest_first, would_help};
 pub use streams::StreamRates;
+pub use turns::{Source, TurnQueue};

@@ -1,7 +1,7 @@
-//! The circuit handshakes that wait for a core.
+//! What waits for a core beside the cell path: circuit handshakes, and streams that are to be connected.
 //!
 //! Each costs about a tenth of a millisecond, and asking for one costs next to nothing. So neighbours take turns, however
-//! many each of them has waiting; when there is no room, the oldest of whoever has the most is given up: it has waited
+//! many each of them has waiting. Where there is no room, the oldest of whoever has the most is given up: it has waited
 //! longest, and its client is the first to lose patience.
 
 use std::collections::{HashMap, VecDeque};
@@ -31,20 +31,20 @@ impl Source {
 
 /// A queue in which sources take turns.
 #[derive(Debug)]
-pub struct HandshakeQueue<T> {
+pub struct TurnQueue<T> {
     waiting: HashMap<Source, VecDeque<(Instant, T)>>,
     /// Every source with something waiting, once.
     turns: VecDeque<Source>,
     len: usize,
 }
 
-impl<T> Default for HandshakeQueue<T> {
+impl<T> Default for TurnQueue<T> {
     fn default() -> Self {
-        HandshakeQueue { waiting: HashMap::new(), turns: VecDeque::new(), len: 0 }
+        TurnQueue { waiting: HashMap::new(), turns: VecDeque::new(), len: 0 }
     }
 }
 
-impl<T> HandshakeQueue<T> {
+impl<T> TurnQueue<T> {
     /// How many wait.
     pub fn len(&self) -> usize {
         self.len
@@ -55,14 +55,18 @@ impl<T> HandshakeQueue<T> {
         self.len == 0
     }
 
-    /// Adds one; above `limit`, gives back the one that is given up for it.
-    pub fn push(&mut self, now: Instant, source: Source, job: T, limit: usize) -> Option<T> {
+    /// Adds one.
+    pub fn push(&mut self, now: Instant, source: Source, job: T) {
         let queue = self.waiting.entry(source).or_default();
         if queue.is_empty() {
             self.turns.push_back(source);
         }
         queue.push_back((now, job));
         self.len += 1;
+    }
+
+    /// The one that is given up where more than `limit` wait.
+    pub fn give_up_beyond(&mut self, limit: usize) -> Option<T> {
         (self.len > limit).then(|| self.give_up()).flatten()
     }
 
@@ -107,9 +111,9 @@ mod tests {
 
     #[test]
     fn a_flood_waits_behind_itself_and_not_before_others() {
-        let (mut queue, now) = (HandshakeQueue::default(), Instant::now());
-        (0..100).for_each(|n| assert_eq!(queue.push(now, FLOOD, n, 1_000), None));
-        queue.push(now, HONEST, 1_000, 1_000);
+        let (mut queue, now) = (TurnQueue::default(), Instant::now());
+        (0..100).for_each(|n| queue.push(now, FLOOD, n));
+        queue.push(now, HONEST, 1_000);
         let order: Vec<_> = std::iter::from_fn(|| queue.pop(now)).map(|(job, _)| job).collect();
         assert_eq!(order[..3], [0, 1_000, 1]);
         assert_eq!((order.len(), queue.len(), queue.is_empty()), (101, 0, true));
@@ -118,10 +122,14 @@ mod tests {
 
     #[test]
     fn without_room_the_oldest_of_whoever_has_the_most_is_given_up() {
-        let (mut queue, start) = (HandshakeQueue::default(), Instant::now());
-        queue.push(start, HONEST, 1_000, 4);
+        let (mut queue, start) = (TurnQueue::default(), Instant::now());
+        queue.push(start, HONEST, 1_000);
         let later = start + Duration::from_millis(300);
-        let given_up: Vec<_> = (0..10).filter_map(|n| queue.push(later, FLOOD, n, 4)).collect();
+        let mut add = |n| {
+            queue.push(later, FLOOD, n);
+            queue.give_up_beyond(4)
+        };
+        let given_up: Vec<_> = (0..10).filter_map(&mut add).collect();
         assert_eq!(given_up, [0, 1, 2, 3, 4, 5, 6]);
         assert_eq!(queue.len(), 4);
         let now = later + Duration::from_millis(200);
@@ -131,8 +139,9 @@ mod tests {
 
     #[test]
     fn a_source_that_was_given_up_has_no_turn() {
-        let (mut queue, now) = (HandshakeQueue::default(), Instant::now());
-        assert_eq!(queue.push(now, FLOOD, 1, 0), Some(1));
+        let (mut queue, now) = (TurnQueue::default(), Instant::now());
+        queue.push(now, FLOOD, 1);
+        assert_eq!(queue.give_up_beyond(0), Some(1));
         assert_eq!((queue.turns.len(), queue.pop(now)), (0, None));
     }
 }

@@ -1,0 +1,66 @@
+//! The streams that others begin here, answered beside the cell path.
+//!
+//! 1. One for which there is a place waits for its neighbour's turn and a worker.
+//! 2. A worker starts a few and lets everything else go on before the next ones. To connect takes a core for about a tenth of a
+//!    millisecond, and the task of a channel waits behind all tasks that can go on: behind ten thousand streams, begun at once, it would
+//!    wait for a second.
+
+use std::sync::Arc;
+
+use tracing::debug;
+use tunic_proto::message::{Begin, EndReason, Target};
+use tunic_proto::stream::StreamIo;
+
+use super::IncomingStream;
+use super::limits::Guest;
+use super::node::NodeInner;
+use super::waiting::Waiting;
+
+/// Streams that a worker starts at a time.
+const AT_A_TIME: usize = 8;
+
+pub(super) type Begins = Waiting<(Begin, IncomingStream)>;
+
+impl NodeInner {
+    pub(super) fn begin(self: &Arc<Self>, begin: Begin, io: StreamIo, guest: &mut Guest) {
+        let admitted = guest.admit_stream(io.circuit(), &self.limits.params());
+        let mut stream = IncomingStream::new(io, guest.caller, self.traffic.clone());
+        match admitted {
+            Ok(place) => stream.hold(place),
+            Err(refusal) => {
+                self.counters.count(refusal);
+                return stream.reject(EndReason::Resources);
+            }
+        }
+        if self.begins.push(guest.source(), (begin, stream)) {
+            tokio::spawn(self.clone().start_streams());
+        }
+    }
+
+    async fn start_streams(self: Arc<Self>) {
+        loop {
+            for _ in 0..AT_A_TIME {
+                let Some(((begin, stream), _)) = self.begins.next() else { return };
+                self.start_stream(begin, stream);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn start_stream(&self, begin: Begin, stream: IncomingStream) {
+        let Some(responder) = &self.responder else { return };
+        match begin {
+            Begin::Connect(target) => {
+                let after = match &target {
+                    Target::Addr(address) => address.to_string(),
+                    Target::Name(name, port) => format!("{name}:{port}"),
+                };
+                debug!(target: "tunic::path", before = %stream.caller(), after, "stream leaves");
+                responder.begin(target, stream);
+            }
+            Begin::Directory => responder.begin_dir(stream),
+            Begin::Resolve(query) => responder.resolve(query, stream),
+            Begin::Datagrams => responder.begin_udp(stream),
+        }
+    }
+}
