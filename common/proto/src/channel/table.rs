@@ -76,16 +76,24 @@ pub(super) struct Circuit {
     /// `RELAY` cells that came and went, without `DROP` that ended here.
     pub(super) relayed: u64,
     turn: Turn,
-    deficit: usize,
+    /// Has a place in the line of those that take turns.
+    is_in_line: bool,
+    /// Cells that it may send before it has its turn there.
+    left: usize,
     /// As what the table counts it.
     counted: Option<CircuitState>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
+    /// In neither list.
     None,
+    /// Among those that go first.
     Quiet,
+    /// In line, with something to send.
     Busy,
+    /// In line, although it had nothing left to send.
+    Rests,
 }
 
 impl Circuit {
@@ -104,7 +112,8 @@ impl Circuit {
             is_prompt: false,
             relayed: 0,
             turn: Turn::None,
-            deficit: 0,
+            is_in_line: false,
+            left: 0,
             counted: None,
         }
     }
@@ -137,6 +146,10 @@ impl Circuit {
         self.padder.as_ref().map_or(credit, |padder| padder.may_send(credit))
     }
 
+    fn can_send(&self) -> bool {
+        self.may_send() > 0 && self.has_output()
+    }
+
     /// About how many cells wait.
     pub(super) fn waiting_cells(&self) -> usize {
         let unsealed = match &self.kind {
@@ -166,7 +179,8 @@ struct Entry {
 /// The table and the two lists of circuits that have something to send.
 ///
 /// A circuit that was silent goes before those that send all the time, for one quantum (as flows do in FQ-CoDel, RFC
-/// 8290 §4.2); the others take turns.
+/// 8290 §4.2); the others take turns. Unlike there, what it did not use it may use later, until its turn comes: beside ten thousand
+/// that send, somebody who says a little now and then does not wait for all of them.
 #[derive(Default)]
 pub(super) struct Table {
     entries: Vec<Entry>,
@@ -264,54 +278,153 @@ impl Table {
         used.map(|(index, entry)| CircKey { index: index as u32, generation: entry.generation }).collect()
     }
 
-    /// Puts a circuit in line if it has something to send and credit for it.
+    /// Puts a circuit into a list if it has something to send and credit for it.
     pub(super) fn activate(&mut self, key: CircKey) {
         let Some(circuit) = self.get_mut(key) else { return };
-        if circuit.turn == Turn::None && circuit.may_send() > 0 && circuit.has_output() {
-            circuit.turn = Turn::Quiet;
-            circuit.deficit = QUANTUM_CELLS;
-            self.quiet.push_back(key);
+        match circuit.turn {
+            Turn::None if circuit.can_send() => circuit.left = QUANTUM_CELLS,
+            Turn::Rests if circuit.can_send() && circuit.left > 0 => {}
+            _ => return,
         }
+        circuit.turn = Turn::Quiet;
+        self.quiet.push_back(key);
     }
 
     /// Whose turn it is, and how many cells it may send now.
     pub(super) fn next_turn(&mut self) -> Option<(CircKey, usize)> {
         loop {
-            let key = self.quiet.pop_front().or_else(|| self.busy.pop_front())?;
+            let quiet = self.quiet.pop_front();
+            let key = quiet.or_else(|| self.busy.pop_front())?;
             let Some(circuit) = self.get_mut(key) else { continue };
-            if circuit.may_send() > 0 && circuit.has_output() {
-                return Some((key, circuit.deficit.min(circuit.may_send())));
+            if quiet.is_none() {
+                circuit.is_in_line = false;
+                circuit.turn = Turn::Busy;
+                if circuit.left == 0 {
+                    circuit.left = QUANTUM_CELLS;
+                }
             }
-            circuit.turn = Turn::None;
+            if circuit.can_send() {
+                return Some((key, circuit.left.min(circuit.may_send())));
+            }
+            circuit.turn = if circuit.is_in_line { Turn::Rests } else { Turn::None };
         }
     }
 
-    /// Takes note of what was sent in a turn, and puts the circuit in line again.
+    /// Takes note of what was sent in a turn, and puts the circuit into a list again.
     pub(super) fn end_turn(&mut self, key: CircKey, sent: usize) {
         let Some(circuit) = self.get_mut(key) else { return };
-        let was = circuit.turn;
-        circuit.deficit = circuit.deficit.saturating_sub(sent);
-        let more = circuit.may_send() > 0 && circuit.has_output();
-        if more && circuit.deficit > 0 && was == Turn::Quiet {
-            self.quiet.push_front(key);
-        } else if more || was == Turn::Quiet {
-            // An emptied quiet circuit waits in line once, lest it go first again at once.
-            circuit.turn = Turn::Busy;
-            circuit.deficit = if circuit.deficit == 0 { QUANTUM_CELLS } else { circuit.deficit };
+        circuit.left = circuit.left.saturating_sub(sent);
+        let more = circuit.can_send();
+        circuit.turn = match circuit.turn {
+            Turn::Quiet if more && circuit.left > 0 => return self.quiet.push_front(key),
+            _ if more => Turn::Busy,
+            // It waits in line once, lest it have another whole quantum at once.
+            Turn::Quiet => Turn::Rests,
+            _ => Turn::None,
+        };
+        if circuit.turn != Turn::None && !std::mem::replace(&mut circuit.is_in_line, true) {
             self.busy.push_back(key);
-        } else {
-            circuit.turn = Turn::None;
         }
     }
 
     /// Cells that wait for their turn, as far as they are in line: an estimate for people, not for decisions.
     pub(super) fn waiting_cells(&self) -> usize {
-        let keys = self.quiet.iter().chain(&self.busy);
-        keys.filter_map(|key| self.get(*key)).map(Circuit::waiting_cells).sum()
+        let waiting = |keys: &VecDeque<CircKey>, is_quiet| -> usize {
+            let circuits = keys.iter().filter_map(|key| self.get(*key));
+            // One may be in both lists.
+            circuits
+                .filter(|circuit| (circuit.turn == Turn::Quiet) == is_quiet)
+                .map(Circuit::waiting_cells)
+                .sum()
+        };
+        waiting(&self.quiet, true) + waiting(&self.busy, false)
     }
 
     /// Whether some circuit is in line.
     pub(super) fn has_turns(&self) -> bool {
         !self.quiet.is_empty() || !self.busy.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Budget, PathRtt};
+
+    const MANY: usize = 100;
+
+    fn table() -> (Table, Vec<CircKey>) {
+        let (mut table, budget) = (Table::default(), Budget::new(8 << 20));
+        let keys = (0..=MANY as u32).map(|id| {
+            let window = RecvWindow::new(&budget, &PathRtt::hop(None)).unwrap();
+            table.insert(Circuit::new(CircId(id), Kind::Gone, window))
+        });
+        let keys = keys.collect();
+        (table, keys)
+    }
+
+    /// It gets so many more cells to send, and credit for them.
+    fn give(table: &mut Table, key: CircKey, cells: usize) {
+        let circuit = table.get_mut(key).unwrap();
+        circuit.queue.extend(std::iter::repeat_n(Queued { slot: 0, at_ms: 0 }, cells));
+        circuit.credit.grant(cells as u32).unwrap();
+        table.activate(key);
+    }
+
+    /// Who has the next turn, and the cells that it sends.
+    fn turn(table: &mut Table) -> Option<(CircKey, usize)> {
+        let (key, most) = table.next_turn()?;
+        let circuit = table.get_mut(key).unwrap();
+        let sent = circuit.pop(most).count();
+        circuit.credit.spend(sent);
+        table.end_turn(key, sent);
+        Some((key, sent))
+    }
+
+    #[test]
+    fn whoever_says_a_little_does_not_wait_for_all_who_send() {
+        let (mut table, keys) = table();
+        let (quiet, busy) = keys.split_last().unwrap();
+        busy.iter().for_each(|key| give(&mut table, *key, 4 * QUANTUM_CELLS));
+        busy.iter().for_each(|key| assert_eq!(turn(&mut table), Some((*key, QUANTUM_CELLS))));
+        for asked in 1..=QUANTUM_CELLS {
+            give(&mut table, *quiet, 1);
+            assert_eq!(turn(&mut table), Some((*quiet, 1)), "{asked}");
+            assert_eq!(turn(&mut table), Some((busy[asked - 1], QUANTUM_CELLS)));
+        }
+        // It has used what it may before its turn.
+        give(&mut table, *quiet, 1);
+        let others = std::iter::from_fn(|| turn(&mut table)).position(|(key, _)| key == *quiet);
+        assert_eq!(others, Some(MANY - QUANTUM_CELLS));
+    }
+
+    #[test]
+    fn all_who_send_get_the_same_whoever_was_quiet() {
+        let (mut table, keys) = table();
+        for key in &keys {
+            give(&mut table, *key, 10 * QUANTUM_CELLS);
+        }
+        let mut sent = HashMap::<u32, usize>::new();
+        for round in 1..=4 {
+            for _ in &keys {
+                let (key, count) = turn(&mut table).unwrap();
+                *sent.entry(key.index).or_default() += count;
+            }
+            assert!(sent.len() == keys.len() && sent.values().all(|cells| *cells == round * QUANTUM_CELLS));
+        }
+        let rest: usize = std::iter::from_fn(|| turn(&mut table)).map(|(_, count)| count).sum();
+        assert_eq!(rest, keys.len() * 6 * QUANTUM_CELLS);
+        assert!(table.next_turn().is_none() && !table.has_turns() && table.waiting_cells() == 0);
+    }
+
+    #[test]
+    fn one_that_is_in_both_lists_counts_once() {
+        let (mut table, keys) = table();
+        give(&mut table, keys[0], 1);
+        assert_eq!(turn(&mut table), Some((keys[0], 1)));
+        give(&mut table, keys[0], 2);
+        assert_eq!((table.quiet.len(), table.busy.len(), table.waiting_cells()), (1, 1, 2));
+        assert_eq!((turn(&mut table), turn(&mut table)), (Some((keys[0], 2)), None));
+        assert!(!table.has_turns() && table.get(keys[0]).unwrap().turn == Turn::None);
     }
 }
