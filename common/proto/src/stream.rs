@@ -172,9 +172,13 @@ impl StreamShared {
         self.deliver_end(reason);
     }
 
-    /// The channel forgets the stream; what had arrived can still be read.
+    /// The channel forgets the stream; what had arrived can still be read, unless nobody had accepted it.
     pub(crate) fn deliver_end(&self, reason: EndReason) {
         let mut state = self.lock();
+        if matches!(state.phase, Phase::Opening) {
+            // It may wait for its turn to be accepted, and its window is reserved no more.
+            state.received = ByteQueue::default();
+        }
         if !matches!(state.phase, Phase::Ended(_)) {
             state.phase = Phase::Ended(reason);
         }

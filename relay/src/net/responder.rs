@@ -87,7 +87,6 @@ impl Responder for RelayResponder {
         tokio::spawn(async move {
             let connected = tokio::select! {
                 biased;
-                // It may have ended before its turn came.
                 () = stream.closed() => return,
                 connected = connector.connect(lookup) => connected,
             };
@@ -115,8 +114,9 @@ impl Responder for RelayResponder {
         let (connector, counters) = (Arc::clone(&self.connector), Arc::clone(&self.counters));
         tokio::spawn(async move {
             let found = tokio::select! {
-                found = connector.look_up(query) => found,
+                biased;
                 () = stream.closed() => return,
+                found = connector.look_up(query) => found,
             };
             match found {
                 Ok(answer) => {

@@ -4,20 +4,28 @@
 //! 2. A worker starts a few and lets everything else go on before the next ones. To connect takes a core for about a tenth of a
 //!    millisecond, and the task of a channel waits behind all tasks that can go on: behind ten thousand streams, begun at once, it would
 //!    wait for a second.
+//! 3. One that has ended meanwhile is forgotten, and one that has waited too long refused: its client has gone another way.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::debug;
+use tunic_proto::counters::Incident;
 use tunic_proto::message::{Begin, EndReason, Target};
 use tunic_proto::stream::StreamIo;
 
 use super::IncomingStream;
 use super::limits::Guest;
 use super::node::NodeInner;
-use super::waiting::Waiting;
+use super::waiting::{Waiting, Worker};
 
-/// Streams that a worker starts at a time.
+/// Streams that a worker starts at a time, and those that it looks at.
 const AT_A_TIME: usize = 8;
+const LOOKS: usize = 256;
+/// However many cores there are: what they start may all stand before one channel.
+pub(super) const MAX_WORKERS: usize = 4;
+/// How long one waits at the most.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) type Begins = Waiting<(Begin, IncomingStream)>;
 
@@ -38,10 +46,21 @@ impl NodeInner {
     }
 
     async fn start_streams(self: Arc<Self>) {
+        let mut worker = Worker::new(&self.begins);
         loop {
-            for _ in 0..AT_A_TIME {
-                let Some(((begin, stream), _)) = self.begins.next() else { return };
-                self.start_stream(begin, stream);
+            let mut started = 0;
+            for _ in 0..LOOKS {
+                let Some(((begin, stream), waited)) = worker.next() else { return };
+                if waited > MAX_WAIT {
+                    self.counters.count(Incident::Resources);
+                    stream.reject(EndReason::Resources);
+                } else if !stream.has_ended() {
+                    self.start_stream(begin, stream);
+                    started += 1;
+                }
+                if started == AT_A_TIME {
+                    break;
+                }
             }
             tokio::task::yield_now().await;
         }

@@ -14,7 +14,7 @@ use tunic_proto::message::DestroyReason;
 
 use super::limits::Guest;
 use super::node::{NodeInner, lock};
-use super::waiting::Waiting;
+use super::waiting::{Waiting, Worker};
 use crate::{clock, processor};
 
 pub(super) struct Handshakes {
@@ -25,7 +25,7 @@ pub(super) struct Handshakes {
 
 impl Handshakes {
     pub(super) fn new() -> Handshakes {
-        Handshakes { waiting: Waiting::new(), latency: Latency::default() }
+        Handshakes { waiting: Waiting::new(usize::MAX), latency: Latency::default() }
     }
 
     /// How many wait.
@@ -61,7 +61,8 @@ impl NodeInner {
     }
 
     async fn work(self: Arc<Self>) {
-        while let Some((job, waited)) = self.handshakes.waiting.next() {
+        let mut worker = Worker::new(&self.handshakes.waiting);
+        while let Some((job, waited)) = worker.next() {
             let limit = Duration::from_millis(self.limits.params().handshake_wait_ms.into());
             if waited > limit {
                 self.refuse_for_load(job);

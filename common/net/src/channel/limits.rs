@@ -124,7 +124,7 @@ impl Guest {
         Some(Networks::of(address.ip()).subnet)
     }
 
-    /// Under whom its handshakes wait.
+    /// Under whom its handshakes and streams wait.
     pub(super) fn source(&self) -> Source {
         match self.caller.id {
             Some(id) if self.visit.is_none() => Source::Relay(id),

@@ -22,7 +22,7 @@ use tunic_proto::message::DestroyReason;
 use tunic_proto::padding::PaddingRole;
 
 use super::admission::Admission;
-use super::begins::Begins;
+use super::begins::{self, Begins};
 use super::drain::Drain;
 use super::handshakes::Handshakes;
 use super::ledger::{ChannelFigures, Ledger};
@@ -91,7 +91,7 @@ impl Node {
             replays: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
             limits: Arc::new(Limits::new(MAX_INCOMING, MAX_OUTGOING)),
             handshakes: Handshakes::new(),
-            begins: Begins::new(),
+            begins: Begins::new(begins::MAX_WORKERS),
             traffic: Arc::default(),
             admission: Admission::default(),
             free_extends: Arc::new(Semaphore::new(MAX_PENDING_EXTENDS)),

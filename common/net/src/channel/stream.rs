@@ -85,6 +85,10 @@ impl IncomingStream {
         }
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.io.as_ref().is_none_or(|io| io.end_reason().is_some())
+    }
+
     /// Completes when the peer gave the stream up.
     pub async fn closed(&self) {
         if let Some(io) = &self.io {

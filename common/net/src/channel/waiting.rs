@@ -8,7 +8,7 @@ use tunic_proto::limits::{Source, TurnQueue};
 use super::node::lock;
 use crate::clock;
 
-/// A queue in which neighbours take turns, and as many workers as there are cores, which end when it is empty.
+/// A queue in which neighbours take turns, and so many workers, which end when it is empty.
 pub(super) struct Waiting<T> {
     state: Mutex<State<T>>,
     max_workers: usize,
@@ -20,8 +20,10 @@ struct State<T> {
 }
 
 impl<T> Waiting<T> {
-    pub(super) fn new() -> Waiting<T> {
-        let max_workers = std::thread::available_parallelism().map_or(1, Into::into);
+    /// For as many workers as there are cores, and `most` at the most.
+    pub(super) fn new(most: usize) -> Waiting<T> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let max_workers = cores.min(most);
         Waiting { state: Mutex::new(State { queue: TurnQueue::default(), workers: 0 }), max_workers }
     }
 
@@ -30,7 +32,7 @@ impl<T> Waiting<T> {
         lock(&self.state).queue.len()
     }
 
-    /// Adds one; whether the caller has to start a worker.
+    /// Adds one; whether the caller has to start a [`Worker`].
     pub(super) fn push(&self, source: Source, item: T) -> bool {
         let mut state = lock(&self.state);
         state.queue.push(clock::now(), source, item);
@@ -43,14 +45,36 @@ impl<T> Waiting<T> {
     pub(super) fn give_up_beyond(&self, limit: usize) -> Option<T> {
         lock(&self.state).queue.give_up_beyond(limit)
     }
+}
 
-    /// The next one, and how long it has waited; without one, the worker that asks has to end.
-    pub(super) fn next(&self) -> Option<(T, Duration)> {
-        let mut state = lock(&self.state);
+/// One of those that work, until it finds nothing or is dropped.
+pub(super) struct Worker<'a, T> {
+    waiting: &'a Waiting<T>,
+    is_counted: bool,
+}
+
+impl<'a, T> Worker<'a, T> {
+    /// The one that [`Waiting::push`] has counted.
+    pub(super) fn new(waiting: &'a Waiting<T>) -> Worker<'a, T> {
+        Worker { waiting, is_counted: true }
+    }
+
+    /// The next one, and how long it has waited; without one, the worker has to end.
+    pub(super) fn next(&mut self) -> Option<(T, Duration)> {
+        let mut state = lock(&self.waiting.state);
         let next = state.queue.pop(clock::now());
-        if next.is_none() {
+        // Before anybody can add one and count on it.
+        if next.is_none() && std::mem::replace(&mut self.is_counted, false) {
             state.workers -= 1;
         }
         next
+    }
+}
+
+impl<T> Drop for Worker<'_, T> {
+    fn drop(&mut self) {
+        if self.is_counted {
+            lock(&self.waiting.state).workers -= 1;
+        }
     }
 }

@@ -92,7 +92,7 @@ enum Turn {
     Quiet,
     /// In line, with something to send.
     Busy,
-    /// In line, although it had nothing left to send.
+    /// In line, although its last turn left nothing to send.
     Rests,
 }
 

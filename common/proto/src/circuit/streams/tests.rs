@@ -14,12 +14,21 @@ const SECOND: Duration = Duration::from_secs(1);
 /// What one cell has at most.
 const DATA: [u8; 485] = [7; 485];
 
-/// A relay's end of a circuit with one stream, and its application.
-fn relay(budget: &Budget) -> (Streams, StreamIo) {
+/// A relay's end of a circuit with one stream, and its application, which has not accepted it.
+fn begun(budget: &Budget) -> (Streams, StreamIo) {
     let mut streams = Streams::new(Side::Relay, budget.clone());
     let io = StreamShared::new(Inbox::new());
     assert!(streams.begun(ID, io.clone(), KEY).unwrap());
     (streams, StreamIo(io))
+}
+
+/// The same, accepted.
+fn relay(budget: &Budget) -> (Streams, StreamIo) {
+    let (mut streams, io) = begun(budget);
+    io.accept(None);
+    streams.notified(Instant::now(), ID);
+    assert!(matches!(sent(&mut streams)[..], [(Code::Connected, _)]));
+    (streams, io)
 }
 
 /// A client's end, with one stream that was accepted, and its application. The budget is enough for it.
@@ -141,6 +150,15 @@ fn an_end_that_answers_an_end_of_data_is_one() {
         assert_eq!(take(&io), Some(DATA.len()));
         assert_eq!(is_whole(&io), Some(true));
     }
+}
+
+#[test]
+fn what_came_for_a_stream_that_nobody_accepted_goes_with_it() {
+    let (mut streams, io) = begun(&Budget::new(1 << 20));
+    arrive(&mut streams, Instant::now(), 40);
+    streams.handle(Instant::now(), ID, StreamMessage::End(EndReason::Done)).unwrap();
+    assert!(streams.is_empty() && io.0.lock().stored() == (0, 0));
+    assert_eq!(io.end_reason(), Some(EndReason::Done));
 }
 
 #[test]
