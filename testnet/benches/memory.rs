@@ -121,7 +121,7 @@ async fn main() {
         limit / MIB
     );
     println!(
-        "round trip of somebody else, p95: idle {before:.1?}, meanwhile {meanwhile:.1?}, then {after:.1?}"
+        "round trip of somebody else, p95 over time: idle {before:.1?}, meanwhile {meanwhile:.1?}, then {after:.1?}"
     );
 
     println!(
@@ -287,7 +287,8 @@ async fn open(circuit: &Circuit, to: SocketAddr) -> CircuitStream {
     stream
 }
 
-/// The 95th percentile.
+/// The 95th percentile over time: for 5 % of it, one that takes longer is on its way. Over their number, a second that nothing got through
+/// would count for one of hundreds.
 async fn round_trips(stream: &mut CircuitStream) -> Duration {
     let mut times = Vec::new();
     for _ in 0..ROUND_TRIPS {
@@ -298,7 +299,12 @@ async fn round_trips(stream: &mut CircuitStream) -> Duration {
         times.push(begun.elapsed());
     }
     times.sort();
-    times[ROUND_TRIPS * 95 / 100]
+    let mut left = times.iter().sum::<Duration>().mul_f64(0.95);
+    let at = times.iter().position(|time| {
+        left = left.saturating_sub(*time);
+        left.is_zero()
+    });
+    times[at.unwrap()]
 }
 
 /// Stands before a relay and passes on what comes from there only while it may.
