@@ -287,7 +287,7 @@ async fn open(circuit: &Circuit, to: SocketAddr) -> CircuitStream {
     stream
 }
 
-/// The 95th percentile over time: for 5 % of it, one that takes longer is on its way. Over their number, a second that nothing got through
+/// The 95th percentile over time: for 5 % of it, one that takes as long or longer is on its way. Over their number, a second that nothing got through
 /// would count for one of hundreds.
 async fn round_trips(stream: &mut CircuitStream) -> Duration {
     let mut times = Vec::new();

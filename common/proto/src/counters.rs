@@ -67,6 +67,8 @@ incidents! {
     StreamCount => "stream_count",
     /// A circuit that began streams too fast.
     StreamRate => "stream_rate",
+    /// A stream that was given up because it waited too long to be started.
+    StreamLoad => "stream_load",
     /// A circuit handshake that was given up because too many waited.
     HandshakeLoad => "handshake_load",
     /// A neighbour did not answer in time.

@@ -178,6 +178,7 @@ impl StreamShared {
         if matches!(state.phase, Phase::Opening) {
             // It may wait for its turn to be accepted, and its window is reserved no more.
             state.received = ByteQueue::default();
+            state.received_eof = false;
         }
         if !matches!(state.phase, Phase::Ended(_)) {
             state.phase = Phase::Ended(reason);

@@ -4,7 +4,8 @@
 //! 2. A worker starts a few and lets everything else go on before the next ones. To connect takes a core for about a tenth of a
 //!    millisecond, and the task of a channel waits behind all tasks that can go on: behind ten thousand streams, begun at once, it would
 //!    wait for a second.
-//! 3. One that has ended meanwhile is forgotten, and one that has waited too long refused: its client has gone another way.
+//! 3. One that has ended meanwhile is forgotten, and one that has waited too long refused, so that its client goes
+//!    to another exit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,13 +52,16 @@ impl NodeInner {
             let mut started = 0;
             for _ in 0..LOOKS {
                 let Some(((begin, stream), waited)) = worker.next() else { return };
-                if waited > MAX_WAIT {
-                    self.counters.count(Incident::Resources);
-                    stream.reject(EndReason::Resources);
-                } else if !stream.has_ended() {
-                    self.start_stream(begin, stream);
-                    started += 1;
+                if stream.has_ended() {
+                    continue;
                 }
+                if waited > MAX_WAIT {
+                    self.counters.count(Incident::StreamLoad);
+                    stream.reject(EndReason::Resources);
+                    continue;
+                }
+                self.start_stream(begin, stream);
+                started += 1;
                 if started == AT_A_TIME {
                     break;
                 }

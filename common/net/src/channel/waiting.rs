@@ -78,3 +78,26 @@ impl<T> Drop for Worker<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_counts_until_it_finds_nothing_or_is_dropped() {
+        let waiting = Waiting::new(1);
+        assert!(waiting.push(Source::Unknown, 1));
+        let mut worker = Worker::new(&waiting);
+        assert!(!waiting.push(Source::Unknown, 2), "there is one");
+        assert_eq!(worker.next().map(|(item, _)| item), Some(1));
+        // As if it had panicked.
+        drop(worker);
+        assert!(waiting.push(Source::Unknown, 3));
+        let mut worker = Worker::new(&waiting);
+        let found: Vec<_> = std::iter::from_fn(|| worker.next()).map(|(item, _)| item).collect();
+        assert_eq!(found, [2, 3]);
+        assert!(waiting.push(Source::Unknown, 4), "it ends");
+        drop(worker);
+        assert_eq!((waiting.push(Source::Unknown, 5), waiting.len()), (false, 2));
+    }
+}
