@@ -50,7 +50,8 @@ const OWN_BUDGET: usize = 4 << 30;
 const EXIT_BUDGET: i64 = 1 << 30;
 /// How long memory must stay the same before it counts.
 const STILL: Duration = Duration::from_secs(5);
-const ROUND_TRIPS: usize = 300;
+/// How long round trips are measured where nothing else ends it.
+const ROUND_TRIPS: Duration = Duration::from_secs(3);
 /// What each stream is given: its circuit takes 64 cells and the exit's end 16 more.
 const FLOOD_LEN: usize = 64 << 10;
 /// How long the streams may take to come to the exit.
@@ -86,7 +87,7 @@ async fn main() {
     let node = own_node();
     let honest = connect(&node, middle).await.create_circuit(hops(&[middle, exit])).await.unwrap();
     let mut honest = open(&honest, echo).await;
-    let before = round_trips(&mut honest).await;
+    let before = round_trips_for(&mut honest, ROUND_TRIPS).await;
 
     let idle = resident_when_still(middle_pid).await;
     let count = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(CIRCUITS);
@@ -108,10 +109,11 @@ async fn main() {
     reads.send(false).unwrap();
     let streams: Vec<_> =
         circuits.iter().map(|circuit| circuit.begin(Target::Addr(flood)).unwrap()).collect();
-    let meanwhile = round_trips(&mut honest).await;
-    flooded(count).await;
+    let begun = Instant::now();
+    let meanwhile = round_trips(&mut honest, || !is_flooded(count) && begun.elapsed() < FLOOD_LIMIT).await;
+    println!("{} of {count} streams came to the exit in {:.1?}", FLOODED.load(Relaxed), begun.elapsed());
     let stalled = resident_when_still(middle_pid).await;
-    let after = round_trips(&mut honest).await;
+    let after = round_trips_for(&mut honest, ROUND_TRIPS).await;
     let (peak, limit) = (peak.end(), MEMORY_MAX as f64);
     println!(
         "{} circuits that nobody reads: {:.1} MiB, {:.1} at the most, of {:.1}",
@@ -289,9 +291,9 @@ async fn open(circuit: &Circuit, to: SocketAddr) -> CircuitStream {
 
 /// The 95th percentile over time: for 5 % of it, one that takes as long or longer is on its way. Over their number, a second that nothing got through
 /// would count for one of hundreds.
-async fn round_trips(stream: &mut CircuitStream) -> Duration {
+async fn round_trips(stream: &mut CircuitStream, goes_on: impl Fn() -> bool) -> Duration {
     let mut times = Vec::new();
-    for _ in 0..ROUND_TRIPS {
+    while times.is_empty() || goes_on() {
         let begun = Instant::now();
         stream.write_all(&[1]).await.unwrap();
         stream.flush().await.unwrap();
@@ -305,6 +307,11 @@ async fn round_trips(stream: &mut CircuitStream) -> Duration {
         left.is_zero()
     });
     times[at.unwrap()]
+}
+
+async fn round_trips_for(stream: &mut CircuitStream, how_long: Duration) -> Duration {
+    let begun = Instant::now();
+    round_trips(stream, || begun.elapsed() < how_long).await
 }
 
 /// Stands before a relay and passes on what comes from there only while it may.
@@ -383,13 +390,9 @@ async fn echo(mut tcp: TcpStream) {
 /// Connections that [`flood`] got.
 static FLOODED: AtomicUsize = AtomicUsize::new(0);
 
-/// Waits until the exit has connected for nearly all circuits; some may have ended before it came to that.
-async fn flooded(circuits: usize) {
-    let deadline = Instant::now() + FLOOD_LIMIT;
-    while FLOODED.load(Relaxed) < circuits * 9 / 10 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    println!("{} of {circuits} streams came to the exit", FLOODED.load(Relaxed));
+/// Whether the exit has connected for nearly all circuits; some may have ended before it came to that.
+fn is_flooded(circuits: usize) -> bool {
+    FLOODED.load(Relaxed) >= circuits * 9 / 10
 }
 
 /// Writes more than a circuit and the exit's end of a stream take, and waits until the other end has gone. No more than that: what

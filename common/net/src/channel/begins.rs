@@ -1,7 +1,7 @@
 //! The streams that others begin here, answered beside the cell path.
 //!
-//! 1. One for which there is a place waits for its neighbour's turn and a worker.
-//! 2. A worker starts a few and lets everything else go on before the next ones. To connect takes a core for about a tenth of a
+//! 1. One for which there is a place waits for its neighbour's turn and the worker.
+//! 2. The worker starts a few and lets everything else go on before the next ones. To connect takes a core for about a tenth of a
 //!    millisecond, and the task of a channel waits behind all tasks that can go on: behind ten thousand streams, begun at once, it would
 //!    wait for a second.
 //! 3. One that has ended meanwhile is forgotten, and one that has waited too long refused, so that its client goes
@@ -20,11 +20,11 @@ use super::limits::Guest;
 use super::node::NodeInner;
 use super::waiting::{Waiting, Worker};
 
-/// Streams that a worker starts at a time, and those that it looks at.
+/// Streams that the worker starts at a time, and those that it looks at.
 const AT_A_TIME: usize = 8;
 const LOOKS: usize = 256;
-/// However many cores there are: what they start may all stand before one channel.
-pub(super) const MAX_WORKERS: usize = 4;
+/// However many cores there are: what is started connects on all of them, and may all stand before one channel.
+pub(super) const WORKERS: usize = 1;
 /// How long one waits at the most.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 

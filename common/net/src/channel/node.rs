@@ -91,7 +91,7 @@ impl Node {
             replays: Mutex::new(ReplayCache::new(REPLAY_CAPACITY)),
             limits: Arc::new(Limits::new(MAX_INCOMING, MAX_OUTGOING)),
             handshakes: Handshakes::new(),
-            begins: Begins::new(begins::MAX_WORKERS),
+            begins: Begins::new(begins::WORKERS),
             traffic: Arc::default(),
             admission: Admission::default(),
             free_extends: Arc::new(Semaphore::new(MAX_PENDING_EXTENDS)),
