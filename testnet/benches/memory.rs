@@ -12,6 +12,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tunic_client::config::Config;
 use tunic_net::channel::{Channel, Circuit, CircuitStream, HopSpec, Node, NodeConfig, Peer};
 use tunic_net::daemon::unix_now;
@@ -54,8 +56,10 @@ const STILL: Duration = Duration::from_secs(5);
 const ROUND_TRIPS: Duration = Duration::from_secs(3);
 /// What each stream is given: its circuit takes 64 cells and the exit's end 16 more.
 const FLOOD_LEN: usize = 64 << 10;
-/// How long the streams may take to come to the exit.
-const FLOOD_LIMIT: Duration = Duration::from_secs(60);
+/// The streams have come to the exit when none came for so long.
+const FLOOD_OVER: Duration = Duration::from_millis(200);
+/// How long a round trip may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: f64 = (1 << 20) as f64;
 
 #[tokio::main]
@@ -109,9 +113,9 @@ async fn main() {
     reads.send(false).unwrap();
     let streams: Vec<_> =
         circuits.iter().map(|circuit| circuit.begin(Target::Addr(flood)).unwrap()).collect();
-    let begun = Instant::now();
-    let meanwhile = round_trips(&mut honest, || !is_flooded(count) && begun.elapsed() < FLOOD_LIMIT).await;
-    println!("{} of {count} streams came to the exit in {:.1?}", FLOODED.load(Relaxed), begun.elapsed());
+    let mut flood = Flood::begun();
+    let meanwhile = round_trips(&mut honest, || flood.goes_on()).await;
+    println!("{} of {count} streams came to the exit", FLOODED.load(Relaxed));
     let stalled = resident_when_still(middle_pid).await;
     let after = round_trips_for(&mut honest, ROUND_TRIPS).await;
     let (peak, limit) = (peak.end(), MEMORY_MAX as f64);
@@ -123,7 +127,7 @@ async fn main() {
         limit / MIB
     );
     println!(
-        "round trip of somebody else, p95 over time: idle {before:.1?}, meanwhile {meanwhile:.1?}, then {after:.1?}"
+        "round trip of somebody else, p95 over time: idle {before}; while they begin {meanwhile}; then {after}"
     );
 
     println!(
@@ -134,8 +138,8 @@ async fn main() {
     println!("an idle circuit: {each:.0} bytes, {:.2} of 4 KiB", each / 4096.0);
     println!("stalled readers: {:.2} of the limit, {:.2} at the most", stalled / limit, peak / limit);
     floods.shutdown_background();
-    let times = |took: Duration| took.as_secs_f64() / before.as_secs_f64();
-    println!("round trip meanwhile: {:.2} of idle, then {:.2}", times(meanwhile), times(after));
+    let times = |trips: Trips| trips.p95.as_secs_f64() / before.p95.as_secs_f64();
+    println!("round trip while they begin: {:.2} of idle, then {:.2}", times(meanwhile), times(after));
 }
 
 /// A network of this machine, which ends when this is dropped.
@@ -289,27 +293,43 @@ async fn open(circuit: &Circuit, to: SocketAddr) -> CircuitStream {
     stream
 }
 
-/// The 95th percentile over time: for 5 % of it, one that takes as long or longer is on its way. Over their number, a second that nothing got through
-/// would count for one of hundreds.
-async fn round_trips(stream: &mut CircuitStream, goes_on: impl Fn() -> bool) -> Duration {
+/// Round trips, one after the other.
+#[derive(Clone, Copy)]
+struct Trips {
+    count: usize,
+    took: Duration,
+    longest: Duration,
+    /// The 95th percentile over time: for 5 % of it, one that takes as long or longer is on its way. Over their number, a second that
+    /// nothing got through would count for one of hundreds.
+    p95: Duration,
+}
+
+impl fmt::Display for Trips {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1?} ({} in {:.1?}, longest {:.1?})", self.p95, self.count, self.took, self.longest)
+    }
+}
+
+async fn round_trips(stream: &mut CircuitStream, mut goes_on: impl FnMut() -> bool) -> Trips {
     let mut times = Vec::new();
     while times.is_empty() || goes_on() {
         let begun = Instant::now();
         stream.write_all(&[1]).await.unwrap();
         stream.flush().await.unwrap();
-        stream.read_exact(&mut [0]).await.unwrap();
+        timeout(PATIENCE, stream.read_exact(&mut [0])).await.expect("an answer").unwrap();
         times.push(begun.elapsed());
     }
     times.sort();
-    let mut left = times.iter().sum::<Duration>().mul_f64(0.95);
+    let took: Duration = times.iter().sum();
+    let mut left = took.mul_f64(0.95);
     let at = times.iter().position(|time| {
         left = left.saturating_sub(*time);
         left.is_zero()
     });
-    times[at.unwrap()]
+    Trips { count: times.len(), took, longest: times[times.len() - 1], p95: times[at.unwrap()] }
 }
 
-async fn round_trips_for(stream: &mut CircuitStream, how_long: Duration) -> Duration {
+async fn round_trips_for(stream: &mut CircuitStream, how_long: Duration) -> Trips {
     let begun = Instant::now();
     round_trips(stream, || begun.elapsed() < how_long).await
 }
@@ -390,9 +410,24 @@ async fn echo(mut tcp: TcpStream) {
 /// Connections that [`flood`] got.
 static FLOODED: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether the exit has connected for nearly all circuits; some may have ended before it came to that.
-fn is_flooded(circuits: usize) -> bool {
-    FLOODED.load(Relaxed) >= circuits * 9 / 10
+/// Streams that come to the exit, until none does.
+struct Flood {
+    came: usize,
+    since: Instant,
+}
+
+impl Flood {
+    fn begun() -> Flood {
+        Flood { came: 0, since: Instant::now() }
+    }
+
+    fn goes_on(&mut self) -> bool {
+        let came = FLOODED.load(Relaxed);
+        if came > self.came {
+            *self = Flood { came, since: Instant::now() };
+        }
+        self.since.elapsed() < FLOOD_OVER
+    }
 }
 
 /// Writes more than a circuit and the exit's end of a stream take, and waits until the other end has gone. No more than that: what

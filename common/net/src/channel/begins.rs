@@ -74,16 +74,20 @@ impl NodeInner {
         let Some(responder) = &self.responder else { return };
         match begin {
             Begin::Connect(target) => {
-                let after = match &target {
-                    Target::Addr(address) => address.to_string(),
-                    Target::Name(name, port) => format!("{name}:{port}"),
-                };
-                debug!(target: "tunic::path", before = %stream.caller(), after, "stream leaves");
+                debug!(target: "tunic::path", before = %stream.caller(), after = written(&target), "stream leaves");
                 responder.begin(target, stream);
             }
             Begin::Directory => responder.begin_dir(stream),
             Begin::Resolve(query) => responder.resolve(query, stream),
             Begin::Datagrams => responder.begin_udp(stream),
         }
+    }
+}
+
+/// With the name, which [`Target`] itself does not show.
+fn written(target: &Target) -> String {
+    match target {
+        Target::Addr(address) => address.to_string(),
+        Target::Name(name, port) => format!("{name}:{port}"),
     }
 }
