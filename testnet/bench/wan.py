@@ -85,7 +85,11 @@ class WideAreaNetwork:
         command = [self._wanhub, len(self._numbers), link.delay_ms, link.rate_mbit, link.queue_ms]
         command.append(link.loss_per_million)
         self._hub = subprocess.Popen(
-            [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # or what ends this whole group would leave the namespaces
         )
         if self._hub.stdout.readline().strip() != "ready":
             raise RuntimeError("wanhub did not start")
@@ -268,13 +272,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("overlay", help="`tunic`, `tor`, `direct` (no overlay) or the path of a plan")
     parser.add_argument("--delay-ms", type=float, default=25, help="one way, between any two hosts")
     parser.add_argument("--rate-mbit", type=float, default=100, help="up and down, at every host")
-    parser.add_argument("--queue-ms", type=float, default=50, help="longest queue at a host's link")
+    parser.add_argument("--queue-ms", type=float, default=100, help="longest queue at a host's link")
     parser.add_argument("--loss-per-million", type=float, default=0, help="packets lost on the way")
     parser.add_argument("--tcp-congestion-control", help="for every host, if not the kernel's default")
     parser.add_argument("--wanhub", type=pathlib.Path, help="the built program, if cargo is not to build it")
     parser.add_argument("--label", default="")
     parser.add_argument("--json", type=pathlib.Path)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument(
         "--workload-options",
         default="--bulk-mib 64 --down-streams 1 8 --up-streams 1 --requests 50 --rounds 50 --circuits 20"

@@ -5,14 +5,22 @@ Started by `wan.py --rows` in the client's namespace; `--serve` is the other end
 count payload that arrived, from `--settle` seconds after the transfer began to its end, in MB/s of 10^6 bytes.
 
     down, up                     one stream
-    share                        8 downloads on isolated circuits: their sum, and the least and most that one got of the mean
+    share, share up              8 on isolated circuits: their sum, and the least and most that one got of the mean
     round trip: idle             an interactive stream on a circuit that nobody else uses, milliseconds
     round trip: other circuit    beside a download on another circuit
     round trip: same circuit     beside a download on the same circuit
+    ... circuit, up              beside an upload
+
+An interactive stream says a byte every 20 ms, whether or not the one before was answered: a wait that is long counts for all
+that wait, and a few seconds have some hundred round trips on any path.
+
+Exits with 1 if anything failed.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
+import functools
 import json
 import pathlib
 import socket
@@ -30,6 +38,7 @@ REPORT_SECONDS = 0.1
 ENDLESS = 1 << 50
 COUNT = struct.Struct("!Q")
 SHARING_STREAMS = 8
+ECHO_EVERY = 0.02
 
 Samples = list[tuple[float, int]]  # seconds, bytes since the beginning
 
@@ -58,6 +67,8 @@ class Transfer:
     def __init__(self, connection: socket.socket, upload: bool):
         self._connection = connection
         self.samples: Samples = []
+        self._error: OSError | None = None
+        self._is_stopped = False
         self._started = time.monotonic()
         connection.sendall(workload.REQUEST.pack(REPORTED_UPLOAD if upload else workload.DOWNLOAD, ENDLESS))
         work = [self._read_reports, self._send] if upload else [self._receive]
@@ -66,11 +77,15 @@ class Transfer:
             thread.start()
 
     def stop(self) -> None:
+        """Raises what ended the transfer before."""
+        self._is_stopped = True
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
         self._connection.close()
+        if self._error:
+            raise self._error
 
     def rate(self, begin: float, end: float) -> float:
         """MB/s between two times after the start; 0 if nothing came between them."""
@@ -80,8 +95,13 @@ class Transfer:
         return (inside[-1][1] - inside[0][1]) / (end - begin) / 1e6
 
     def _until_closed(self, step: Callable[[], None]) -> None:
-        with contextlib.suppress(OSError):
+        try:
             step()
+            ended: OSError = ConnectionError("the transfer ended by itself")
+        except OSError as error:
+            ended = error
+        if not self._is_stopped:
+            self._error = self._error or ended
 
     def _note(self, count: int) -> None:
         self.samples.append((time.monotonic() - self._started, count))
@@ -102,30 +122,36 @@ class Transfer:
 
 @contextlib.contextmanager
 def transfers(route: workload.Route, names: list[str], upload: bool) -> Iterator[list[Transfer]]:
-    opened = [route.open(name) for name in names]
-    running = [Transfer(connection, upload) for connection in opened]
-    try:
-        yield running
-    finally:
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(route.open(name)) for name in names]
+        running = [Transfer(connection, upload) for connection in opened]
         for transfer in running:
-            transfer.stop()
+            stack.callback(transfer.stop)
+        yield running
 
 
 def bulk(route: workload.Route, settle: float, seconds: float, upload: bool) -> dict:
     with transfers(route, [workload.new_isolation_name()], upload) as [transfer]:
         time.sleep(settle + seconds)
     curve = [round(transfer.rate(second, second + 1), 2) for second in range(int(settle + seconds))]
-    return {"mb_per_s": round(transfer.rate(settle, settle + seconds), 2), "by_second": curve}
+    return {"mb_per_s": settled(transfer, settle, seconds), "by_second": curve}
 
 
-def share(route: workload.Route, settle: float, seconds: float) -> dict:
+def settled(transfer: Transfer, settle: float, seconds: float) -> float:
+    rate = transfer.rate(settle, settle + seconds)
+    if not rate:
+        raise ConnectionError("nothing was transferred")
+    return round(rate, 2)
+
+
+def share(route: workload.Route, settle: float, seconds: float, upload: bool) -> dict:
     names = [workload.new_isolation_name() for _ in range(SHARING_STREAMS)]
-    with transfers(route, names, upload=False) as running:
+    with transfers(route, names, upload) as running:
         time.sleep(settle + seconds)
     rates = [transfer.rate(settle, settle + seconds) for transfer in running]
     mean = statistics.mean(rates)
-    if not mean:
-        raise ConnectionError("nothing was transferred")
+    if not min(rates):
+        raise ConnectionError("nothing was transferred in one of them")
     return {
         "mb_per_s": round(sum(rates), 2),
         "least_of_mean": round(min(rates) / mean, 3),
@@ -134,45 +160,55 @@ def share(route: workload.Route, settle: float, seconds: float) -> dict:
 
 
 def round_trips(route: workload.Route, name: str, seconds: float) -> dict:
-    times = []
+    sent, times = [], []
+
+    def read_answers() -> None:
+        for _ in range(count):
+            workload.receive_exactly(connection, 1)
+            times.append(time.perf_counter() - sent[len(times)])
+
     with route.open(name) as connection:
         connection.sendall(workload.REQUEST.pack(workload.ECHO, 0))
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            started = time.perf_counter()
-            connection.sendall(b"x")
-            workload.receive_exactly(connection, 1)
-            times.append(time.perf_counter() - started)
-            time.sleep(0.02)
-    return workload.percentiles(times, (50, 95))
+        count = int(seconds / ECHO_EVERY)
+        with concurrent.futures.ThreadPoolExecutor(1) as reader:
+            answers = reader.submit(read_answers)
+            begun = time.monotonic()
+            for turn in range(count):
+                time.sleep(max(0.0, begun + turn * ECHO_EVERY - time.monotonic()))
+                sent.append(time.perf_counter())
+                connection.sendall(b"x")
+            answers.result()
+    return {**workload.percentiles(times, (50, 95)), "round_trips": len(times)}
 
 
-def beside(route: workload.Route, settle: float, seconds: float, same_circuit: bool) -> dict:
+def beside(route: workload.Route, settle: float, seconds: float, upload: bool, same_circuit: bool) -> dict:
     """Idle and busy times on the same circuit, so that their ratio is of one path."""
     name = workload.new_isolation_name()
-    idle = round_trips(route, name, min(seconds, 4))
+    idle = round_trips(route, name, seconds)
     busy = name if same_circuit else workload.new_isolation_name()
-    with transfers(route, [busy], upload=False) as [transfer]:
+    with transfers(route, [busy], upload) as [transfer]:
         time.sleep(settle)
         loaded = round_trips(route, name, seconds)
-    rate = transfer.rate(settle, settle + seconds)
     return {
         **loaded,
         "idle_p95_ms": idle["p95_ms"],
         "p95_of_idle": round(loaded["p95_ms"] / idle["p95_ms"], 3),
-        "mb_per_s": round(rate, 2),
+        "mb_per_s": settled(transfer, settle, seconds),
     }
 
 
 def rows(route: workload.Route, settle: float, seconds: float) -> dict[str, Callable[[], dict]]:
-    return {
+    found: dict[str, Callable[[], dict]] = {
         "down": lambda: bulk(route, settle, seconds, upload=False),
         "up": lambda: bulk(route, settle, seconds, upload=True),
-        "share": lambda: share(route, settle, seconds),
+        "share": lambda: share(route, settle, seconds, upload=False),
+        "share up": lambda: share(route, settle, seconds, upload=True),
         "round trip: idle": lambda: round_trips(route, workload.new_isolation_name(), seconds),
-        "round trip: other circuit": lambda: beside(route, settle, seconds, same_circuit=False),
-        "round trip: same circuit": lambda: beside(route, settle, seconds, same_circuit=True),
     }
+    for upload, also in ((False, ""), (True, ", up")):
+        for same, which in ((False, "other"), (True, "same")):
+            found[f"round trip: {which} circuit{also}"] = functools.partial(beside, route, settle, seconds, upload, same)
+    return found
 
 
 def attempt(row: Callable[[], dict]) -> dict:
@@ -195,6 +231,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[dict]]:
             results.setdefault(name, []).append(attempt(row))
             time.sleep(0.5)
         print(line(name, results[name]), file=sys.stderr, flush=True)
+    if not results:
+        sys.exit("no such row")
     return results
 
 
@@ -225,6 +263,7 @@ def main() -> None:
     document = {"label": arguments.label, "machine": workload.machine(), "results": results}
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    sys.exit(any(run["failed"] for runs in results.values() for run in runs))
 
 
 if __name__ == "__main__":
