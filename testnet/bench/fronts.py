@@ -20,12 +20,13 @@ import tempfile
 import time
 from typing import Callable
 
-import run
+import loopback
 import summarise
 import workload
 from front_streams import HOST, server, streams  # leads to the modules of testnet/clients
 from front_datagrams import datagrams, lookups  # noqa: I001
-import inside  # puts its folder, which has a run.py too, before this one
+import inside
+
 
 def cells(row: dict) -> list[str]:
     def show(key: str, text: Callable = summarise.significant) -> str:
@@ -46,7 +47,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict]:
     rows: dict[str, dict] = {}
     with contextlib.ExitStack() as stack:
         tcp, udp = stack.enter_context(server())
-        ready = stack.enter_context(run.up(arguments.tunic_testnet))
+        ready = stack.enter_context(loopback.up(arguments.tunic_testnet))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="tunic-fronts-"))
         settings = {"dns": f"{HOST}:{inside.free_port()}", "unix_socket": f"{scratch}/tunic.sock"}
         state = {"ready": ready, "program": str(arguments.tunic_testnet)}
@@ -62,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="small and once")
     parser.add_argument("--json", type=pathlib.Path)
-    parser.add_argument("--tunic-testnet", type=pathlib.Path, default=run.TUNIC_TESTNET)
+    parser.add_argument("--tunic-testnet", type=pathlib.Path, default=loopback.TUNIC_TESTNET)
     parser.add_argument("--requests", type=int, default=300, help="streams and lookups of each front")
     parser.add_argument("--runs", type=int, default=5, help="bulk downloads of each front")
     parser.add_argument("--bulk-mib", type=int, default=128)

@@ -18,6 +18,7 @@ Exits with 1 if anything failed.
 """
 
 import argparse
+import bisect
 import concurrent.futures
 import contextlib
 import functools
@@ -88,11 +89,16 @@ class Transfer:
             raise self._error
 
     def rate(self, begin: float, end: float) -> float:
-        """MB/s between two times after the start; 0 if nothing came between them."""
-        inside = [sample for sample in self.samples if begin <= sample[0] <= end]
-        if len(inside) < 2:
-            return 0.0
-        return (inside[-1][1] - inside[0][1]) / (end - begin) / 1e6
+        """MB/s between two times after the start."""
+        return (self._count_at(end) - self._count_at(begin)) / (end - begin) / 1e6
+
+    def _count_at(self, when: float) -> float:
+        """Bytes at a time, between the samples before and after it: reports of an upload are a tenth of a second apart."""
+        after = bisect.bisect_left(self.samples, when, key=lambda sample: sample[0])
+        if after == len(self.samples):
+            return self.samples[-1][1] if self.samples else 0
+        (since, before), (until, then) = self.samples[after - 1] if after else (0, 0), self.samples[after]
+        return before + (then - before) * (when - since) / (until - since)
 
     def _until_closed(self, step: Callable[[], None]) -> None:
         try:
