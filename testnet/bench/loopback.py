@@ -146,4 +146,4 @@ def measure_all(arguments: argparse.Namespace, networks: int) -> Report:
                 columns[name].setdefault(scenario, []).extend(runs)
     rows = [row for row in ROWS if not (arguments.smoke and row.scenario in SMOKE_HAS_NOT)]
     table = compare("On loopback: median [lowest-highest]", columns, rows)
-    return Report([table], columns, list(failures(columns, rows)))
+    return Report(table, columns, list(failures(columns, rows)))

@@ -35,4 +35,4 @@ def measure_all(arguments: argparse.Namespace, times: int) -> Report:
                 rows[figure["name"]] = Row(figure["name"], figure["unit"], field("value"), goal)
                 results.setdefault(figure["name"], []).append({"attempted": 1, "failed": 0, "value": float(figure["value"])})
     columns = {TUNIC: results}
-    return Report([compare("In process: median [lowest-highest]", columns, rows.values())], columns, failures)
+    return Report(compare("In process: median [lowest-highest]", columns, rows.values()), columns, failures)

@@ -67,10 +67,10 @@ class Table:
 
 @dataclasses.dataclass
 class Report:
-    """What a part of the benchmark found: tables to show, every run's figures, what failed, and why it was left out."""
+    """What a part of the benchmark found: a table to show, every run's figures, what failed, or why it was left out."""
 
-    tables: list[Table] = dataclasses.field(default_factory=list)
-    results: dict = dataclasses.field(default_factory=dict)
+    table: Table | None = None
+    columns: dict[str, Results] = dataclasses.field(default_factory=dict)
     failures: list[str] = dataclasses.field(default_factory=list)
     skipped: str = ""
 

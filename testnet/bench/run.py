@@ -2,16 +2,18 @@
 """Measure every figure that Tunic has a goal for: tables with goals and, where `tor` is installed, ratios to C Tor; and JSON.
 
     cargo build --release -p tunic-testnet
-    python3 testnet/bench/run.py --json result.json                  everything, some four hours; two without `tor`
+    python3 testnet/bench/run.py --json result.json                  everything, some four hours; one without `tor`
     python3 testnet/bench/run.py --only loopback --json result.json  one part: 35 minutes, 6 without `tor`
     python3 testnet/bench/run.py --smoke                             Tunic alone, two minutes: does every row still work?
 
-The parts are `loopback`, `processes` (`cargo bench`) and `wide-area` (as root, in network namespaces). Each network, and each
-benchmark, is started `--networks` times, by turns. A failed transfer is shown and makes the exit status 1; it never counts
-as a speed, and nor does a row without a figure. The JSON is written after each part.
+The parts are `loopback`, `processes` (`cargo bench`), and `wide-25`, `wide-5`, `wide-80` and `wide-loss` (as root, in network
+namespaces). Each network, and each benchmark, is started `--networks` times, by turns. A failed transfer is shown and makes
+the exit status 1; it never counts as a speed, and nor does a row without a figure. The JSON is written after each part.
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -25,7 +27,12 @@ import processes
 import wide_area
 import workload
 
-PARTS = {"loopback": loopback.measure_all, "processes": processes.measure_all, "wide-area": wide_area.measure_all}
+PARTS = {
+    "loopback": loopback.measure_all,
+    "processes": processes.measure_all,
+    **{name: functools.partial(wide_area.measure_all, link=link) for name, link in wide_area.LINKS.items()},
+}
+SMOKE_PARTS = ["loopback", "processes", "wide-5"]
 
 
 def version_of(program: str | pathlib.Path) -> str:
@@ -35,7 +42,7 @@ def version_of(program: str | pathlib.Path) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="Tunic alone, small and once")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--networks", type=int, default=5, help="how often each network and benchmark is started")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--tunic-testnet", type=pathlib.Path, default=loopback.TUNIC_TESTNET)
@@ -60,15 +67,14 @@ def main() -> None:
     machine = document["machine"]
     print(f"{document['started'][:10]}, {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}", flush=True)
     failed = []
-    for name in arguments.only:
+    for name in arguments.only or (SMOKE_PARTS if arguments.smoke else PARTS):
         report = PARTS[name](arguments, 1 if arguments.smoke else arguments.networks)
         if report.skipped:
             print(f"skipped: benchmark, {name} ({report.skipped})", flush=True)
         # A smoke run's figures mean nothing.
-        for table in [] if arguments.smoke else report.tables:
-            table.show()
-        tables = {table.title: {"headings": table.headings, "rows": table.rows} for table in report.tables}
-        document["parts"][name] = {"skipped": report.skipped, "tables": tables, "results": report.results}
+        if report.table and not arguments.smoke:
+            report.table.show()
+        document["parts"][name] = dataclasses.asdict(report)
         failed += [f"{name}: {text}" for text in report.failures]
         if arguments.json:
             arguments.json.write_text(json.dumps({**document, "failed": failed}, indent=1) + "\n")

@@ -53,7 +53,12 @@ class Link:
         return rows
 
 
-LINKS = [Link(25), Link(5), Link(80, settle_seconds=8), Link(25, loss_per_million=1000)]
+LINKS = {
+    "wide-25": Link(25),
+    "wide-5": Link(5),
+    "wide-80": Link(80, settle_seconds=8),
+    "wide-loss": Link(25, loss_per_million=1000),
+}
 
 
 def why_not() -> str:
@@ -93,28 +98,25 @@ def measure(words: list[str], link: Link, rows: str) -> Results:
     raise RuntimeError(f"no network started: {' '.join(words)}, {link}")
 
 
-def measure_all(arguments: argparse.Namespace, networks: int) -> Report:
+def measure_all(arguments: argparse.Namespace, networks: int, link: Link) -> Report:
     if reason := why_not():
         return Report(skipped=reason)
     kinds = {TUNIC: ["tunic", "--tunic-testnet", str(arguments.tunic_testnet)]}
     if not arguments.without_tor:
         kinds |= {name: tor_words(**settings) for name, settings in loopback.TOR_SETTINGS.items()}
-    report = Report()
-    for link in [LINKS[1]] if arguments.smoke else LINKS:
-        rows = SMOKE_ROWS if arguments.smoke else f"--settle {link.settle_seconds}"
-        columns: dict[str, Results] = {name: {} for name in kinds}
-        for _ in range(networks):
-            for name, words in kinds.items():
-                print(f"# {name}, {link}", file=sys.stderr, flush=True)
-                try:
-                    found = measure(words, link, rows)
-                except RuntimeError as error:
-                    report.failures.append(str(error))
-                    continue
-                for scenario, runs in found.items():
-                    columns[name].setdefault(scenario, []).extend(runs)
-        report.tables.append(compare(f"{link}: median [lowest-highest]", columns, link.rows()))
-        report.results[str(link)] = columns
-        # What fails with C Tor is its figure: an upload beside which nothing answers in time.
-        report.failures += [f"{link}: {text}" for text in failures({TUNIC: columns[TUNIC]}, link.rows())]
-    return report
+    rows = SMOKE_ROWS if arguments.smoke else f"--settle {link.settle_seconds}"
+    columns: dict[str, Results] = {name: {} for name in kinds}
+    failed = []
+    for _ in range(networks):
+        for name, words in kinds.items():
+            print(f"# {name}, {link}", file=sys.stderr, flush=True)
+            try:
+                found = measure(words, link, rows)
+            except RuntimeError as error:
+                failed.append(str(error))
+                continue
+            for scenario, runs in found.items():
+                columns[name].setdefault(scenario, []).extend(runs)
+    # What fails with C Tor is its figure: an upload beside which nothing answers in time.
+    failed += failures({TUNIC: columns[TUNIC]}, link.rows())
+    return Report(compare(f"{link}: median [lowest-highest]", columns, link.rows()), columns, failed)

@@ -35,7 +35,7 @@ use tunic_proto::keys::OnionSecret;
 use tunic_proto::message::{DestroyReason, Target};
 use tunic_proto::stream::StreamIo;
 
-use chain::{End, drain, sessions};
+use chain::{End, drain, median, sessions};
 
 /// Plaintext of a full TLS record (RFC 8446 §5.1): 32 cells.
 const RECORD_LEN: usize = 16 * 1024;
@@ -290,12 +290,6 @@ impl Work {
         );
         ratio
     }
-}
-
-fn median(rounds: &[Round], value: fn(&Round) -> f64) -> f64 {
-    let mut values: Vec<_> = rounds.iter().map(value).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn main() {

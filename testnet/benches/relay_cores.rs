@@ -35,7 +35,7 @@ use tunic_proto::keys::OnionSecret;
 use tunic_proto::message::{DestroyReason, Target};
 use tunic_proto::stream::StreamIo;
 
-use chain::{End, drain, sessions};
+use chain::{End, drain, median, sessions};
 
 /// Channels on each side of the relay; each of the clients has a circuit to each of the relays behind.
 const SIDE: usize = 8;
@@ -287,17 +287,11 @@ fn main() {
         return;
     }
     // By turns, since a machine is not equally fast all the time.
-    let mut rounds: Vec<_> =
+    let rounds: Vec<_> =
         (0..ROUNDS).map(|_| [1, 2].map(|threads| network.pass(&streams, ROUND_CELLS, threads))).collect();
-    let mut median = |value: fn(&[Duration; THREADS]) -> f64| {
-        rounds.sort_by(|one, other| value(one).total_cmp(&value(other)));
-        value(&rounds[ROUNDS / 2])
-    };
-    let rate = |spent: f64| ROUND_CELLS as f64 / spent;
-    let [one, two] = [median(|[one, _]| one.as_secs_f64()), median(|[_, two]| two.as_secs_f64())];
-    println!("one thread {:.0} cells/s, two {:.0}", rate(one), rate(two));
-    println!(
-        "two threads: {:.2} times one, goal >= 1.8",
-        median(|[one, two]| one.as_secs_f64() / two.as_secs_f64())
-    );
+    let rate = |spent: Duration| ROUND_CELLS as f64 / spent.as_secs_f64();
+    let [one, two] = [0, 1].map(|threads| median(&rounds, |round| rate(round[threads])));
+    println!("one thread {one:.0} cells/s, two {two:.0}");
+    let times = median(&rounds, |[one, two]| one.as_secs_f64() / two.as_secs_f64());
+    println!("two threads: {times:.2} times one, goal >= 1.8");
 }

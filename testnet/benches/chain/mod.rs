@@ -99,3 +99,10 @@ fn carry(from: &mut TlsHandshake, to: &mut TlsHandshake) {
     from.send(&mut wire);
     assert_eq!(to.receive(&wire).unwrap(), wire.len());
 }
+
+/// The median of what the rounds of a benchmark show.
+pub fn median<T>(rounds: &[T], value: impl Fn(&T) -> f64) -> f64 {
+    let mut values: Vec<_> = rounds.iter().map(value).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
